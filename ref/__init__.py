@@ -1,0 +1,1 @@
+"""A correctness oracle for HatLLM's layer-wise attention masks (arXiv 2510.10955)."""
