@@ -142,6 +142,8 @@ class PromptEncoder:
         entry = np.array([stretch[1] for stretch in stretches])[which]
         is_title = np.array([stretch[2] for stretch in stretches])[which]
         self._check_entries(history, target, entry[is_title])
+        if not ids and not self.layout.bos:
+            raise ValueError(f"layout {self.layout.name!r}: an empty history makes an empty prompt")
         if self.layout.bos:
             ids, entry, is_title = [self.tokenizer.bos_id, *ids], np.append(0, entry), np.append(False, is_title)
         if self.layout.eos and target is not None:
