@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ref import dataset
+from ref import cli, dataset
 from ref.checkpoint import read_config
 from ref.config import LlamaConfig
 from ref.files import read_json
@@ -31,7 +31,7 @@ from ref.tokenizer import Tokenizer
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def parse_options(arguments):
+def parse_options(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
@@ -151,7 +151,7 @@ def entries_of(windows, data):
 def validate(model, objective, batches):
     """Mean negative log-likelihood of the validation targets, in nats a title."""
     model.eval()
-    total = sum(objective.negative_log_likelihood(model, batch).item() for batch in batches)
+    total = sum(-objective.token_log_probs(model, batch).sum().item() for batch in batches)
     model.train()
     return total / sum(batch.units for batch in batches)
 
@@ -183,7 +183,7 @@ def train(options):
     ]
     decayed, plain = ([p for p in model.parameters() if (p.dim() > 1) is wide] for wide in (True, False))
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=False)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
     size = sum(p.numel() for p in model.parameters())
     print(f"model: {size:,} parameters, layers {' '.join(model.scheme.kinds(len(model.layers)))}, layout "
           f"{settings.layout.name}, loss {loss}, softmax {settings.softmax}")  # fmt: skip
@@ -218,7 +218,7 @@ def train(options):
                     batch = objective.batch(entries_of(chosen, data), options.device)
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(step, total, options)
-                    nll = objective.negative_log_likelihood(model, batch)
+                    nll = -objective.token_log_probs(model, batch).sum()
                     (nll / batch.units).backward()
                     torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
                     optimizer.step()
@@ -249,7 +249,4 @@ def train(options):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(train(parse_options(sys.argv[1:])))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"train.py: {error}" if False else print(f"train.py: {error}", file=sys.stderr) or 2)
+    cli.run("train.py", lambda: train(parse_options()))

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ref.decode import child_log_softmax
+from ref.llama import at_least_float32
 from ref.recommender import Recommender
 
 
@@ -80,19 +81,17 @@ class Objective:
         tensors = (torch.from_numpy(array).to(device) for array in (input_ids, segment_ids, rows, places))
         return Batch(*tensors, chosen, units, int((segment_ids != -1).sum()), sum(p.dropped for p in prompts))
 
-    def negative_log_likelihood(self, model, batch: Batch) -> torch.Tensor:
-        """The summed negative log-probability of all predicted tokens, in nats, a scalar."""
+    def token_log_probs(self, model, batch: Batch) -> torch.Tensor:
+        """Log-probability of each predicted token, in nats, (N,); logits exist only where one is predicted."""
         hidden = model.hidden_states(batch.input_ids, batch.segment_ids)[batch.rows, batch.places - 1]  # (N, C)
-        logits = model.lm_head(hidden)  # (N, V), only where a token is predicted
+        logits = model.lm_head(hidden)  # (N, V)
         if batch.chosen is None:
-            return F.cross_entropy(
-                logits / self.settings.temperature, batch.input_ids[batch.rows, batch.places], reduction="sum"
-            )
+            tokens = batch.input_ids[batch.rows, batch.places]
+            return -F.cross_entropy(at_least_float32(logits) / self.settings.temperature, tokens, reduction="none")
         parent = self.trie.parent[batch.chosen]
-        children, real = self.trie.children(parent)
+        children, real = self.trie.children(parent)  # (N, M)
         column = batch.chosen - self.trie.first_child[parent]
         tokens, real, column = (
-            torch.from_numpy(array).to(logits.device) for array in (self.trie.token[children], real, column)
+            torch.from_numpy(array).to(logits.device) for array in (self.trie.token[children].clip(0), real, column)
         )
-        log_probs = child_log_softmax(logits, tokens.clamp(min=0), real, self.settings)
-        return -log_probs.gather(1, column[:, None]).sum()
+        return child_log_softmax(logits, tokens, real, self.settings).gather(1, column[:, None])[:, 0]
