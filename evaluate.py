@@ -146,18 +146,21 @@ def target_nll(model, objective, windows, device):
     return -np.bincount(batch.rows.cpu().numpy(), log_probs.double().cpu().numpy(), minlength=len(windows))
 
 
-def table(rows, name_width):
-    """Lines of means with their intervals below; rows: [(name, {metric: (mean, low, high)})]."""
-    lines = [" " * name_width + "".join(f"{column:>16}" for column in COLUMNS)]
-    for name, values in rows:
-        cells, below = "", ""
-        for column in COLUMNS:
-            mean, low, high = values.get(column, (None, None, None))
-            digits = 3 if column == "NLL" else 4
-            cells += " " * 15 + "-" if mean is None else f"{mean:>16.{digits}f}"
-            below += " " * 16 if mean is None else f"{f'[{low:.{digits}f} {high:.{digits}f}]':>16}"
-        lines += [f"{name:<{name_width}}{cells}", " " * name_width + below]
-    return lines
+def table(rows, columns):
+    """Lines of means and, below them, their intervals; rows: {name: {metric: (mean, low, high)}}."""
+    width = max(map(len, rows)) + 1
+    lines = [" " * width + "".join(f"{column:>17}" for column in columns)]
+    for name, values in rows.items():
+        means, intervals = "", ""
+        for column in columns:
+            if column not in values:
+                means, intervals = means + f"{'-':>17}", intervals + " " * 17
+                continue
+            mean, low, high = values[column]
+            means += f"{mean:>17.4f}"
+            intervals += f"{f'[{low:.4f} {high:.4f}]':>17}"
+        lines += [f"{name:<{width}}{means}", " " * width + intervals]
+    return "\n".join(lines)
 
 
 def slices(data, users):
@@ -188,32 +191,34 @@ def show_users(data, users, tops, number):
 
 def report(data, users, results, models, options, softmaxes):
     """Print the tables, and write them with every user's rank if --json asks for it."""
-    width = max(len(r.name) for r in results) + 2
-    width = max(width, 40)
     how = {"beam": f"beam search of width {options.beam_width}", "full": "all titles",
-           "sampled": f"{options.negatives} random other titles"}[options.ranking]  # fmt: skip
+           "sampled": f"target among {options.negatives} random other titles"}[options.ranking]  # fmt: skip
     seen = "removed" if options.exclude_seen else "not removed"
-    print(f"\n{data.source}: {len(users.targets)} test users, {len(data.titles)} titles; ranking: {how}; "
-          f"items of the history {seen}; mean, and 95 % bootstrap interval below", *data.notes, sep="\n")  # fmt: skip
+    print(f"\n{data.source}: {len(users.targets)} test users, {len(data.titles)} titles", *data.notes, sep="\n")
+    print(f"ranking: {how}; items of the history {seen}; means over users, 95 % bootstrap intervals below them")
     print(f"NLL: nats a target title, normalized over the {' and the '.join(softmaxes)}"
-          + (" (not comparable with each other)" if len(softmaxes) > 1 else ""))  # fmt: skip
-    overall = [(r.name, bootstrap(r.metrics, seed=options.seed)) for r in results]
-    print("\n" + "\n".join(table(overall, width)))
-    first = results[0]
-    pairs = [(f"{r.name} - {first.name}", paired_difference(r.metrics, first.metrics, seed=options.seed)) for r in results[1:]]
-    if pairs:
-        print("\ndifference to the first, user by user\n" + "\n".join(table(pairs, max(len(name) for name, _ in pairs) + 2)))
-    parts = {}
-    for name, mask in slices(data, users).items():
-        parts[name] = {r.name: bootstrap({k: v[mask] for k, v in r.metrics.items()}, seed=options.seed) for r in results}
-        print(f"\n{name}: {mask.sum()} users\n" + "\n".join(table(parts[name].items(), width)))
+          + ("; do not compare them" if len(softmaxes) > 1 else "") + "\n")  # fmt: skip
+
+    def summary(mask):
+        return {r.name: bootstrap({k: v[mask] for k, v in r.metrics.items()}, seed=options.seed) for r in results}
+
+    overall = summary(np.ones(len(users.targets), bool))
+    first, *others = results
+    differences = {f"{r.name} - {first.name}": paired_difference(r.metrics, first.metrics, seed=options.seed) for r in others}
+    parts = {f"{name} ({mask.sum()} users)": summary(mask) for name, mask in slices(data, users).items()}
+    print(table(overall, COLUMNS))
+    print("\ndifferences to the first, user by user\n" + table(differences, COLUMNS))
+    for name, part in parts.items():
+        print(f"\n{name}\n" + table(part, ("HR@10", "NDCG@10", "NLL")))
     if options.json:
-        named = {"models": [r.name for r in results[:models]], "baselines": [r.name for r in results[models:]]}
-        ranks = {r.name: [None if rank == np.inf else int(rank) for rank in r.ranks] for r in results}
-        per_user = {r.name: r.metrics["NLL"].tolist() for r in results if "NLL" in r.metrics}
-        write_json(options.json, {"options": vars(options), "data": data.source, "users": len(users.targets),
-                                  "titles": len(data.titles), **named, "metrics": dict(overall), "differences": dict(pairs),
-                                  "slices": parts, "ranks": ranks, "nll": per_user})  # fmt: skip
+        values = {
+            "options": vars(options), "data": data.source, "users": len(users.targets), "titles": len(data.titles),
+            "models": [r.name for r in results[:models]], "baselines": [r.name for r in results[models:]],
+            "metrics": overall, "differences": differences, "slices": parts,
+            "ranks": {r.name: [None if rank == np.inf else int(rank) for rank in r.ranks] for r in results},
+            "nll": {r.name: r.metrics["NLL"].tolist() for r in results[:models]},
+        }  # fmt: skip
+        write_json(options.json, values)
         print(f"\nwrote {options.json}")
 
 

@@ -121,6 +121,7 @@ def load(folder=None, history=10, min_item=10, min_user=5):
     history: entries shown before a target, at most. min_item, min_user: fewest interactions of an
     item and of a user, applied until both hold; not used on data that is split already.
     """
+    source = "MovieLens latest-small (embedded)" if folder is None else str(folder)
     folder = EMBEDDED if folder is None else Path(folder)
     for name, value, least in (("history", history, 1), ("min_item", min_item, 1), ("min_user", min_user, 3)):
         if value < least:
@@ -128,11 +129,11 @@ def load(folder=None, history=10, min_item=10, min_user=5):
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     if (folder / "id2name4Rec.json").exists():
-        return _load_presplit(folder, history)
-    return _load_interactions(folder, history, min_item, min_user)
+        return _load_presplit(folder, source, history)
+    return _load_interactions(folder, source, history, min_item, min_user)
 
 
-def _load_interactions(folder, history, min_item, min_user):
+def _load_interactions(folder, source, history, min_item, min_user):
     items_path, path = _find(folder, "items.csv"), _find(folder, "interactions.csv")
     number, titles = {}, []  # item id -> row, cleaned title of each row
     for where, (item, title) in _rows(items_path, ("item_id", "title")):
@@ -159,10 +160,10 @@ def _load_interactions(folder, history, min_item, min_user):
     starts, ends = bounds[:-1], bounds[1:]
     catalogue, entries = _catalogue([titles[i] for i in np.unique(item)], np.unique(item, return_inverse=True)[1][order])
     valid, test = (Windows(np.maximum(starts, end - history - 1), end) for end in (ends - 1, ends))
-    return Dataset(str(folder), catalogue, entries, Windows(starts, ends - 2), valid, test, history, presplit=False)
+    return Dataset(source, catalogue, entries, Windows(starts, ends - 2), valid, test, history, presplit=False)
 
 
-def _load_presplit(folder, history):
+def _load_presplit(folder, source, history):
     names_path = folder / "id2name4Rec.json"
     number, titles = {}, []
     for item, title in read_json(names_path).items():
@@ -195,7 +196,7 @@ def _load_presplit(folder, history):
     untitled = [item for item, row in number.items() if row is None]
     notes = (f"{len(untitled)} items without a title left out ({', '.join(untitled[:5])}), and {dropped} rows",)
     return Dataset(
-        str(folder), catalogue, entries, windows[train], windows[valid], windows[test], history, True, notes * bool(untitled)
+        source, catalogue, entries, windows[train], windows[valid], windows[test], history, True, notes * bool(untitled)
     )
 
 

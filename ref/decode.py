@@ -48,11 +48,10 @@ class Decoder:
             candidates = candidates + log_probs.reshape(U, -1)
             for u in range(U if banned else 0):
                 candidates[u, np.isin(trie.title[children[u]], list(banned[u]))] = -np.inf
-            order = np.lexsort((trie.first_title[children], -candidates))
-            nodes, parents = np.zeros((U, width), np.int64), np.zeros((U, width), np.int64)
+            nodes, parents = np.full((U, width), trie.leaf[0]), np.zeros((U, width), np.int64)  # a leaf has no children
             next_scores = np.full((U, width), -np.inf)
             for u in range(U):
-                live = self._step(u, order[u], candidates[u], children[u], width, finished)
+                live = self._step(candidates[u], children[u], width, finished, u)
                 nodes[u, : len(live)], next_scores[u, : len(live)] = children[u, live], candidates[u, live]
                 parents[u, : len(live)] = live // (children.shape[1] // scores.shape[1])
             scores = next_scores
@@ -62,21 +61,20 @@ class Decoder:
             ancestors = np.concatenate((np.take_along_axis(ancestors, parents[:, :, None], 1), own), axis=2)
             hidden = self._extend(cache, nodes, ancestors, lengths, last, num_prompt, np.isfinite(scores))
 
-    def _step(self, u, order, candidates, children, width, finished):
+    def _step(self, candidates, children, width, finished, u):
         """Finish what ends among user u's best candidates; return the candidates that live on."""
-        best, live = [], []
-        for rank, candidate in enumerate(order):
-            if candidates[candidate] == -np.inf or len(live) == width:
-                break
-            title = self.trie.title[children[candidate]]
-            if title < 0:
-                live.append(candidate)
-            elif rank < width:
-                best.append((int(title), float(candidates[candidate])))
+        some = np.flatnonzero(candidates > -np.inf)
+        enough = width + (self.trie.title[children[some]] >= 0).sum()  # holds `width` that do not end
+        if len(some) > enough:
+            some = some[candidates[some] >= np.partition(candidates[some], -enough)[-enough]]
+        order = some[np.lexsort((self.trie.first_title[children[some]], -candidates[some]))]
+        title = self.trie.title[children[order]]
+        best = [(int(title[rank]), float(candidates[order[rank]])) for rank in np.flatnonzero(title[:width] >= 0)]
         finished[u] = sorted(finished[u] + best, key=lambda pair: (-pair[1], pair[0]))[:width]
-        if len(finished[u]) == width and live and candidates[live[0]] < finished[u][-1][1]:
-            live = []
-        return np.array(live, np.int64)
+        live = order[title < 0][:width]
+        if len(finished[u]) == width and len(live) and candidates[live[0]] < finished[u][-1][1]:
+            return live[:0]
+        return live
 
     @torch.inference_mode()
     def title_log_probs(self, prompts, titles=None, chunk=256):
