@@ -1,0 +1,249 @@
+"""Rank the next item of every test user, and report how well.
+
+    python evaluate.py                                  what train.py made, the shipped models, baselines
+    python evaluate.py --weights runs/a runs/b          several models side by side; differences are to the first
+    python evaluate.py --ranking full --show 3          exact scores of all titles; three users in detail
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ref import cli, dataset, recommender
+from ref.baselines import Baselines
+from ref.decode import Decoder
+from ref.files import write_json
+from ref.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
+from ref.objective import Objective
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
+COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1 is HR@1; --json has all
+
+
+def parse_options(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
+    add("--weights", nargs="+", metavar="FOLDER", help=f"model folders (default: those there are of {', '.join(DEFAULT_WEIGHTS)})")
+    add("--ranking", choices=("beam", "full", "sampled"), default="beam", help="(default: %(default)s)")
+    add("--beam-width", type=int, default=10, help="(default: %(default)s)")
+    add("--negatives", type=int, default=100, help="random other titles of --ranking sampled (default: %(default)s)")
+    add("--limit", type=int, help="only the first so many test users")
+    add("--exclude-seen", action="store_true", help="never recommend what the shown history holds")
+    add("--batch-size", type=int, default=64, help="users at a time (default: %(default)s)")
+    add("--show", type=int, default=0, metavar="N", help="show N users: history, top 5, truth")
+    add("--seed", type=int, default=0, help="of negatives and bootstrap (default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32")
+    add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+    add("--json", metavar="FILE", help="write the report, ranks of every user included")
+    options = parser.parse_args(arguments)
+    for name, least in (("beam_width", 1), ("negatives", 1), ("limit", 1), ("batch_size", 1), ("show", 0), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
+    return options
+
+
+@dataclass
+class Result:
+    """What is measured of one model or baseline: ranks and, per user, every metric."""
+
+    name: str
+    ranks: np.ndarray
+    metrics: dict
+
+
+@dataclass(frozen=True)
+class Users:
+    """The test users: histories (int arrays), targets (U,), and the candidates of sampled ranking."""
+
+    histories: list
+    targets: np.ndarray
+    candidates: list | None
+
+
+def test_users(data, options):
+    windows = data.test[: options.limit]
+    histories = [data.entries[start : end - 1] for start, end in zip(windows.starts, windows.ends)]
+    targets = data.entries[windows.ends - 1]
+    if options.ranking != "sampled":
+        return Users(histories, targets, None)
+    candidates = []
+    for number, (history, target) in enumerate(zip(histories, targets)):
+        rng = np.random.default_rng([options.seed, number])
+        pool = np.setdiff1d(np.arange(len(data.titles)), [target, *(history if options.exclude_seen else [])])
+        if len(pool) < options.negatives:
+            raise ValueError(f"--negatives is {options.negatives}, but there are only {len(pool)} other titles")
+        candidates.append(np.append(target, rng.choice(pool, options.negatives, replace=False)))
+    return Users(histories, targets, candidates)
+
+
+def result(name, users, ranks, aucs=None, nll=None):
+    metrics = metrics_of(ranks)
+    metrics |= {} if aucs is None else {"AUC": np.array(aucs)}
+    metrics |= {} if nll is None else {"NLL": nll}
+    return Result(name, np.array(ranks), metrics)
+
+
+def rank_scores(name, users, scores_of, options, answers, nll=None):
+    """Ranks by scores of all titles: scores_of(user) -> float (titles,). answers: titles that count."""
+    ranks, aucs = [], []
+    for user, (history, target) in enumerate(zip(users.histories, users.targets)):
+        scores = scores_of(user).astype(np.float64)
+        if options.exclude_seen:
+            scores[history] = -np.inf
+        rank, auc = rank_and_auc(scores, target, answers if users.candidates is None else users.candidates[user])
+        ranks.append(np.inf if options.ranking == "beam" and rank > options.beam_width else rank)
+        aucs.append(auc)
+    return result(name, users, ranks, None if options.ranking == "beam" else aucs, nll)
+
+
+def evaluate_model(folder, data, users, options):
+    """The Result of a model folder, and its best five titles for the users to show."""
+    model, encoder, settings = recommender.load(folder, DTYPES[options.dtype], options.device)
+    trie = recommender.build_trie(encoder, data.titles)
+    decoder = Decoder(model, trie, settings)
+    answer = trie.title[trie.leaf]  # titles of the same tokens are one answer: the first of them
+    objective = Objective(encoder, trie, data.titles, settings, "target")
+    room = trie.depth.max()
+    top, ranks, nll, scores = [], [], [], []
+    size = 1 if options.ranking == "sampled" else options.batch_size
+    for begin in tqdm(range(0, len(users.targets), size), desc=str(folder), disable=None, unit="batch"):
+        some = range(begin, min(begin + size, len(users.targets)))
+        windows = [np.append(users.histories[u], users.targets[u]) for u in some]
+        nll.append(target_nll(model, objective, windows, options.device))
+        prompts = [encoder.encode([data.titles[i] for i in users.histories[u]], reserve=room) for u in some]
+        if options.ranking == "beam":
+            banned = [set(answer[users.histories[u]].tolist()) for u in some] if options.exclude_seen else None
+            for u, found in zip(some, decoder.beam_search(prompts, options.beam_width, banned)):
+                place = [title for title, _ in found]
+                target = answer[users.targets[u]]
+                ranks.append(place.index(target) + 1 if target in place else np.inf)
+                top.append(found[:5])
+        else:
+            titles = users.candidates[begin] if users.candidates else None
+            for row in decoder.title_log_probs(prompts, titles):
+                scores.append(row.astype(np.float32))
+    nll = np.concatenate(nll)
+    if options.ranking == "beam":
+        return result(str(folder), users, ranks, nll=nll), top
+    answers = np.flatnonzero(answer == np.arange(len(answer)))
+    canonical = Users(users.histories, answer[users.targets], users.candidates)
+    top = [[(int(t), float(row[t])) for t in answers[np.argsort(-row[answers], kind="stable")[:5]]] for row in scores[: options.show]]
+    return rank_scores(str(folder), canonical, scores.__getitem__, options, answers, nll), top
+
+
+@torch.inference_mode()
+def target_nll(model, objective, windows, device):
+    """Negative log-likelihood of each window's target, in nats, float64 (windows,)."""
+    batch = objective.batch(windows, device)
+    log_probs = objective.token_log_probs(model, batch)
+    return -np.bincount(batch.rows.cpu().numpy(), log_probs.double().cpu().numpy(), minlength=len(windows))
+
+
+def table(rows, columns):
+    """Lines of means and, below them, their intervals; rows: {name: {metric: (mean, low, high)}}."""
+    width = max(map(len, rows)) + 1
+    lines = [" " * width + "".join(f"{column:>17}" for column in columns)]
+    for name, values in rows.items():
+        means, intervals = "", ""
+        for column in columns:
+            if column not in values:
+                means, intervals = means + f"{'-':>17}", intervals + " " * 17
+                continue
+            mean, low, high = values[column]
+            means += f"{mean:>17.4f}"
+            intervals += f"{f'[{low:.4f} {high:.4f}]':>17}"
+        lines += [f"{name:<{width}}{means}", " " * width + intervals]
+    return "\n".join(lines)
+
+
+def slices(data, users):
+    """{name: bool (U,)}: by history length, and by how often the target stands in training."""
+    lengths = np.array([len(history) for history in users.histories])
+    counts = data.training_counts()[users.targets]
+    masks = {f"history of {low} to {high}": (lengths >= low) & (lengths <= high) for low, high in ((1, 4), (5, 9))}
+    masks["history of 10 or more"] = lengths >= 10
+    masks["target never in training (cold)"] = counts == 0
+    for low, high in ((1, 9), (10, 49), (50, 99)):
+        masks[f"target {low} to {high} times in training"] = (counts >= low) & (counts <= high)
+    masks["target 100 times or more"] = counts >= 100
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def show_users(data, users, tops, number):
+    """A few users as a person would want to see them."""
+    for user in range(min(number, len(users.targets))):
+        print(f"\nuser {user + 1} chose, oldest first")
+        print("\n".join(f"    {data.titles[entry]}" for entry in users.histories[user]))
+        print(f"  and next: {data.titles[users.targets[user]]}")
+        for name, top in tops.items():
+            print(f"  {name} recommends")
+            for place, (title, score) in enumerate(top[user], start=1):
+                hit = "  <- the true one" if title == users.targets[user] else ""
+                print(f"    {place}. {np.exp(score):7.2%}  {data.titles[title]}{hit}")
+
+
+def report(data, users, results, models, options, softmaxes):
+    """Print the tables, and write them with every user's rank if --json asks for it."""
+    how = {"beam": f"beam search of width {options.beam_width}", "full": "all titles",
+           "sampled": f"target among {options.negatives} random other titles"}[options.ranking]  # fmt: skip
+    seen = "removed" if options.exclude_seen else "not removed"
+    print(f"\n{data.source}: {len(users.targets)} test users, {len(data.titles)} titles", *data.notes, sep="\n")
+    print(f"ranking: {how}; items of the history {seen}; means over users, 95 % bootstrap intervals below them")
+    print(f"NLL: nats a target title, normalized over the {' and the '.join(softmaxes)}"
+          + ("; do not compare them" if len(softmaxes) > 1 else "") + "\n")  # fmt: skip
+
+    def summary(mask):
+        return {r.name: bootstrap({k: v[mask] for k, v in r.metrics.items()}, seed=options.seed) for r in results}
+
+    overall = summary(np.ones(len(users.targets), bool))
+    first, *others = results
+    differences = {f"{r.name} - {first.name}": paired_difference(r.metrics, first.metrics, seed=options.seed) for r in others}
+    parts = {f"{name} ({mask.sum()} users)": summary(mask) for name, mask in slices(data, users).items()}
+    print(table(overall, COLUMNS))
+    print("\ndifferences to the first, user by user\n" + table(differences, COLUMNS))
+    for name, part in parts.items():
+        print(f"\n{name}\n" + table(part, ("HR@10", "NDCG@10", "NLL")))
+    if options.json:
+        values = {
+            "options": vars(options), "data": data.source, "users": len(users.targets), "titles": len(data.titles),
+            "models": [r.name for r in results[:models]], "baselines": [r.name for r in results[models:]],
+            "metrics": overall, "differences": differences, "slices": parts,
+            "ranks": {r.name: [None if rank == np.inf else int(rank) for rank in r.ranks] for r in results},
+            "nll": {r.name: r.metrics["NLL"].tolist() for r in results[:models]},
+        }  # fmt: skip
+        write_json(options.json, values)
+        print(f"\nwrote {options.json}")
+
+
+def main():
+    options = parse_options()
+    folders = options.weights or [folder for folder in DEFAULT_WEIGHTS if Path(folder, "model.safetensors").exists()]
+    if not folders:
+        raise FileNotFoundError(f"none of {', '.join(DEFAULT_WEIGHTS)} holds a model; train one or name it with --weights")
+    settings = [recommender.read_recommender(folder) for folder in folders]
+    shape = {(s.history, s.min_item, s.min_user) for s in settings}
+    if len(shape) > 1:
+        raise ValueError(f"models trained with other (history, min_item, min_user) cannot be compared: {sorted(shape)}")
+    data = dataset.load(options.data, *shape.pop())
+    users = test_users(data, options)
+    results, tops = [], {}
+    for folder in dict.fromkeys(folders):
+        found, tops[str(folder)] = evaluate_model(folder, data, users, options)
+        results.append(found)
+    models = len(results)
+    for name, scorer in Baselines(data).scorers().items():
+        every = np.arange(len(data.titles))
+        results.append(rank_scores(name, users, lambda u: scorer(users.histories[u]), options, every))
+    report(data, users, results, models, options, sorted({s.softmax for s in settings}))
+    show_users(data, users, tops, options.show)
+
+
+if __name__ == "__main__":
+    cli.run("evaluate.py", main)

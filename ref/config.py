@@ -1,0 +1,107 @@
+"""The fields of a Hugging Face `config.json` that this model understands; all others are refused."""
+
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Shape and numerics of a Llama, under the names of `transformers.LlamaConfig`.
+
+    rope_parameters: {"rope_type": "default" | "linear" | "llama3", "rope_theta": float, ...}, as
+    transformers 5 writes it; `from_dict` also reads rope_theta and rope_scaling of version 4.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    max_position_embeddings: int = 2048
+    rope_parameters: dict = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
+
+    @classmethod
+    def from_dict(cls, values, source="config.json"):
+        """Read the object of a config.json. Raises ValueError naming `source`, field and value."""
+        _refuse_unsupported(values, source)
+        heads = _positive(values, "num_attention_heads", source)
+        config = {
+            name: _positive(values, name, source)
+            for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        }
+        kv_heads = heads if values.get("num_key_value_heads") is None else _positive(values, "num_key_value_heads", source)
+        if values.get("head_dim") is None:
+            if config["hidden_size"] % heads:
+                raise ValueError(f"{source}: hidden_size {config['hidden_size']} is no multiple of {heads} heads")
+            head_dim = config["hidden_size"] // heads
+        else:
+            head_dim = _positive(values, "head_dim", source)
+        if heads % kv_heads:
+            raise ValueError(f"{source}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        if head_dim % 2:
+            raise ValueError(f"{source}: head_dim is {head_dim}; expected an even number (RoPE turns pairs)")
+        for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+            config[name] = values.get(name, False)
+            if type(config[name]) is not bool:
+                raise ValueError(f"{source}: {name} is {config[name]!r}; expected true or false")
+        return cls(
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            rms_norm_eps=_positive(values, "rms_norm_eps", source, 1e-6, float),
+            max_position_embeddings=_positive(values, "max_position_embeddings", source, 2048),
+            rope_parameters=_rope_parameters(values, source),
+            **config,
+        )
+
+    def to_dict(self):
+        """The object of a config.json that transformers 4 and 5 both read."""
+        rope = dict(self.rope_parameters)
+        scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "rope_theta": rope["rope_theta"],
+            "rope_scaling": scaling if rope["rope_type"] != "default" else None,
+            **asdict(self),
+        }
+
+
+def _positive(values, name, source, default=None, kind=int):
+    value = values.get(name, default)
+    if type(value) not in (int, kind) or not 0 < value < float("inf"):
+        raise ValueError(f"{source}: {name} is {value!r}; expected a positive {'integer' if kind is int else 'number'}")
+    return value
+
+
+def _refuse_unsupported(values, source):
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: holds a {type(values).__name__}; expected an object")
+    if values.get("model_type", "llama") not in ("llama", "mistral"):
+        raise ValueError(f"{source}: model_type is {values['model_type']!r}; expected 'llama' or 'mistral'")
+    for name, expected in (("hidden_act", "silu"), ("sliding_window", None), ("quantization_config", None)):
+        if values.get(name, expected) != expected:
+            raise ValueError(f"{source}: {name} is {values[name]!r}; only {expected!r} is supported")
+
+
+_ROPE_FIELDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+def _rope_parameters(values, source):
+    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in _ROPE_FIELDS:
+        raise ValueError(f"{source}: rope_type is {kind!r}; expected one of {sorted(_ROPE_FIELDS)}")
+    rope.setdefault("rope_theta", values.get("rope_theta", 10000.0))
+    names = ("rope_theta", *_ROPE_FIELDS[kind])
+    return {"rope_type": kind} | {name: _positive(rope, name, source, kind=float) for name in names}

@@ -1,0 +1,236 @@
+"""A Llama in PyTorch, read from top to bottom, with an explicit attention mask in every layer.
+
+Token embedding; per layer RMSNorm -> attention -> residual -> RMSNorm -> SwiGLU -> residual; final
+RMSNorm; output head. Parameters have the names of Hugging Face's `LlamaForCausalLM`, less "model.".
+
+Shapes: B batch, T tokens (of which Q queries when a cache holds the rest), H heads, K kv heads,
+D head dim, C hidden, F intermediate, V vocabulary.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ref import checkpoint
+from ref.config import LlamaConfig
+from ref.masks import MaskScheme, build_masks
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or as it is if it is float64: RMSNorm, RoPE and softmax lose too much in 16 bits."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (Zhang & Sennrich 2019)."""
+
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        wide = at_least_float32(x)
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
+    """Angle per position of each of the D/2 pairs, in radians (RoFormer; scaling as in transformers).
+
+    linear: all frequencies divided by `factor`. llama3: wavelengths beyond the original context
+    divided by `factor`, short ones kept, a linear blend between the two.
+    """
+    rope = config.rope_parameters
+    pair = torch.arange(0, config.head_dim, 2, dtype=dtype, device=device)  # (D/2,)
+    frequencies = rope["rope_theta"] ** (-pair / config.head_dim)
+    if rope["rope_type"] == "linear":
+        return frequencies / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
+        return frequencies * (keep + (1 - keep) / rope["factor"])
+    return frequencies
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x[i], x[i + D/2]) by the angle of their token: the half-split layout.
+
+    x: (B, heads, T, D); cos, sin: (B, 1, T, D/2).
+    """
+    first, second = x.chunk(2, dim=-1)  # (B, heads, T, D/2) each
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def attention_probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D) + M), M = 0 where `mask` is True and -inf elsewhere.
+
+    q: (B, H, Q, D), k: (B, H, T, D), mask: bool (B, 1, Q, T) -> (B, H, Q, T), at least float32.
+    """
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return at_least_float32(scores).masked_fill(~mask, -math.inf).softmax(-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, implementation: str) -> Tensor:
+    """Masked attention, (B, H, Q, D): by PyTorch's fused kernel ("sdpa") or by the equation ("eager")."""
+    if implementation == "sdpa":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attention_probabilities(q, k, mask).to(v.dtype) @ v
+
+
+class KVCache:
+    """Keys and values of the tokens computed so far, for one batch; filled by `Llama.forward`."""
+
+    def __init__(self):
+        self.segment_ids = None  # (B, T)
+        self.layers = {}  # layer number -> (keys, values), (B, K, T, D) each
+
+    def fork(self):
+        """A cache that continues from here and leaves this one as it is (no tensor is copied)."""
+        other = KVCache()
+        other.segment_ids, other.layers = self.segment_ids, dict(self.layers)
+        return other
+
+    def append_segments(self, segment_ids):
+        if self.segment_ids is not None:
+            segment_ids = torch.cat((self.segment_ids, segment_ids), dim=1)
+        self.segment_ids = segment_ids
+        return segment_ids
+
+    def append(self, layer, k, v):
+        if layer in self.layers:
+            k, v = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (k, v)))
+        self.layers[layer] = k, v
+        return k, v
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int):
+        super().__init__()
+        H, K, D, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.hidden_size
+        self.layer, self.head_dim, self.groups = layer, D, H // K
+        self.q_proj = nn.Linear(C, H * D, bias=config.attention_bias)
+        self.k_proj = nn.Linear(C, K * D, bias=config.attention_bias)
+        self.v_proj = nn.Linear(C, K * D, bias=config.attention_bias)
+        self.o_proj = nn.Linear(H * D, C, bias=config.attention_bias)
+
+    def forward(self, x, mask, cos, sin, cache, implementation):
+        q, k, v = (  # (B, H, Q, D), (B, K, Q, D), (B, K, Q, D)
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, K, T, D)
+        if self.groups > 1:  # query head h uses kv head h // groups
+            k, v = (y.repeat_interleave(self.groups, dim=1) for y in (k, v))  # (B, H, T, D)
+        y = attend(q, k, v, mask, implementation)
+        return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, Q, C)
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        C, F_ = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(C, F_, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(C, F_, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(F_, C, bias=config.mlp_bias)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x, mask, cos, sin, cache, implementation, dropout):
+        x = x + dropout(self.self_attn(self.input_layernorm(x), mask, cos, sin, cache, implementation))
+        return x + dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Llama(nn.Module):
+    """The model. `scheme` says which mask each layer gets; `attention` is "sdpa" or "eager".
+
+    dropout: probability, on the embedding and on what each block adds, while training only.
+    Weights are drawn from N(0, 0.02) by torch's global generator.
+    """
+
+    def __init__(self, config: LlamaConfig, scheme: MaskScheme = MaskScheme(), attention="sdpa", dropout=0.0):
+        super().__init__()
+        if attention not in ("sdpa", "eager"):
+            raise ValueError(f"attention is {attention!r}; expected 'sdpa' or 'eager'")
+        self.config, self.scheme, self.attention = config, scheme, attention
+        scheme.kinds(config.num_hidden_layers)  # refuses a scheme that does not fit
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(self, input_ids, segment_ids, position_ids=None, cache=None, order=None) -> Tensor:
+        """Logits of the next token at every token.
+
+        input_ids, segment_ids: int (B, Q); position_ids: int (B, Q), by default real tokens are
+        counted 0, 1, 2, ... and padding gets 0. cache: a KVCache that holds the tokens before these
+        and receives these. order: see `build_masks`, (B or 1, Q, T) with T = cached + Q tokens.
+        Returns (B, Q, V).
+        """
+        return self.lm_head(self.hidden_states(input_ids, segment_ids, position_ids, cache, order))
+
+    def hidden_states(self, input_ids, segment_ids, position_ids=None, cache=None, order=None) -> Tensor:
+        """What the output head reads, (B, Q, C); arguments as in `forward`."""
+        Q = input_ids.shape[1]
+        if cache is not None:
+            segment_ids = cache.append_segments(segment_ids)  # (B, T)
+            if order is None:
+                T = segment_ids.shape[1]
+                order = torch.ones(1, Q, T, dtype=torch.bool, device=input_ids.device).tril(T - Q)
+        if position_ids is None:
+            real = segment_ids != -1
+            position_ids = ((real.cumsum(1) - 1) * real)[:, -Q:]
+        masks = {kind: mask[:, None] for kind, mask in build_masks(segment_ids, self.scheme, order).items()}
+        cos, sin = self._rope(position_ids)
+        x = self.dropout(self.embed_tokens(input_ids))  # (B, Q, C)
+        for layer, kind in zip(self.layers, self.scheme.kinds(len(self.layers))):
+            x = layer(x, masks[kind], cos, sin, cache, self.attention, self.dropout)
+        return self.norm(x)
+
+    def _rope(self, position_ids):
+        weight = self.embed_tokens.weight
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        angles = position_ids[:, None, :, None] * rope_frequencies(self.config, dtype, weight.device)  # (B, 1, Q, D/2)
+        return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
+
+    @classmethod
+    def from_pretrained(cls, folder, dtype=torch.float32, device="cpu", scheme=None, attention="sdpa", dropout=0.0):
+        """Load a Hugging Face folder. `scheme` replaces the one in its config.json ("hatllm").
+
+        Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
+        """
+        config, saved_scheme = checkpoint.read_config(folder)
+        model = cls(config, scheme or saved_scheme, attention, dropout)
+        checkpoint.read_weights(folder, model.hf_parameters())
+        return model.to(dtype=dtype, device=device)
+
+    def save_pretrained(self, folder):
+        """Write config.json and model.safetensors; transformers' LlamaForCausalLM loads them unchanged."""
+        checkpoint.write(folder, self.config, self.scheme, self.hf_parameters())
+
+    def hf_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters (not copies) under the names of Hugging Face; a tied head is not listed."""
+        return {name if name.startswith("lm_head.") else f"model.{name}": p for name, p in self.named_parameters()}

@@ -1,0 +1,97 @@
+"""What training minimizes: which tokens are predicted, and over which alternatives (SPEC section 6)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ref.decode import child_log_softmax
+from ref.llama import at_least_float32
+from ref.recommender import Recommender
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B prompts with their targets, right-padded to T tokens, and the N tokens to predict.
+
+    input_ids, segment_ids: int (B, T). rows, places: int (N,): token `places` of row `rows` is
+    predicted from the token before it. chosen: the trie node of each such token, int (N,); None
+    where the softmax is full. units: what the loss is averaged over, titles (tokens for loss "all").
+    real_tokens: tokens that are not padding. dropped: history entries that did not fit.
+    """
+
+    input_ids: torch.Tensor
+    segment_ids: torch.Tensor
+    rows: torch.Tensor
+    places: torch.Tensor
+    chosen: np.ndarray | None
+    units: int
+    real_tokens: int
+    dropped: int
+
+
+class Objective:
+    """Turns windows of entries into batches, and batches into a loss.
+
+    loss: "target", the tokens of the target and its end token; "titles", those of every entry that
+    has one before it; "all", every token but the first. Raises ValueError for combinations that have
+    no meaning.
+    """
+
+    def __init__(self, encoder, trie, titles, settings: Recommender, loss):
+        if loss == "all" and settings.softmax == "catalogue":
+            raise ValueError("--loss all predicts text too, which no catalogue holds; use --softmax full")
+        if loss == "titles" and not settings.layout.same_everywhere:
+            raise ValueError(
+                "--loss titles needs a layout in which a title reads the same as entry and as target; "
+                f"{settings.layout.name!r} does not (use 'lines', or --loss target)"
+            )
+        self.encoder, self.trie, self.titles, self.settings, self.loss = encoder, trie, titles, settings, loss
+        self.chosen = [np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))]
+        self.title_tokens = np.array([len(nodes) for nodes in self.chosen])
+
+    def batch(self, windows, device="cpu") -> Batch:
+        """The batch of some windows: a list of int arrays, the last entry of each is the target."""
+        prompts = [self.encoder.encode([self.titles[e] for e in w[:-1]], self.titles[w[-1]]) for w in windows]
+        length = max(len(prompt.input_ids) for prompt in prompts)
+        input_ids, segment_ids = np.zeros((len(prompts), length), np.int64), np.full((len(prompts), length), -1)
+        rows, places, chosen, units = [], [], [], 0
+        for row, (prompt, window) in enumerate(zip(prompts, windows)):
+            size = len(prompt.input_ids)
+            input_ids[row, :size], segment_ids[row, :size] = prompt.input_ids, prompt.segment_ids
+            shown = window[prompt.dropped :]  # entry number e of the prompt is shown[e - 1]
+            first = {"target": len(shown), "titles": 2, "all": 0}[self.loss]
+            place = np.flatnonzero(prompt.entry >= first)
+            places.append(place[place > 0])
+            rows.append(np.full(len(places[-1]), row))
+            if self.loss == "all":
+                units += len(places[-1])
+                continue
+            units += len(shown) - first + 1
+            chosen.append(np.concatenate([self.chosen[entry] for entry in shown[first - 1 :]]))
+            if not np.array_equal(self.trie.token[chosen[-1]], prompt.input_ids[places[-1]]):
+                raise ValueError(f"the tokenizer reads titles in another way behind this prompt: {prompt.text[:200]!r}")
+        rows, places, chosen = np.concatenate(rows), np.concatenate(places), np.concatenate(chosen) if chosen else None
+        if self.settings.softmax == "full":
+            chosen = None
+        else:
+            choice = self.trie.num_children[self.trie.parent[chosen]] > 1  # one possible continuation costs nothing
+            rows, places, chosen = rows[choice], places[choice], chosen[choice]
+        tensors = (torch.from_numpy(array).to(device) for array in (input_ids, segment_ids, rows, places))
+        return Batch(*tensors, chosen, units, int((segment_ids != -1).sum()), sum(p.dropped for p in prompts))
+
+    def token_log_probs(self, model, batch: Batch) -> torch.Tensor:
+        """Log-probability of each predicted token, in nats, (N,); logits exist only where one is predicted."""
+        hidden = model.hidden_states(batch.input_ids, batch.segment_ids)[batch.rows, batch.places - 1]  # (N, C)
+        logits = model.lm_head(hidden)  # (N, V)
+        if batch.chosen is None:
+            tokens = batch.input_ids[batch.rows, batch.places]
+            return -F.cross_entropy(at_least_float32(logits) / self.settings.temperature, tokens, reduction="none")
+        parent = self.trie.parent[batch.chosen]
+        children, real = self.trie.children(parent)  # (N, M)
+        column = batch.chosen - self.trie.first_child[parent]
+        tokens, real, column = (
+            torch.from_numpy(array).to(logits.device) for array in (self.trie.token[children].clip(0), real, column)
+        )
+        return child_log_softmax(logits, tokens, real, self.settings).gather(1, column[:, None])[:, 0]

@@ -1,0 +1,89 @@
+"""SentencePiece, with the character offsets that tell which item a token belongs to."""
+
+import io
+import re
+from pathlib import Path
+
+import sentencepiece
+
+from ref.files import write_atomically
+
+# SentencePiece writes a space as U+2581 and reads U+2581 as a space: it cannot tell the two apart,
+# and neither can a model. Texts are compared up to that.
+_SPACE = "\u2581"
+
+
+class Tokenizer:
+    """A `tokenizer.model`. bos_id and eos_id are -1 where the model has none."""
+
+    def __init__(self, model: bytes, source="tokenizer.model"):
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, ValueError, TypeError):
+            raise ValueError(f"{source}: not a SentencePiece model") from None
+        self.model, self.source = model, str(source)
+        self.vocab_size = self._processor.get_piece_size()
+        self.bos_id, self.eos_id = self._processor.bos_id(), self._processor.eos_id()
+
+    @classmethod
+    def from_folder(cls, folder):
+        """Read FOLDER/tokenizer.model. Raises FileNotFoundError or ValueError naming the file."""
+        path = Path(folder) / "tokenizer.model"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; a model folder needs its tokenizer")
+        return cls(path.read_bytes(), path)
+
+    @classmethod
+    def train(cls, titles, vocab_size):
+        """A byte-pair encoding of the titles that changes no character of them.
+
+        Characters that it has not seen become bytes, the newline is a token of its own, and a title
+        reads the same wherever it stands (no dummy prefix). Same titles, same bytes.
+        """
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(titles),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                user_defined_symbols=["\n"],
+                max_sentence_length=1 << 20,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            limit = re.search(r"<= (\d+)\.|\d+ vs (\d+)", str(error))
+            most, least = limit.groups() if limit else (None, None)
+            expected = f"at most {most}" if most else f"at least {least}" if least else str(error).splitlines()[-1]
+            raise ValueError(f"vocabulary size {vocab_size} does not suit these {len(titles)} titles: {expected}") from None
+        return cls(model.getvalue(), "the tokenizer trained here")
+
+    def save(self, folder):
+        """Write FOLDER/tokenizer.model."""
+        write_atomically(Path(folder) / "tokenizer.model", self.model)
+
+    def encode(self, text):
+        """Token ids of a text, and the index of the first character that each token stands for.
+
+        Raises ValueError where the tokens do not give the text back or do not cover it in order.
+        """
+        found = self._processor.encode(text, return_type="offset_mapping")
+        ids, starts, end = found["ids"], [], 0
+        for begin, stop in found["offsets"]:
+            if begin != end:
+                raise ValueError(f"{self.source}: leaves out {text[end:begin]!r} of {text!r}")
+            starts.append(begin)
+            end = stop
+        decoded = self._processor.decode(ids)
+        if end != len(text) or decoded.replace(_SPACE, " ") != text.replace(_SPACE, " "):
+            raise ValueError(f"{self.source}: turns {text!r} into {decoded!r}")
+        return ids, starts
+
+    def pieces(self, ids):
+        """Each token as text, for people."""
+        return [self._processor.id_to_piece(i).replace(_SPACE, " ") for i in ids]

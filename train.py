@@ -1,0 +1,252 @@
+"""Train a HatLLM recommender, read from top to bottom.
+
+    python train.py                      the embedded MovieLens, a 4-layer model, into runs/movielens
+    python train.py --data FOLDER        your own interactions (README, "Your own data")
+    python train.py --weights FOLDER     start from a Hugging Face Llama folder
+"""
+
+import argparse
+import json
+import math
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ref import cli, dataset
+from ref.checkpoint import read_config
+from ref.config import LlamaConfig
+from ref.files import read_json
+from ref.llama import Llama
+from ref.masks import MaskScheme
+from ref.objective import Objective
+from ref.prompt import Layout, PromptEncoder
+from ref.recommender import Recommender, build_trie, check_vocabulary
+from ref.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def parse_options(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
+    add("--out", default="runs/movielens", metavar="FOLDER", help="where the model goes (default: %(default)s)")
+    add("--weights", metavar="FOLDER", help="start from this model instead of random weights")
+    add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
+    add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
+    add("--no-cross-self", action="store_true", help="a token does not see itself in CR layers")
+    add("--text", choices=("visible", "isolated"), default="visible", help="what items see of text in IN layers")
+    add("--delimiters", choices=("item", "text"), default="item", help="what delimiters of an entry belong to")
+    add("--target", choices=("item", "text"), default="item", help="what the target is to the masks")
+    add("--loss", choices=("target", "all", "titles"), help="tokens that are predicted (default: titles, or target)")
+    add("--softmax", choices=("catalogue", "full"), default="catalogue", help="alternatives of a token")
+    add("--temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
+    add("--layout", help="lines, instruction, or a JSON file (default: lines, or what --weights says)")
+    add("--history", type=int, default=10, help="entries shown before a target (default: %(default)s)")
+    add("--min-item", type=int, default=10, help="fewest interactions of an item (default: %(default)s)")
+    add("--min-user", type=int, default=5, help="fewest interactions of a user (default: %(default)s)")
+    add("--epochs", type=int, default=12, help="passes over the training windows (default: %(default)s)")
+    add("--max-steps", type=int, help="stop after so many steps")
+    add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
+    add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
+    add("--warmup", type=int, default=100, help="steps until the peak (default: %(default)s)")
+    add("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
+    add("--dropout", type=float, default=0.2, help="(default: %(default)s)")
+    add("--clip", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
+    add("--vocabulary", type=int, default=4000, help="tokens of a new tokenizer (default: %(default)s)")
+    add("--layers", type=int, default=4, help="of a new model (default: %(default)s)")
+    add("--hidden-size", type=int, default=64, help="of a new model (default: %(default)s)")
+    add("--heads", type=int, default=4, help="of a new model (default: %(default)s)")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32")
+    add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    for name in ("epochs", "max_steps", "batch_size", "lr", "clip", "layers", "hidden_size", "heads", "threads"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
+    for name, most in (("warmup", math.inf), ("weight_decay", math.inf), ("dropout", 1), ("seed", 2**63)):
+        if not 0 <= getattr(options, name) < most:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected 0 or more, below {most}")
+    return options
+
+
+def scheme_from(options, saved=None):
+    """The MaskScheme of the command line; layer numbers that it does not give come from `saved`."""
+    counts = {}
+    for name in ("intra_layers", "cross_layers"):
+        given = getattr(options, name)
+        counts[name] = given if given is not None else getattr(saved, name) if saved else 1
+    return MaskScheme(**counts, cross_self=not options.no_cross_self, text=options.text,
+                      delimiters=options.delimiters, target=options.target)  # fmt: skip
+
+
+def new_config(options, vocab_size):
+    """A Llama of the asked size; the MLP is 8/3 as wide as the rest, rounded up to a multiple of 16."""
+    return LlamaConfig.from_dict(
+        {
+            "vocab_size": vocab_size,
+            "hidden_size": options.hidden_size,
+            "intermediate_size": math.ceil(options.hidden_size * 8 / 3 / 16) * 16,
+            "num_hidden_layers": options.layers,
+            "num_attention_heads": options.heads,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 1024,
+        },
+        "the model asked for",
+    )
+
+
+def prepare(options, data):
+    """(model, encoder, settings): from --weights, or a new tokenizer and random weights."""
+    folder = options.weights
+    if folder:
+        config, saved = read_config(folder)
+        tokenizer = Tokenizer.from_folder(folder)
+        check_vocabulary(tokenizer, config, folder)
+        known = Path(folder, "recommender.json")
+        layout = read_json(known).get("layout") if known.exists() and not options.layout else None
+        layout = Layout.from_dict(layout, known) if layout else Layout.load(options.layout or "instruction")
+        scheme = scheme_from(options, saved)
+    else:
+        scheme, layout = scheme_from(options), Layout.load(options.layout or "lines")
+        scheme.kinds(options.layers)
+        shown = np.unique(data.entries)
+        tokenizer = Tokenizer.train([data.titles[i] for i in shown], options.vocabulary)
+        config = new_config(options, tokenizer.vocab_size)
+    settings = Recommender(layout, options.softmax, options.temperature, options.history, options.min_item, options.min_user)
+    torch.manual_seed(options.seed)
+    dtype = DTYPES[options.dtype]
+    if folder:
+        model = Llama.from_pretrained(folder, dtype, options.device, scheme, dropout=options.dropout)
+    else:
+        model = Llama(config, scheme, dropout=options.dropout).to(options.device, dtype)
+    return model, PromptEncoder(tokenizer, layout, scheme, config.max_position_embeddings), settings
+
+
+def batches_of_similar_length(windows, data, objective, batch_size, rng):
+    """The windows in random batches: shuffled, sorted by length within pools of 32 batches, shuffled."""
+    tokens = np.append(0, objective.title_tokens[data.entries].cumsum())
+    lengths = tokens[windows.ends] - tokens[windows.starts]
+    order = rng.permutation(len(windows))
+    batches = []
+    for begin in range(0, len(order), 32 * batch_size):
+        pool = order[begin : begin + 32 * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [windows[batches[i]] for i in rng.permutation(len(batches))]
+
+
+def entries_of(windows, data):
+    return [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
+
+
+@torch.inference_mode()
+def validate(model, objective, batches):
+    """Mean negative log-likelihood of the validation targets, in nats a title."""
+    model.eval()
+    total = sum(-objective.token_log_probs(model, batch).sum().item() for batch in batches)
+    model.train()
+    return total / sum(batch.units for batch in batches)
+
+
+def learning_rate(step, total, options):
+    """Linear warm-up to the peak, then a cosine down to a hundredth of it."""
+    if step < options.warmup:
+        return options.lr * (step + 1) / options.warmup
+    progress = (step - options.warmup) / max(total - options.warmup, 1)
+    return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def train(options):
+    out = Path(options.out)
+    if (out / "model.safetensors").exists():
+        raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    data = dataset.load(options.data, options.history, options.min_item, options.min_user)
+    print(f"data: {data.source}: {len(data.titles)} titles, {len(data.train)} training sequences, "
+          f"{len(data.valid)} validation and {len(data.test)} test targets", *data.notes, sep="\n      ")  # fmt: skip
+    model, encoder, settings = prepare(options, data)
+    trie = build_trie(encoder, data.titles)
+    loss = options.loss or ("titles" if settings.layout.same_everywhere else "target")
+    objective = Objective(encoder, trie, data.titles, settings, loss)
+    target_only = Objective(encoder, trie, data.titles, settings, "target")
+    validation = [
+        target_only.batch(entries_of(data.valid[i : i + 64], data), options.device) for i in range(0, len(data.valid), 64)
+    ]
+    decayed, plain = ([p for p in model.parameters() if (p.dim() > 1) is wide] for wide in (True, False))
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
+    size = sum(p.numel() for p in model.parameters())
+    print(f"model: {size:,} parameters, layers {' '.join(model.scheme.kinds(len(model.layers)))}, layout "
+          f"{settings.layout.name}, loss {loss}, softmax {settings.softmax}")  # fmt: skip
+
+    out.mkdir(parents=True, exist_ok=True)
+    encoder.tokenizer.save(out)
+    settings.save(out)
+    best, best_step, step, total, tokens, since, dropped = math.inf, None, 0, None, 0, time.perf_counter(), 0
+    with open(out / "log.jsonl", "w", encoding="utf-8") as log, tqdm(disable=None, unit="step") as bar:
+
+        def record(**values):
+            log.write(json.dumps(values) + "\n")
+            log.flush()
+
+        record(
+            options=vars(options), loss=loss, parameters=size, python=platform.python_version(), torch=torch.__version__,
+            numpy=np.__version__, machine=platform.machine(), titles=len(data.titles), entries=len(data.entries),
+            scheme=vars(model.scheme),
+        )  # fmt: skip
+        try:
+            for epoch in range(options.epochs if options.max_steps is None else sys.maxsize):
+                rng = np.random.default_rng([options.seed, epoch])
+                windows = data.training_windows(loss, rng)
+                if not len(windows):
+                    raise ValueError(f"{data.source}: no user has enough entries for a training window")
+                batches = batches_of_similar_length(windows, data, objective, options.batch_size, rng)
+                if total is None:
+                    total = options.max_steps or options.epochs * len(batches)
+                    bar.reset(total)
+                losses, units = 0.0, 0
+                for chosen in batches[: total - step]:
+                    batch = objective.batch(entries_of(chosen, data), options.device)
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(step, total, options)
+                    nll = -objective.token_log_probs(model, batch).sum()
+                    (nll / batch.units).backward()
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    losses, units = losses + nll.item(), units + batch.units
+                    step, tokens, dropped = step + 1, tokens + batch.real_tokens, dropped + batch.dropped
+                    bar.update()
+                    bar.set_postfix_str(f"loss {losses / units:.3f}", refresh=False)
+                valid = validate(model, target_only, validation)
+                rate = tokens / (time.perf_counter() - since)
+                record(epoch=epoch + 1, step=step, train=losses / units, valid=valid, tokens_per_second=round(rate), dropped=dropped)
+                tqdm.write(f"epoch {epoch + 1}, step {step} of {total}: training loss {losses / units:.3f}, validation "
+                           f"{valid:.3f} nats a title, {rate:,.0f} tokens a second")  # fmt: skip
+                if not math.isfinite(losses):
+                    raise ValueError(f"the training loss is {losses} at step {step}; try a smaller --lr")
+                if valid < best:
+                    best, best_step = valid, step
+                    model.save_pretrained(out)
+                if step >= total:
+                    break
+        except KeyboardInterrupt:
+            kept = f"{out} holds the model of step {best_step}" if best_step else f"{out} holds no model yet"
+            print(f"\nstopped at step {step}; {kept}")
+            return 130
+    print(f"best validation {best:.3f} nats a title at step {best_step}; wrote {out}", end="")
+    print(f" ({dropped} history entries did not fit into {encoder.max_length} tokens)" if dropped else "")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run("train.py", lambda: train(parse_options()))
