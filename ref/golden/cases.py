@@ -1,0 +1,219 @@
+"""Golden cases: what is in their files, and how recipes.json becomes files."""
+
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from ref import llama_numpy
+
+HERE = Path(__file__).parent
+FOLDER = HERE / "cases"
+INPUTS = ("input_ids", "segment_ids", "position_ids", "labels")
+TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 5e-2}
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16, "intermediate_size": 24,
+          "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
+          "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "rope_scaling": None,
+          "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False, "max_position_embeddings": 512}
+SCHEME = {"intra_layers": 2, "cross_layers": 1, "cross_self": True, "text": "visible", "delimiters": "item",
+          "target": "item"}
+LAYOUTS = {"lines": ("", "\n", "\n"), "instruction": ('"', '", ', '"')}  # opens an entry, closes it, closes the last
+TOKEN = re.compile(r"\n|, | ?[A-Za-z]+| ?\d+| ?[^\w\s]")
+
+
+@dataclass
+class Case:
+    """One golden case: `info` is its case.json, `tensors` its tensors.safetensors (empty until it is written)."""
+
+    info: dict
+    tensors: dict
+
+    name = property(lambda self: self.info["name"])
+    config = property(lambda self: self.info["config"])
+    rows = property(lambda self: self.info["rows"])
+    decode = property(lambda self: self.info.get("decode"))
+    input_ids = property(lambda self: self.tensors["input_ids"])
+    segment_ids = property(lambda self: self.tensors["segment_ids"])
+    position_ids = property(lambda self: self.tensors["position_ids"])
+    labels = property(lambda self: self.tensors["labels"])
+
+    @cached_property
+    def scheme(self):
+        """The fields of MaskScheme, as attributes."""
+        return SimpleNamespace(**self.info["scheme"])
+
+    @cached_property
+    def weights(self):
+        """Float64, under the names of Hugging Face."""
+        start = "weights."
+        return {n.removeprefix(start): t.astype(float) for n, t in self.tensors.items() if n.startswith(start)}
+
+    @cached_property
+    def outputs(self):
+        """The expected tensors, in the order of computation."""
+        return {name: self.tensors[name] for name in self.info["outputs"]}
+
+    def arguments(self):
+        """What `llama_numpy.forward` takes."""
+        return dict(weights=self.weights, config=self.config, input_ids=self.input_ids, segment_ids=self.segment_ids,
+                    scheme=self.scheme, position_ids=self.position_ids if self.info["positions_given"] else None)
+
+
+def load(name, folder=FOLDER):
+    """Read one case. Raises FileNotFoundError or ValueError, naming the file."""
+    if not (Path(folder) / name / "case.json").is_file():
+        raise FileNotFoundError(f"case {name!r} not found in {folder}; expected one of: {', '.join(names(folder))}")
+    info = json.loads((Path(folder) / name / "case.json").read_text(encoding="utf-8"))
+    try:
+        return Case(info, load_file(Path(folder) / name / "tensors.safetensors"))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{Path(folder) / name / 'tensors.safetensors'}: {error}; expected safetensors") from None
+
+
+def names(folder=FOLDER):
+    return sorted(path.parent.name for path in Path(folder).glob("*/case.json"))
+
+
+def build(recipe, vocabulary):
+    """A case from its recipe, with everything that NumPy can say of it."""
+    config = CONFIG | {"vocab_size": len(vocabulary)} | recipe.get("config", {})
+    scheme = SCHEME | recipe.get("scheme", {})
+    rows = [make_row(row) for row in recipe["rows"]]
+    segments = np.array([segment_ids(row, scheme) for row in rows])
+    tensors = {"input_ids": np.array([[vocabulary.index(token) for token in row["tokens"]] for row in rows]),
+               "segment_ids": segments, "position_ids": llama_numpy.count_positions(segments)}
+    if "positions" in recipe:
+        tensors["position_ids"] = np.array(recipe["positions"])
+    labelled = np.array([[labels_token(recipe.get("labels", "target"), role, entry, row) for role, entry in
+                          zip(row["roles"], row["entries"], strict=True)] for row in rows])
+    tensors["labels"] = np.where(labelled, tensors["input_ids"], -100)
+    tensors |= {f"weights.{name}": weight for name, weight in draw_weights(config, recipe).items()}
+    info = {"format": 1, "name": recipe["name"], "what": recipe["what"], "also_for": recipe.get("also_for"),
+            "config": config, "scheme": scheme, "rows": rows, "positions_given": "positions" in recipe,
+            "decode": recipe.get("decode"), "tolerances": TOLERANCES | recipe.get("tolerances", {}), "outputs": []}
+    case = Case(info, tensors)
+    trace = compute(llama_numpy, case)
+    kept = {name: tensor for name, tensor in trace.items() if re.search(recipe.get("keep", ""), name)}
+    case.tensors |= kept | (torch_gradients(case) if recipe.get("gradients") else {})
+    info["outputs"] = list(kept) + [name for name in case.tensors if name.startswith("gradients.")]
+    return case
+
+
+def compute(module, case, **changed):
+    """Every traced tensor and the loss, by `module`: the definition, or a copy of it with a bug planted."""
+    trace = {}
+    module.forward(**(case.arguments() | changed), trace=trace)
+    trace["loss"] = np.asarray(module.loss(trace["logits"], case.labels))
+    return trace
+
+
+def torch_gradients(case):
+    """Gradients of the loss by the PyTorch model in float64 (the tests confirm them by finite differences)."""
+    import torch
+
+    from ref.llama import Llama, LlamaConfig
+    from ref.masks import MaskScheme
+
+    model = Llama(LlamaConfig.from_dict(case.config), MaskScheme(**case.info["scheme"]), attention="eager").double()
+    parameters = model.hf_parameters()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(case.weights[name]))
+    given = [torch.from_numpy(case.tensors[name]) for name in ("input_ids", "segment_ids", "position_ids")]
+    logits, labels = model(*given)[:, :-1], torch.from_numpy(case.labels)[:, 1:]
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    return {f"gradients.{name}": parameter.grad.numpy() for name, parameter in parameters.items()}
+
+
+def make_row(row):
+    """Tokens of a prompt, and of each its role and its entry (1..n history, n+1 target, 0 none)."""
+    opens, closes, closes_last = LAYOUTS[row.get("layout", "lines")]
+    entries = row["history"] + ([row["target"]] if "target" in row else [])
+    pieces = [("text", 0, row.get("before", ""))]
+    for number, title in enumerate(entries, 1):
+        if number == len(row["history"]) + 1:
+            pieces.append(("text", 0, row.get("after", "")))
+        last = number >= len(row["history"])
+        pieces += [("open", number, opens), ("title", number, title), ("close", number, closes_last if last else closes)]
+    if "target" not in row:
+        pieces.append(("text", 0, row.get("after", "")))
+    tokens = [(role, number, token) for role, number, text in pieces for token in TOKEN.findall(text)]
+    padding = [("padding", 0, "<pad>")]
+    tokens = padding * row.get("left", 0) + tokens + padding * row.get("right", 0)
+    roles, numbers, tokens = map(list, zip(*tokens, strict=True))
+    return {"prompt": "".join(text for _, _, text in pieces), "items": entries, "history": len(row["history"]),
+            "tokens": tokens, "roles": roles, "entries": numbers}
+
+
+def segment_ids(row, scheme):
+    """The segment ids of a row's tokens: its entries, under the scheme's `delimiters` and `target`."""
+    def of(role, entry):
+        if role == "padding":
+            return -1
+        is_text = role in ("open", "close") and scheme["delimiters"] == "text"
+        return 0 if is_text or entry > row["history"] and scheme["target"] == "text" else entry
+    return [of(role, entry) for role, entry in zip(row["roles"], row["entries"], strict=True)]
+
+
+def labels_token(which, role, entry, row):
+    return role != "padding" and (which == "all" or entry == row["history"] + 1)
+
+
+def draw_weights(config, recipe):
+    """Random weights, float32 but exact in bfloat16, so that every dtype reads the same numbers."""
+    random, gains = np.random.default_rng(zlib.crc32(recipe["name"].encode())), recipe.get("gains", {})
+    C, V, F, D = config["hidden_size"], config["vocab_size"], config["intermediate_size"], config["head_dim"]
+    H, K = config["num_attention_heads"], config["num_key_value_heads"]
+    shapes = {"self_attn.q_proj": (H * D, C), "self_attn.k_proj": (K * D, C), "self_attn.v_proj": (K * D, C),
+              "self_attn.o_proj": (C, H * D), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F),
+              "input_layernorm": (C,), "post_attention_layernorm": (C,)}
+    shapes = {f"model.layers.{i}.{name}": shape for i in range(config["num_hidden_layers"])
+              for name, shape in shapes.items()}
+    shapes = {"model.embed_tokens": (V, C), "model.norm": (C,)} | shapes
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head"] = (V, C)
+    weights = {}
+    for name, shape in shapes.items():
+        part = name.split(".")[-1]
+        spread = 1.0 if part == "embed_tokens" else 0.2 if len(shape) == 1 else shape[1] ** -0.5
+        spread *= gains.get(part, 1.4 if part in ("q_proj", "k_proj") else 1.0)
+        weights[f"{name}.weight"] = (len(shape) == 1) + spread * random.standard_normal(shape)
+        if config["attention_bias"] and ".self_attn." in name or config["mlp_bias"] and ".mlp." in name:
+            weights[f"{name}.bias"] = 0.5 * random.standard_normal(shape[0])
+    return {name: (w.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32) for name, w in weights.items()}
+
+
+def recipes():
+    """The recipes, and the vocabulary of all of them."""
+    found = json.loads((HERE / "recipes.json").read_text(encoding="utf-8"))
+    tokens = {token for recipe in found for row in recipe["rows"] for token in make_row(row)["tokens"]}
+    return found, ["<pad>"] + sorted(tokens - {"<pad>"})
+
+
+def write(folder=FOLDER):
+    """Write every case anew; returns the bytes written."""
+    from ref.golden import bugs
+
+    found, vocabulary = recipes()
+    cases = [build(recipe, vocabulary) for recipe in found]
+    matrix = bugs.detection_matrix(cases)
+    size = 0
+    for case in cases:
+        case.info["catches"] = [bug for bug, row in matrix.items() if row[case.name] >= 100]
+        case.info["only_here"] = [bug for bug in case.info["catches"]
+                                  if sum(value >= 100 for value in matrix[bug].values()) == 1]
+        at = Path(folder) / case.name
+        at.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(case.info, indent=1, ensure_ascii=False)
+        text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]", text)
+        (at / "case.json").write_text(text + "\n", encoding="utf-8")
+        (at / "tensors.safetensors").write_bytes(save({n: np.ascontiguousarray(t) for n, t in case.tensors.items()}))
+        size += sum(path.stat().st_size for path in at.iterdir())
+    return size
