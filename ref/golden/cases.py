@@ -91,8 +91,7 @@ def build(recipe, vocabulary):
                "segment_ids": segments, "position_ids": llama_numpy.count_positions(segments)}
     if "positions" in recipe:
         tensors["position_ids"] = np.array(recipe["positions"])
-    labelled = np.array([[labels_token(recipe.get("labels", "target"), role, entry, row) for role, entry in
-                          zip(row["roles"], row["entries"], strict=True)] for row in rows])
+    labelled = np.array([labelled_tokens(row, recipe.get("labels", "target")) for row in rows])
     tensors["labels"] = np.where(labelled, tensors["input_ids"], -100)
     tensors |= {f"weights.{name}": weight for name, weight in draw_weights(config, recipe).items()}
     info = {"format": 1, "name": recipe["name"], "what": recipe["what"], "also_for": recipe.get("also_for"),
@@ -139,16 +138,16 @@ def make_row(row):
     pieces = [("text", 0, row.get("before", ""))]
     for number, title in enumerate(entries, 1):
         if number == len(row["history"]) + 1:
-            pieces.append(("text", 0, row.get("after", "")))
+            pieces += [("text", 0, row.get("after", "")), ("padding", 0, row.get("middle", 0) * "_")]
         last = number >= len(row["history"])
         pieces += [("open", number, opens), ("title", number, title), ("close", number, closes_last if last else closes)]
     if "target" not in row:
         pieces.append(("text", 0, row.get("after", "")))
-    tokens = [(role, number, token) for role, number, text in pieces for token in TOKEN.findall(text)]
-    padding = [("padding", 0, "<pad>")]
-    tokens = padding * row.get("left", 0) + tokens + padding * row.get("right", 0)
+    pieces = [("padding", 0, row.get("left", 0) * "_"), *pieces, ("padding", 0, row.get("right", 0) * "_")]
+    tokens = [(role, number, "<pad>" if role == "padding" else token) for role, number, text in pieces
+              for token in (text if role == "padding" else TOKEN.findall(text))]
     roles, numbers, tokens = map(list, zip(*tokens, strict=True))
-    return {"prompt": "".join(text for _, _, text in pieces), "items": entries, "history": len(row["history"]),
+    return {"prompt": "".join(text for role, _, text in pieces if role != "padding"), "items": entries, "history": len(row["history"]),
             "tokens": tokens, "roles": roles, "entries": numbers}
 
 
@@ -162,8 +161,11 @@ def segment_ids(row, scheme):
     return [of(role, entry) for role, entry in zip(row["roles"], row["entries"], strict=True)]
 
 
-def labels_token(which, role, entry, row):
-    return role != "padding" and (which == "all" or entry == row["history"] + 1)
+def labelled_tokens(row, which):
+    """Those of the target, or all, but for padding and what only padding could predict."""
+    before = ["text"] + row["roles"]
+    return [role != "padding" and before[j] != "padding" and (which == "all" or entry == row["history"] + 1)
+            for j, (role, entry) in enumerate(zip(row["roles"], row["entries"], strict=True))]
 
 
 def draw_weights(config, recipe):
