@@ -95,7 +95,7 @@ def load_adapter(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: not found; expected a Python file that defines run(case)")
     specification = importlib.util.spec_from_file_location("adapter", path)
-    module = importlib.util.module_from_spec(specification)
+    module = sys.modules["adapter"] = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
     except Exception as error:

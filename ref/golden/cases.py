@@ -216,6 +216,6 @@ def write(folder=FOLDER):
         text = json.dumps(case.info, indent=1, ensure_ascii=False)
         text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]", text)
         (at / "case.json").write_text(text + "\n", encoding="utf-8")
-        (at / "tensors.safetensors").write_bytes(save({n: np.ascontiguousarray(t) for n, t in case.tensors.items()}))
+        (at / "tensors.safetensors").write_bytes(save({n: np.array(t, order="C") for n, t in case.tensors.items()}))
         size += sum(path.stat().st_size for path in at.iterdir())
     return size
