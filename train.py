@@ -6,14 +6,15 @@
 """
 
 import argparse
+import itertools
 import json
 import math
 import platform
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 import torch
 from tqdm import tqdm
 
@@ -164,6 +165,60 @@ def learning_rate(step, total, options):
     return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
+def make_optimizer(model, options):
+    """AdamW; weight decay on matrices, not on norms and biases."""
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) is wide] for wide in (True, False))
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
+
+
+def epochs(options, data, model, objective):
+    """Train, and yield after each epoch what there is to say about it."""
+    optimizer, since = make_optimizer(model, options), time.perf_counter()
+    step, total, tokens, dropped = 0, options.max_steps, 0, 0
+    with tqdm(disable=None, unit="step") as bar:
+        for epoch in itertools.count(1):
+            rng = np.random.default_rng([options.seed, epoch])
+            windows = data.training_windows(objective.loss, rng)
+            if not len(windows):
+                raise ValueError(f"{data.source}: no user has enough entries for a training window")
+            batches = batches_of_similar_length(windows, data, objective, options.batch_size, rng)
+            if total is None:
+                total = options.epochs * len(batches)
+            bar.total = total
+            losses, units = 0.0, 0
+            for chosen in batches[: total - step]:
+                batch = objective.batch(entries_of(chosen, data), options.device)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, total, options)
+                nll = -objective.token_log_probs(model, batch).sum()
+                (nll / batch.units).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                losses, units = losses + nll.item(), units + batch.units
+                step, tokens, dropped = step + 1, tokens + batch.real_tokens, dropped + batch.dropped
+                bar.update()
+                bar.set_postfix_str(f"loss {losses / units:.3f}", refresh=False)
+            if not math.isfinite(losses):
+                raise ValueError(f"the training loss is {losses} at step {step}; try a smaller --lr")
+            rate = round(tokens / (time.perf_counter() - since))
+            yield {"epoch": epoch, "step": step, "of": total, "train": losses / units, "tokens_per_second": rate,
+                   "dropped": dropped}  # fmt: skip
+            if step >= total:
+                return
+
+
+def first_line(options, data, model, loss):
+    """What is needed to run this training again."""
+    return {
+        "options": vars(options), "loss": loss, "scheme": vars(model.scheme), "config": model.config.to_dict(),
+        "data": {"source": data.source, "titles": len(data.titles), "entries": len(data.entries)},
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+        "sentencepiece": sentencepiece.__version__, "machine": platform.platform(),
+    }  # fmt: skip
+
+
 def train(options):
     out = Path(options.out)
     if (out / "model.safetensors").exists():
@@ -174,77 +229,37 @@ def train(options):
     print(f"data: {data.source}: {len(data.titles)} titles, {len(data.train)} training sequences, "
           f"{len(data.valid)} validation and {len(data.test)} test targets", *data.notes, sep="\n      ")  # fmt: skip
     model, encoder, settings = prepare(options, data)
-    trie = build_trie(encoder, data.titles)
     loss = options.loss or ("titles" if settings.layout.same_everywhere else "target")
-    objective = Objective(encoder, trie, data.titles, settings, loss)
-    target_only = Objective(encoder, trie, data.titles, settings, "target")
+    trie = build_trie(encoder, data.titles)
+    objective, target_only = (Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target"))
     validation = [
         target_only.batch(entries_of(data.valid[i : i + 64], data), options.device) for i in range(0, len(data.valid), 64)
     ]
-    decayed, plain = ([p for p in model.parameters() if (p.dim() > 1) is wide] for wide in (True, False))
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
-    size = sum(p.numel() for p in model.parameters())
-    print(f"model: {size:,} parameters, layers {' '.join(model.scheme.kinds(len(model.layers)))}, layout "
-          f"{settings.layout.name}, loss {loss}, softmax {settings.softmax}")  # fmt: skip
+    print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
+          f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "
+          f"softmax {settings.softmax}")  # fmt: skip
 
-    out.mkdir(parents=True, exist_ok=True)
     encoder.tokenizer.save(out)
     settings.save(out)
-    best, best_step, step, total, tokens, since, dropped = math.inf, None, 0, None, 0, time.perf_counter(), 0
-    with open(out / "log.jsonl", "w", encoding="utf-8") as log, tqdm(disable=None, unit="step") as bar:
-
-        def record(**values):
-            log.write(json.dumps(values) + "\n")
-            log.flush()
-
-        record(
-            options=vars(options), loss=loss, parameters=size, python=platform.python_version(), torch=torch.__version__,
-            numpy=np.__version__, machine=platform.machine(), titles=len(data.titles), entries=len(data.entries),
-            scheme=vars(model.scheme),
-        )  # fmt: skip
+    best = None
+    with open(out / "log.jsonl", "w", encoding="utf-8") as log:
+        print(json.dumps(first_line(options, data, model, loss)), file=log, flush=True)
         try:
-            for epoch in range(options.epochs if options.max_steps is None else sys.maxsize):
-                rng = np.random.default_rng([options.seed, epoch])
-                windows = data.training_windows(loss, rng)
-                if not len(windows):
-                    raise ValueError(f"{data.source}: no user has enough entries for a training window")
-                batches = batches_of_similar_length(windows, data, objective, options.batch_size, rng)
-                if total is None:
-                    total = options.max_steps or options.epochs * len(batches)
-                    bar.reset(total)
-                losses, units = 0.0, 0
-                for chosen in batches[: total - step]:
-                    batch = objective.batch(entries_of(chosen, data), options.device)
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(step, total, options)
-                    nll = -objective.token_log_probs(model, batch).sum()
-                    (nll / batch.units).backward()
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    losses, units = losses + nll.item(), units + batch.units
-                    step, tokens, dropped = step + 1, tokens + batch.real_tokens, dropped + batch.dropped
-                    bar.update()
-                    bar.set_postfix_str(f"loss {losses / units:.3f}", refresh=False)
-                valid = validate(model, target_only, validation)
-                rate = tokens / (time.perf_counter() - since)
-                record(epoch=epoch + 1, step=step, train=losses / units, valid=valid, tokens_per_second=round(rate), dropped=dropped)
-                tqdm.write(f"epoch {epoch + 1}, step {step} of {total}: training loss {losses / units:.3f}, validation "
-                           f"{valid:.3f} nats a title, {rate:,.0f} tokens a second")  # fmt: skip
-                if not math.isfinite(losses):
-                    raise ValueError(f"the training loss is {losses} at step {step}; try a smaller --lr")
-                if valid < best:
-                    best, best_step = valid, step
+            for epoch in epochs(options, data, model, objective):
+                epoch["valid"] = validate(model, target_only, validation)
+                print(json.dumps(epoch), file=log, flush=True)
+                tqdm.write("epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} nats "
+                           "a title, {tokens_per_second:,} tokens a second".format(**epoch))  # fmt: skip
+                if best is None or epoch["valid"] < best["valid"]:
                     model.save_pretrained(out)
-                if step >= total:
-                    break
+                    best = epoch
         except KeyboardInterrupt:
-            kept = f"{out} holds the model of step {best_step}" if best_step else f"{out} holds no model yet"
-            print(f"\nstopped at step {step}; {kept}")
+            kept = f"{out} holds the model of step {best['step']}" if best else f"{out} holds no model yet"
+            print(f"\nstopped; {kept}", flush=True)
             return 130
-    print(f"best validation {best:.3f} nats a title at step {best_step}; wrote {out}", end="")
-    print(f" ({dropped} history entries did not fit into {encoder.max_length} tokens)" if dropped else "")
+    print(f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}")
+    if epoch["dropped"]:
+        print(f"{epoch['dropped']} history entries were left out of prompts longer than {encoder.max_length} tokens")
     return 0
 
 
