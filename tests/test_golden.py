@@ -83,7 +83,7 @@ def test_a_bug_is_named_first_from_float32_logits_alone(bug, loaded, made, remem
     random, examined = np.random.default_rng(0), []
     for name, case in loaded.items():
         logits = made[bug, name]["logits"]
-        noise = 3e-6 * np.abs(logits[np.isfinite(logits)]).max() * random.uniform(-1, 1, logits.shape)
+        noise = 3e-6 * np.abs(logits[np.isfinite(logits)]).max(initial=0.0) * random.uniform(-1, 1, logits.shape)
         found = {"logits": compare.Found((logits + noise).astype(np.float32), "float32")}
         examined.append((case, found, compare.examine(case, found)))
     equal, _ = compare.diagnose(examined)
@@ -194,14 +194,14 @@ def bad_inputs(tmp_path, logits):
     (tmp_path / "shape").mkdir()
     (tmp_path / "other").mkdir()
     at = ["--case", "plain-causal"]
-    return {"not found": ["check", str(tmp_path / "none.safetensors"), *at], "whole safetensors": ["check", str(cut), *at],
+    return {"not found": ["run", "none.py"], "No such file": ["check", str(tmp_path / "none.safetensors"), *at], "whole safetensors": ["check", str(cut), *at],
             "text.safetensors": ["check", str(text), *at], "expected one of: ": ["check", str(good), "--case", "nothing"],
             "expected (1, 14": ["check", dump(tmp_path / "shape", {"logits": logits[:, 1:]}), *at],
             "at least one of": ["check", dump(tmp_path / "other", {"logit": logits}), *at],
             "defines no run": ["run", str(bare)], "raised KeyError": ["run", str(failing)]}
 
 
-@pytest.mark.parametrize("said", ["whole safetensors", "text.safetensors", "expected one of: ", "expected (1, 14",
+@pytest.mark.parametrize("said", ["not found", "No such file", "whole safetensors", "text.safetensors", "expected one of: ", "expected (1, 14",
                                   "at least one of", "defines no run", "raised KeyError"])
 def test_unusable_input_is_one_clear_line_and_exit_code_2(said, tmp_path, loaded, capsys):
     arguments = bad_inputs(tmp_path, loaded["plain-causal"].outputs["logits"])[said]
