@@ -201,11 +201,11 @@ def recipes():
 
 def write(folder=FOLDER):
     """Write every case anew; returns the bytes written."""
-    from ref.golden import bugs
+    from known_bugs import plants
 
     found, vocabulary = recipes()
     cases = [build(recipe, vocabulary) for recipe in found]
-    matrix = bugs.detection_matrix(cases)
+    matrix = plants.detection_matrix(cases)
     size = 0
     for case in cases:
         case.info["catches"] = [bug for bug, row in matrix.items() if row[case.name] >= 100]

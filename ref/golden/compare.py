@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from ref.golden import bugs
+from ref import llama_numpy
 
 AXES = {"mask": "row query key", "q": "row head token dimension", "k": "row kv-head token dimension",
         "v": "row kv-head token dimension", "scores": "row head query key", "probabilities": "row head query key",
@@ -93,7 +93,7 @@ def where(case, name, at):
     if parts[0] == "gradients":
         return f"index {list(at)}"
     if parts[0] == "layers":
-        kind = bugs.right.layer_kind(int(parts[1]), case.config["num_hidden_layers"], case.scheme)
+        kind = llama_numpy.layer_kind(int(parts[1]), case.config["num_hidden_layers"], case.scheme)
         words.append(f"layer {parts[1]} ({kind})")
     for axis, i in zip(AXES.get(parts[-1], "row token dimension").split(), at, strict=True):
         token = ""
@@ -101,37 +101,3 @@ def where(case, name, at):
             token = f" {case.rows[at[0]]['tokens'][i]!r} (segment {case.segment_ids[at[0], i]})"
         words.append(f"{axis} {i}{token}")
     return ", ".join(words)
-
-
-def misfit(case, found, bug):
-    """How far what was found is from what the bug makes, in tolerances; logits and loss decide where there are any."""
-    made = bugs.outputs(bug, case)
-    names = [n for n in ("logits", "loss") if n in found] or [n for n in found if n in made]
-    return max((deviation(case, name, found[name].values, made[name]).size
-                / case.info["tolerances"][found[name].precision] for name in names), default=np.inf)
-
-
-def diagnose(examined):
-    """Of (case, found, result) triples: the known bugs that make the same in every case, best first.
-
-    Returns (equal, near): [(bug, misfit in tolerances)], and where nothing is equal the nearest known bugs with the
-    share of the deviation that each explains, over the three shortest failing cases.
-    """
-    examined = sorted(examined, key=lambda e: (e[2]["ok"], e[0].input_ids.size))
-    failing = [e for e in examined if not e[2]["ok"]]
-    equal = {}
-    for bug in bugs.PLANTS if failing else ():
-        worst = 0.0
-        for case, found, _ in examined:
-            worst = max(worst, misfit(case, found, bug))
-            if worst > 1:
-                break
-        else:
-            equal[bug] = worst
-    near = {}
-    for bug in bugs.PLANTS if failing and not equal else ():
-        shares = [1 - misfit(case, found, bug) / result["largest"] for case, found, result in failing[:3]
-                  if np.isfinite(result["largest"])]
-        near[bug] = float(np.mean(shares)) if shares else 0.0
-    return (sorted(equal.items(), key=lambda pair: pair[1]),
-            sorted(((bug, share) for bug, share in near.items() if share > 0.3), key=lambda pair: -pair[1])[:3])
