@@ -8,7 +8,7 @@ import pytest
 from golden_tools import relative
 from safetensors.numpy import load_file, save_file
 
-from known_bugs import plants
+import known_bugs
 from ref.golden import __main__ as cli
 from ref.golden import cases, compare
 
@@ -25,12 +25,12 @@ def loaded():
 @pytest.fixture(scope="module")
 def made(loaded):
     """What each bug computes in each case."""
-    return {(bug, name): plants.outputs(bug, case) for bug in plants.PLANTS for name, case in loaded.items()}
+    return {(bug, name): known_bugs.outputs(bug, case) for bug in known_bugs.PLANTS for name, case in loaded.items()}
 
 
 @pytest.fixture
 def remembered(made, monkeypatch):
-    monkeypatch.setattr(plants, "outputs", lambda bug, case: made[bug, case.name])
+    monkeypatch.setattr(known_bugs, "outputs", lambda bug, case: made[bug, case.name])
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,40 @@ def test_the_files_in_the_repository_are_what_write_writes(rewritten):
                 assert relative(new[tensor].astype(float), old[tensor].astype(float)) < 1e-12
 
 
+def breaches(value, schema, at="case.json"):
+    """Where a value breaches the parts of JSON Schema that case.schema.json uses."""
+    types = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
+             "null": type(None)}
+    wanted = schema.get("type", list(types))
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if not any(isinstance(value, types[w]) and (w == "boolean" or not isinstance(value, bool)) for w in wanted):
+        return [f"{at}: {value!r} is no {wanted}"]
+    found = [] if value in schema.get("enum", [value]) and value == schema.get("const", value) else [f"{at}: {value!r}"]
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        found += [f"{at}: no {name}" for name in schema.get("required", []) if name not in value]
+        for name, part in value.items():
+            if name not in known and schema.get("additionalProperties") is False:
+                found.append(f"{at}: unknown {name}")
+            found += breaches(part, known.get(name, {}), f"{at}.{name}")
+    if isinstance(value, list):
+        found += [line for i, part in enumerate(value) for line in breaches(part, schema.get("items", {}), f"{at}[{i}]")]
+    return found
+
+
+def test_every_case_fits_the_schema_and_a_wrong_one_does_not(loaded):
+    schema = json.loads((cases.HERE / "case.schema.json").read_text())
+    assert [line for case in loaded.values() for line in breaches(case.info, schema)] == []
+    wrong = loaded["biases"].info | {"format": 2, "extra": 1, "catches": [1], "positions_given": 0}
+    assert len(breaches(wrong, schema)) == 4
+
+
 def test_all_cases_together_are_at_most_six_megabytes():
     assert sum(path.stat().st_size for path in cases.FOLDER.rglob("*") if path.is_file()) <= 6_000_000
 
 
 def test_every_bug_is_caught_by_a_case_with_a_hundred_times_its_float32_tolerance(remembered, loaded):
-    matrix = plants.detection_matrix(loaded.values())
+    matrix = known_bugs.detection_matrix(loaded.values())
     assert len(matrix) >= 60
     assert [bug for bug, row in matrix.items() if max(row.values()) < 100] == []
     for name, case in loaded.items():
@@ -71,15 +99,15 @@ def test_every_case_is_alone_in_catching_a_bug_or_says_what_else_it_is_for(loade
 
 
 def test_every_bug_says_what_it_is_what_it_does_and_how_to_fix_it():
-    texts = plants.texts()
-    assert list(texts) == list(plants.PLANTS)
+    texts = known_bugs.texts()
+    assert list(texts) == list(known_bugs.PLANTS)
     for text in texts.values():
         assert set(text) == {"id", "family", "what", "effect", "fix"} and all(len(value) > 3 for value in text.values())
     assert {text["family"] for text in texts.values()} == {"mask", "schedule", "segments", "positions", "decoding",
                                                            "numerics", "model", "loss"}
 
 
-@pytest.mark.parametrize("bug", plants.PLANTS)
+@pytest.mark.parametrize("bug", known_bugs.PLANTS)
 def test_a_bug_is_named_first_from_float32_logits_alone(bug, loaded, made, remembered):
     random, examined = np.random.default_rng(0), []
     for name, case in loaded.items():
@@ -87,7 +115,7 @@ def test_a_bug_is_named_first_from_float32_logits_alone(bug, loaded, made, remem
         noise = 3e-6 * np.abs(logits[np.isfinite(logits)]).max(initial=0.0) * random.uniform(-1, 1, logits.shape)
         found = {"logits": compare.Found((logits + noise).astype(np.float32), "float32")}
         examined.append((case, found, compare.examine(case, found)))
-    equal, _ = plants.diagnose(examined)
+    equal, _ = known_bugs.diagnose(examined)
     named = {name for name, _ in equal}
     if bug in ONLY_IN_THE_LOSS:
         assert all(result["ok"] for _, _, result in examined)
@@ -102,11 +130,11 @@ def test_a_bug_of_the_loss_is_named_from_the_loss(bug, loaded, made, remembered)
     for name, case in loaded.items():
         found = {"loss": compare.Found(made[bug, name]["loss"], "float64")}
         examined.append((case, found, compare.examine(case, found)))
-    assert [name for name, _ in plants.diagnose(examined)[0]] == [bug]
+    assert [name for name, _ in known_bugs.diagnose(examined)[0]] == [bug]
 
 
 def test_at_least_95_percent_of_bugs_show_in_logits():
-    assert len(ONLY_IN_THE_LOSS) <= 0.05 * len(plants.PLANTS)
+    assert len(ONLY_IN_THE_LOSS) <= 0.05 * len(known_bugs.PLANTS)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -9,14 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-from known_bugs import plants
+import known_bugs
 from ref.golden import cases, compare
 
 
 def report(examined, as_json, skipped=()):
     """Print the results and the diagnosis; returns the exit code."""
-    equal, near = plants.diagnose(examined)
-    results, texts = [result for _, _, result in examined], plants.texts()
+    equal, near = known_bugs.diagnose(examined)
+    results, texts = [result for _, _, result in examined], known_bugs.texts()
     if as_json:
         print(json.dumps({"cases": results, "skipped": dict(skipped), "diagnosis": [
             texts[bug] | {"misfit": misfit} for bug, misfit in equal], "nearest": dict(near)}, indent=1))
@@ -63,7 +63,7 @@ def list_cases(options):
         print(json.dumps([{key: info[key] for key in ("name", "what", "catches", "only_here")} for info in loaded]))
         return 0
     for info in loaded:
-        print(f"{info['name']}: {info['what']}\n    catches {len(info['catches'])} of {len(plants.PLANTS)} known bugs"
+        print(f"{info['name']}: {info['what']}\n    catches {len(info['catches'])} of {len(known_bugs.PLANTS)} known bugs"
               + (f"; alone: {', '.join(info['only_here'])}" if info["only_here"] else "")
               + (f"; also for {info['also_for']}" if info["also_for"] else ""))
     return 0

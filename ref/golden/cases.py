@@ -201,11 +201,11 @@ def recipes():
 
 def write(folder=FOLDER):
     """Write every case anew; returns the bytes written."""
-    from known_bugs import plants
+    import known_bugs
 
     found, vocabulary = recipes()
     cases = [build(recipe, vocabulary) for recipe in found]
-    matrix = plants.detection_matrix(cases)
+    matrix = known_bugs.detection_matrix(cases)
     size = 0
     for case in cases:
         case.info["catches"] = [bug for bug, row in matrix.items() if row[case.name] >= 100]
