@@ -180,7 +180,7 @@ def test_the_diagnosis_of_one_dump_names_the_bug_and_its_fix(tmp_path, loaded, m
 def test_json_holds_the_results_and_the_diagnosis(tmp_path, loaded, made, capsys):
     wrong = {"logits": made["kv-heads-tiled", "grouped-query"]["logits"]}
     assert cli.main(["check", dump(tmp_path, wrong), "--case", "grouped-query", "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
+    said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert said["diagnosis"][0]["id"] == "kv-heads-tiled" and said["cases"][0]["first"]["tensor"] == "logits"
 
 
@@ -188,6 +188,13 @@ def test_numbers_of_no_known_bug_are_said_to_be_of_none(tmp_path, loaded, capsys
     wrong = {"logits": np.random.default_rng(0).normal(size=loaded["plain-causal"].outputs["logits"].shape)}
     assert cli.main(["check", dump(tmp_path, wrong), "--case", "plain-causal"]) == 1
     assert "No known bug makes these numbers" in capsys.readouterr().out
+
+
+def test_json_holds_no_constant_that_json_does_not_have(tmp_path, loaded, capsys):
+    wrong = np.full_like(loaded["plain-causal"].outputs["logits"], np.nan)
+    assert cli.main(["check", dump(tmp_path, {"logits": wrong}), "--case", "plain-causal", "--json"]) == 1
+    first = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["cases"][0]["first"]
+    assert first["found"] == "NaN" and first["deviation"] == "Infinity"
 
 
 def test_nan_is_a_deviation_told_with_its_place(tmp_path, loaded, capsys):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from golden_tools import ROPES
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ref import llama_numpy
@@ -125,11 +126,6 @@ def test_loss_is_the_mean_over_labelled_tokens_of_the_whole_batch():
 def test_loss_without_a_label_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         llama_numpy.loss(np.zeros((1, 2, 3)), np.full((1, 2), -100))
-
-
-ROPES = [{"rope_type": "default"}, {"rope_type": "linear", "factor": 3.0},
-         {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 24}]
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ def report(examined, as_json, skipped=()):
     equal, near = known_bugs.diagnose(examined)
     results, texts = [result for _, _, result in examined], known_bugs.texts()
     if as_json:
-        print(json.dumps({"cases": results, "skipped": dict(skipped), "diagnosis": [
-            texts[bug] | {"misfit": misfit} for bug, misfit in equal], "nearest": dict(near)}, indent=1))
+        said = {"cases": results, "skipped": dict(skipped), "nearest": dict(near),
+                "diagnosis": [texts[bug] | {"misfit": misfit} for bug, misfit in equal]}
+        said = json.loads(json.dumps(said), parse_constant=str)  # JSON has no NaN and no infinity
+        print(json.dumps(said, indent=1))
         return int(any(not result["ok"] for result in results))
     for result in results:
         print_result(result)

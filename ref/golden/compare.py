@@ -100,4 +100,4 @@ def where(case, name, at):
         if axis in ("token", "query", "key"):
             token = f" {case.rows[at[0]]['tokens'][i]!r} (segment {case.segment_ids[at[0], i]})"
         words.append(f"{axis} {i}{token}")
-    return ", ".join(words)
+    return ", ".join(words) or "the whole batch"
