@@ -17,13 +17,6 @@ from ref import llama_numpy
 HERE = Path(__file__).parent
 FOLDER = HERE / "cases"
 INPUTS = ("input_ids", "segment_ids", "position_ids", "labels")
-TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 0.15}
-CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16, "intermediate_size": 24,
-          "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
-          "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "rope_scaling": None,
-          "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False, "max_position_embeddings": 512}
-SCHEME = {"intra_layers": 2, "cross_layers": 1, "cross_self": True, "text": "visible", "delimiters": "item",
-          "target": "item"}
 LAYOUTS = {"lines": ("", "\n", "\n"), "instruction": ('"', '", ', '"')}  # opens an entry, closes it, closes the last
 TOKEN = re.compile(r"\n|, | ?[A-Za-z]+| ?\d+| ?[^\w\s]")
 
@@ -83,8 +76,7 @@ def names(folder=FOLDER):
 
 def build(recipe, vocabulary):
     """A case from its recipe, with everything that NumPy can say of it."""
-    config = CONFIG | {"vocab_size": len(vocabulary)} | recipe.get("config", {})
-    scheme = SCHEME | recipe.get("scheme", {})
+    config, scheme = recipe["config"] | {"vocab_size": len(vocabulary)}, recipe["scheme"]
     rows = [make_row(row) for row in recipe["rows"]]
     segments = np.array([segment_ids(row, scheme) for row in rows])
     tensors = {"input_ids": np.array([[vocabulary.index(token) for token in row["tokens"]] for row in rows]),
@@ -96,7 +88,7 @@ def build(recipe, vocabulary):
     tensors |= {f"weights.{name}": weight for name, weight in draw_weights(config, recipe).items()}
     info = {"format": 1, "name": recipe["name"], "what": recipe["what"], "also_for": recipe.get("also_for"),
             "config": config, "scheme": scheme, "rows": rows, "positions_given": "positions" in recipe,
-            "decode": recipe.get("decode"), "tolerances": TOLERANCES | recipe.get("tolerances", {}), "outputs": []}
+            "decode": recipe.get("decode"), "tolerances": recipe["tolerances"], "outputs": []}
     case = Case(info, tensors)
     trace = compute(llama_numpy, case)
     kept = {name: tensor for name, tensor in trace.items() if re.search(recipe.get("keep", ""), name)}
@@ -113,22 +105,24 @@ def compute(module, case, **changed):
     return trace
 
 
+def torch_model(config, scheme):
+    from ref.llama import Llama, LlamaConfig
+    from ref.masks import MaskScheme
+
+    return Llama(LlamaConfig.from_dict(config), MaskScheme(**scheme), attention="eager").double()
+
+
 def torch_gradients(case):
     """Gradients of the loss by the PyTorch model in float64 (the tests confirm them by finite differences)."""
     import torch
 
-    from ref.llama import Llama, LlamaConfig
-    from ref.masks import MaskScheme
-
-    model = Llama(LlamaConfig.from_dict(case.config), MaskScheme(**case.info["scheme"]), attention="eager").double()
-    parameters = model.hf_parameters()
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(torch.from_numpy(case.weights[name]))
+    model = torch_model(case.config, case.info["scheme"])
+    for name, parameter in model.hf_parameters().items():
+        parameter.data = torch.from_numpy(case.weights[name])
     given = [torch.from_numpy(case.tensors[name]) for name in ("input_ids", "segment_ids", "position_ids")]
     logits, labels = model(*given)[:, :-1], torch.from_numpy(case.labels)[:, 1:]
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
-    return {f"gradients.{name}": parameter.grad.numpy() for name, parameter in parameters.items()}
+    return {f"gradients.{name}": parameter.grad.numpy() for name, parameter in model.hf_parameters().items()}
 
 
 def make_row(row):
@@ -171,30 +165,23 @@ def labelled_tokens(row, which):
 def draw_weights(config, recipe):
     """Random weights, float32 but exact in bfloat16, so that every dtype reads the same numbers."""
     random, gains = np.random.default_rng(zlib.crc32(recipe["name"].encode())), recipe.get("gains", {})
-    C, V, F, D = config["hidden_size"], config["vocab_size"], config["intermediate_size"], config["head_dim"]
-    H, K = config["num_attention_heads"], config["num_key_value_heads"]
-    shapes = {"self_attn.q_proj": (H * D, C), "self_attn.k_proj": (K * D, C), "self_attn.v_proj": (K * D, C),
-              "self_attn.o_proj": (C, H * D), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F),
-              "input_layernorm": (C,), "post_attention_layernorm": (C,)}
-    shapes = {f"model.layers.{i}.{name}": shape for i in range(config["num_hidden_layers"])
-              for name, shape in shapes.items()}
-    shapes = {"model.embed_tokens": (V, C), "model.norm": (C,)} | shapes
-    if not config["tie_word_embeddings"]:
-        shapes["lm_head"] = (V, C)
     weights = {}
-    for name, shape in shapes.items():
-        part = name.split(".")[-1]
-        spread = 1.0 if part == "embed_tokens" else 0.2 if len(shape) == 1 else shape[1] ** -0.5
-        spread *= gains.get(part, 1.4 if part in ("q_proj", "k_proj") else 1.0)
-        weights[f"{name}.weight"] = (len(shape) == 1) + spread * random.standard_normal(shape)
-        if config["attention_bias"] and ".self_attn." in name or config["mlp_bias"] and ".mlp." in name:
-            weights[f"{name}.bias"] = 0.5 * random.standard_normal(shape[0])
-    return {name: (w.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32) for name, w in weights.items()}
+    for name, parameter in torch_model(config, recipe["scheme"]).hf_parameters().items():
+        part, shape = name.split(".")[-2], tuple(parameter.shape)
+        w = random.standard_normal(shape)
+        if len(shape) == 2 and part != "embed_tokens":
+            w *= shape[1] ** -0.5 * gains.get(part, 1.4 if part in ("q_proj", "k_proj") else 1.0)
+        elif len(shape) == 1:
+            w = 0.5 * w if name.endswith(".bias") else 1 + 0.2 * w
+        weights[name] = (w.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    return weights
 
 
 def recipes():
-    """The recipes, and the vocabulary of all of them."""
-    found = json.loads((HERE / "recipes.json").read_text(encoding="utf-8"))
+    """The recipes, filled with their defaults, and the vocabulary of all of them."""
+    read = json.loads((HERE / "recipes.json").read_text(encoding="utf-8"))
+    found = [recipe | {key: default | recipe.get(key, {}) for key, default in read["defaults"].items()}
+             for recipe in read["recipes"]]
     tokens = {token for recipe in found for row in recipe["rows"] for token in make_row(row)["tokens"]}
     return found, ["<pad>"] + sorted(tokens - {"<pad>"})
 
