@@ -272,7 +272,8 @@ MASK = {
     "in-and-cr-together": swap(IN=lambda s, j, k, c: IN(s, j, k, c) and CR(s, j, k, c),
                                CR=lambda s, j, k, c: IN(s, j, k, c) and CR(s, j, k, c)),
     "causal-lost-in-in": swap(IN=lambda s, j, k, c: s[k] != -1 and IN(s, max(j, k), min(j, k), c)),
-    "causal-lost-in-cr": swap(CR=lambda s, j, k, c: s[k] != -1 and not (same(s, j, k) and (j != k or not c.cross_self))),
+    "causal-lost-in-cr": swap(CR=lambda s, j, k, c: s[k] != -1 and not (
+        same(s, j, k) and (j != k or not c.cross_self))),
     "causal-lost": swap(OR=lambda s, j, k, c: s[k] != -1),
     "causal-strict": swap(OR=lambda s, j, k, c: k < j and s[k] != -1),
     "items-bidirectional-in-in": swap(IN=lambda s, j, k, c: IN(s, j, k, c) or same(s, j, k)),
@@ -383,7 +384,8 @@ DECODING = {
         np.s_[:, :, P:], right.layer_masks(np.where(np.arange(masks.shape[-1]) < P, np.minimum(case.segment_ids, 0),
                                                     case.segment_ids), len(masks), case.scheme)[:, :, P:]))(m, case),
     "decode-sees-padding": decoded_masks(lambda masks, P, case: masks.__setitem__(
-        np.s_[:, :, P:], masks[:, :, P:] | (case.segment_ids == -1)[:, None] & np.tri(masks.shape[-1], dtype=bool)[P:])),
+        np.s_[:, :, P:], masks[:, :, P:] | (case.segment_ids == -1)[:, None] & np.tri(masks.shape[-1], dtype=bool)[P:]
+    )),
     "decode-tokens-are-text": decoded_segments(lambda prompt, j: 0),
     "decode-tokens-are-items": decoded_segments(lambda prompt, j: 100 + j),
     "decode-tokens-join-last-item": decoded_segments(lambda prompt, j: max(prompt)),
@@ -417,7 +419,8 @@ LOSS = {
     "labels-not-shifted": shifted_labels(-1),
     "labels-shifted-twice": shifted_labels(1),
     "loss-averaged-per-row": swap(loss=row_means),
-    "loss-counts-ignored": swap(loss=lambda logits, labels: right.loss(logits, labels) * np.mean(labels[:, 1:] != -100)),
+    "loss-counts-ignored": swap(
+        loss=lambda logits, labels: right.loss(logits, labels) * np.mean(labels[:, 1:] != -100)),
 }
 NUMERICS = {
     "scale-by-hidden-size": lambda m, case: soft(lambda scores, mask, plain: softmax(scores * np.sqrt(
@@ -429,7 +432,8 @@ NUMERICS = {
     "softmax-over-queries": soft(lambda scores, mask, plain: softmax(scores.swapaxes(-1, -2), mask.swapaxes(
         -1, -2)).swapaxes(-1, -2)),
     "softmax-in-bfloat16": soft(lambda scores, mask, plain: bfloat16(softmax(bfloat16(scores), mask))),
-    "norm-eps-outside-root": swap(rms_norm=lambda x, w, eps: w * x / (np.sqrt(np.mean(x * x, -1, keepdims=True)) + eps)),
+    "norm-eps-outside-root": swap(
+        rms_norm=lambda x, w, eps: w * x / (np.sqrt(np.mean(x * x, -1, keepdims=True)) + eps)),
     "norm-eps-fixed": swap(rms_norm=lambda x, w, eps: right.rms_norm(x, w, 1e-5)),
     "norm-subtracts-mean": swap(rms_norm=lambda x, w, eps: right.rms_norm(x - x.mean(-1, keepdims=True), w, eps)),
     "norm-weight-plus-one": swap(rms_norm=lambda x, w, eps: right.rms_norm(x, 1 + w, eps)),

@@ -70,7 +70,8 @@ def breaches(value, schema, at="case.json"):
                 found.append(f"{at}: unknown {name}")
             found += breaches(part, known.get(name, {}), f"{at}.{name}")
     if isinstance(value, list):
-        found += [line for i, part in enumerate(value) for line in breaches(part, schema.get("items", {}), f"{at}[{i}]")]
+        for i, part in enumerate(value):
+            found += breaches(part, schema.get("items", {}), f"{at}[{i}]")
     return found
 
 
@@ -220,30 +221,61 @@ def test_float16_is_held_to_the_tolerance_of_bfloat16(tmp_path, loaded, capsys):
     assert cli.main(["check", dump(tmp_path, {"logits": half.astype(float)}), "--case", "plain-causal"]) == 1
 
 
-def bad_inputs(tmp_path, logits):
-    good = Path(dump(tmp_path, {"logits": logits}))
-    cut, text, bare, failing = (tmp_path / name for name in ("cut.safetensors", "text.safetensors", "bare.py", "no.py"))
-    cut.write_bytes(good.read_bytes()[:-9])
-    text.write_text("not a dump")
-    bare.write_text("x = 1")
-    failing.write_text("def run(case):\n    raise KeyError('mask')")
-    (tmp_path / "shape").mkdir()
-    (tmp_path / "other").mkdir()
-    at = ["--case", "plain-causal"]
-    return {"not found": ["run", "none.py"], "No such file": ["check", str(tmp_path / "none.safetensors"), *at], "whole safetensors": ["check", str(cut), *at],
-            "text.safetensors": ["check", str(text), *at], "expected one of: ": ["check", str(good), "--case", "nothing"],
-            "expected (1, 14": ["check", dump(tmp_path / "shape", {"logits": logits[:, 1:]}), *at],
-            "at least one of": ["check", dump(tmp_path / "other", {"logit": logits}), *at],
-            "defines no run": ["run", str(bare)], "raised KeyError": ["run", str(failing)]}
+def cut_short(tmp_path, logits):
+    whole = Path(dump(tmp_path, {"logits": logits}))
+    whole.write_bytes(whole.read_bytes()[:-9])
+    return ["check", str(whole), "--case", "plain-causal"]
 
 
-@pytest.mark.parametrize("said", ["not found", "No such file", "whole safetensors", "text.safetensors", "expected one of: ", "expected (1, 14",
-                                  "at least one of", "defines no run", "raised KeyError"])
-def test_unusable_input_is_one_clear_line_and_exit_code_2(said, tmp_path, loaded, capsys):
-    arguments = bad_inputs(tmp_path, loaded["plain-causal"].outputs["logits"])[said]
-    assert cli.main(arguments) == 2
+def not_safetensors(tmp_path, logits):
+    (tmp_path / "notes.txt").write_text("not a dump")
+    return ["check", str(tmp_path / "notes.txt"), "--case", "plain-causal"]
+
+
+def missing_dump(tmp_path, logits):
+    return ["check", str(tmp_path / "none.safetensors"), "--case", "plain-causal"]
+
+
+def unknown_case(tmp_path, logits):
+    return ["check", dump(tmp_path, {"logits": logits}), "--case", "nothing"]
+
+
+def wrong_shape(tmp_path, logits):
+    return ["check", dump(tmp_path, {"logits": logits[:, 1:]}), "--case", "plain-causal"]
+
+
+def unknown_tensors_only(tmp_path, logits):
+    return ["check", dump(tmp_path, {"logit": logits}), "--case", "plain-causal"]
+
+
+def adapter(tmp_path, text):
+    (tmp_path / "adapter.py").write_text(text)
+    return ["run", str(tmp_path / "adapter.py")]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (cut_short, "expected a whole safetensors file"), (not_safetensors, "notes.txt"), (missing_dump, "No such file"),
+    (unknown_case, "expected one of: biases"), (wrong_shape, "shape (1, 13, 33), expected (1, 14, 33)"),
+    (unknown_tensors_only, "found logit; expected at least one of"),
+    (lambda tmp_path, logits: ["run", str(tmp_path / "none.py")], "none.py: not found"),
+    (lambda tmp_path, logits: adapter(tmp_path, "x = 1"), "defines no run"),
+    (lambda tmp_path, logits: adapter(tmp_path, "import nothing_of_this_name"), "raised ModuleNotFoundError"),
+    (lambda tmp_path, logits: adapter(tmp_path, "def run(case):\n    return None"), "raised AttributeError"),
+    (lambda tmp_path, logits: adapter(tmp_path, "def run(case):\n    raise KeyError('mask')"), "raised KeyError"),
+    (lambda tmp_path, logits: adapter(tmp_path, "def run(case):\n    raise NotImplementedError"), "was skipped"),
+])
+def test_unusable_input_is_one_clear_line_and_exit_code_2(arguments, said, tmp_path, loaded, capsys):
+    assert cli.main(arguments(tmp_path, loaded["plain-causal"].outputs["logits"])) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_case_that_an_adapter_cannot_run_is_skipped_with_its_reason(tmp_path, capsys):
+    some = adapter(tmp_path, "def run(case):\n    if case.decode:\n        raise NotImplementedError('no cache')\n"
+                             "    return {'logits': case.outputs['logits']}")
+    assert cli.main(some) == 0
+    said = capsys.readouterr().out
+    assert "skip  decode-steps: no cache" in said and "38 of 38 cases are right, 2 skipped" in said
 
 
 def test_the_list_tells_what_each_case_catches(capsys):

@@ -28,8 +28,8 @@ def report(examined, as_json, skipped=()):
     for name, why in skipped:
         print(f"skip  {name}: {why}")
     failed = [result["case"] for result in results if not result["ok"]]
-    print(f"{len(results) - len(failed)} of {len(results)} cases are right" + (f", {len(skipped)} skipped" if skipped
-                                                                              else ""))
+    also = f", {len(skipped)} skipped" if skipped else ""
+    print(f"{len(results) - len(failed)} of {len(results)} cases are right{also}")
     if not failed:
         return 0
     print("\nDiagnosis")
@@ -63,12 +63,11 @@ def list_cases(options):
     loaded = [cases.load(name).info for name in cases.names()]
     if options.json:
         print(json.dumps([{key: info[key] for key in ("name", "what", "catches", "only_here")} for info in loaded]))
-        return 0
+        return
     for info in loaded:
-        print(f"{info['name']}: {info['what']}\n    catches {len(info['catches'])} of {len(known_bugs.PLANTS)} known bugs"
-              + (f"; alone: {', '.join(info['only_here'])}" if info["only_here"] else "")
-              + (f"; also for {info['also_for']}" if info["also_for"] else ""))
-    return 0
+        alone = f"; alone: {', '.join(info['only_here'])}" if info["only_here"] else ""
+        also_for = f"; also for {info['also_for']}" if info["also_for"] else ""
+        print(f"{info['name']}: {info['what']}\n    catches {len(info['catches'])} known bugs{alone}{also_for}")
 
 
 def check(options):
@@ -109,8 +108,7 @@ def load_adapter(path):
 
 
 def write(options):
-    print(f"wrote {len(cases.recipes()[0])} cases, {cases.write(options.folder):,} bytes, to {options.folder}")
-    return 0
+    print(f"wrote {cases.write(options.folder):,} bytes to {options.folder}")
 
 
 def main(arguments=None):
@@ -128,7 +126,7 @@ def main(arguments=None):
         command[name].add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        return {"list": list_cases, "check": check, "run": run, "write": write}[options.command](options)
+        return {"list": list_cases, "check": check, "run": run, "write": write}[options.command](options) or 0
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

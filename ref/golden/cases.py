@@ -80,10 +80,9 @@ def build(recipe, vocabulary):
     rows = [make_row(row) for row in recipe["rows"]]
     segments = np.array([segment_ids(row, scheme) for row in rows])
     tensors = {"input_ids": np.array([[vocabulary.index(token) for token in row["tokens"]] for row in rows]),
-               "segment_ids": segments, "position_ids": llama_numpy.count_positions(segments)}
-    if "positions" in recipe:
-        tensors["position_ids"] = np.array(recipe["positions"])
-    labelled = np.array([labelled_tokens(row, recipe.get("labels", "target")) for row in rows])
+               "segment_ids": segments,
+               "position_ids": np.array(recipe.get("positions", llama_numpy.count_positions(segments)))}
+    labelled = [labelled_tokens(row, recipe.get("labels", "target")) for row in rows]
     tensors["labels"] = np.where(labelled, tensors["input_ids"], -100)
     tensors |= {f"weights.{name}": weight for name, weight in draw_weights(config, recipe).items()}
     info = {"format": 1, "name": recipe["name"], "what": recipe["what"], "also_for": recipe.get("also_for"),
@@ -128,30 +127,25 @@ def torch_gradients(case):
 def make_row(row):
     """Tokens of a prompt, and of each its role and its entry (1..n history, n+1 target, 0 none)."""
     opens, closes, closes_last = LAYOUTS[row.get("layout", "lines")]
-    entries = row["history"] + ([row["target"]] if "target" in row else [])
-    pieces = [("text", 0, row.get("before", ""))]
-    for number, title in enumerate(entries, 1):
-        if number == len(row["history"]) + 1:
-            pieces += [("text", 0, row.get("after", "")), ("padding", 0, row.get("middle", 0) * "_")]
-        last = number >= len(row["history"])
-        pieces += [("open", number, opens), ("title", number, title), ("close", number, closes_last if last else closes)]
-    if "target" not in row:
-        pieces.append(("text", 0, row.get("after", "")))
-    pieces = [("padding", 0, row.get("left", 0) * "_"), *pieces, ("padding", 0, row.get("right", 0) * "_")]
-    tokens = [(role, number, "<pad>" if role == "padding" else token) for role, number, text in pieces
+    n, items = len(row["history"]), [*row["history"], row["target"]]
+    entries = [[("open", i, opens), ("title", i, title), ("close", i, closes if i < n else closes_last)]
+               for i, title in enumerate(items, 1)]
+    left, middle, right = (("padding", 0, "_" * row.get(side, 0)) for side in ("left", "middle", "right"))
+    pieces = [left, ("text", 0, row.get("before", "")), *sum(entries[:n], []), ("text", 0, row.get("after", "")),
+              middle, *entries[n], right]
+    tokens = [(role, entry, "<pad>" if role == "padding" else token) for role, entry, text in pieces
               for token in (text if role == "padding" else TOKEN.findall(text))]
     roles, numbers, tokens = map(list, zip(*tokens, strict=True))
-    return {"prompt": "".join(text for role, _, text in pieces if role != "padding"), "items": entries, "history": len(row["history"]),
+    return {"prompt": "".join(text for role, _, text in pieces if role != "padding"), "items": items, "history": n,
             "tokens": tokens, "roles": roles, "entries": numbers}
 
 
 def segment_ids(row, scheme):
     """The segment ids of a row's tokens: its entries, under the scheme's `delimiters` and `target`."""
     def of(role, entry):
-        if role == "padding":
-            return -1
         is_text = role in ("open", "close") and scheme["delimiters"] == "text"
-        return 0 if is_text or entry > row["history"] and scheme["target"] == "text" else entry
+        is_text |= entry > row["history"] and scheme["target"] == "text"
+        return -1 if role == "padding" else 0 if is_text else entry
     return [of(role, entry) for role, entry in zip(row["roles"], row["entries"], strict=True)]
 
 
@@ -193,7 +187,6 @@ def write(folder=FOLDER):
     found, vocabulary = recipes()
     cases = [build(recipe, vocabulary) for recipe in found]
     matrix = known_bugs.detection_matrix(cases)
-    size = 0
     for case in cases:
         case.info["catches"] = [bug for bug, row in matrix.items() if row[case.name] >= 100]
         case.info["only_here"] = [bug for bug in case.info["catches"]
@@ -204,5 +197,4 @@ def write(folder=FOLDER):
         text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]", text)
         (at / "case.json").write_text(text + "\n", encoding="utf-8")
         (at / "tensors.safetensors").write_bytes(save({n: np.array(t, order="C") for n, t in case.tensors.items()}))
-        size += sum(path.stat().st_size for path in at.iterdir())
-    return size
+    return sum(path.stat().st_size for path in Path(folder).rglob("*.*"))

@@ -32,8 +32,8 @@ def read_dump(path):
         values = np.frombuffer(tensor["data"], NUMPY[tensor["dtype"]]).reshape(tensor["shape"])
         if tensor["dtype"] == "BF16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
-        found[name] = Found(values, {"BF16": "bfloat16", "F16": "bfloat16", "F32": "float32"}.get(tensor["dtype"],
-                                                                                                 "float64"))
+        precision = "bfloat16" if tensor["dtype"] == "BF16" else PRECISIONS.get(str(values.dtype), "float64")
+        found[name] = Found(values, precision)
     return found
 
 
