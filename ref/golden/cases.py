@@ -107,7 +107,6 @@ def compute(module, case, **changed):
 def torch_model(config, scheme):
     from ref.llama import Llama, LlamaConfig
     from ref.masks import MaskScheme
-
     return Llama(LlamaConfig.from_dict(config), MaskScheme(**scheme), attention="eager").double()
 
 
