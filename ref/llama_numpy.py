@@ -1,0 +1,229 @@
+"""HatLLM's model once more, in NumPy float64: the definition that everything else is checked against.
+
+Plain functions on arrays, written from SPEC §2 (masks) and §5 (model) and sharing no code with `ref.masks` or
+`ref.llama`. Masks are loops over the definition, in its letters: slow, and plainly right.
+
+    B batch   T tokens   L layers   H query heads   K key/value heads   D head dim   C hidden size   V vocabulary
+"""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import numpy as np
+
+DEFAULT_SCHEME = {"intra_layers": 0, "cross_layers": 0, "cross_self": True, "text": "visible"}
+
+# Masks (SPEC §2): s is one row of segment ids, j the index of a query, k that of a key.
+
+
+def OR(s, j, k, scheme):
+    """The language model's own mask: causal, and nobody attends to padding."""
+    return k <= j and s[k] != -1
+
+
+def IN(s, j, k, scheme):
+    """Intra-item: an item's token sees no other item; with text="isolated" it sees its own item only."""
+    if scheme.text == "isolated":
+        return OR(s, j, k, scheme) and (s[j] < 1 or s[k] == s[j])
+    return OR(s, j, k, scheme) and not (s[j] >= 1 and s[k] >= 1 and s[j] != s[k])
+
+
+def CR(s, j, k, scheme):
+    """Cross-item: an item's token sees no token of its own item, but for itself where cross_self says so."""
+    if scheme.cross_self:
+        return OR(s, j, k, scheme) and not (s[j] >= 1 and s[k] == s[j] and j != k)
+    return OR(s, j, k, scheme) and not (s[j] >= 1 and s[k] == s[j])
+
+
+def layer_kind(i, L, scheme):
+    """Which of the three masks layer i of L carries, counted from 0 at the embedding."""
+    if i < scheme.intra_layers:
+        return "IN"
+    if i >= L - scheme.cross_layers:
+        return "CR"
+    return "OR"
+
+
+def row_mask(kind, s, scheme):
+    """The mask of one row of the batch: bool (T, T), True where query j may attend to key k."""
+    allowed = np.zeros((len(s), len(s)), dtype=bool)  # (T, T)
+    for j in range(len(s)):
+        for k in range(len(s)):
+            allowed[j, k] = {"IN": IN, "OR": OR, "CR": CR}[kind](s, j, k, scheme)
+        if s[j] == -1:
+            allowed[j, :] = False  # R3: padding sees none of the others ...
+        if not allowed[j].any():
+            allowed[j, j] = True  # R3, R4: ... and a row left empty sees itself
+    return allowed
+
+
+def layer_masks(segment_ids, L, scheme):
+    """One mask a layer: bool (L, B, T, T). Raises ValueError for a scheme that L layers cannot carry."""
+    if scheme.intra_layers < 0 or scheme.cross_layers < 0 or scheme.intra_layers + scheme.cross_layers > L:
+        raise ValueError(f"intra_layers={scheme.intra_layers}, cross_layers={scheme.cross_layers}: expected two "
+                         f"counts of at least 0 whose sum is at most the model's {L} layers")
+    if scheme.text not in ("visible", "isolated"):
+        raise ValueError(f"text={scheme.text!r}: expected 'visible' or 'isolated'")
+    kinds = [layer_kind(i, L, scheme) for i in range(L)]
+    masks = {kind: np.stack([row_mask(kind, s, scheme) for s in segment_ids.tolist()]) for kind in set(kinds)}
+    return np.stack([masks[kind] for kind in kinds])  # (L, B, T, T)
+
+
+def count_positions(segment_ids):
+    """Position ids (B, T): real tokens are counted 0, 1, 2, ...; padding gets 0 and moves nobody (R2)."""
+    real = segment_ids != -1
+    return np.where(real, real.cumsum(axis=1) - 1, 0)
+
+
+def rope_settings(config):
+    """theta and the scaling's fields, from a Hugging Face config of transformers 5 (rope_parameters) or 4."""
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    return rope
+
+
+def rope_frequencies(config):
+    """The angle by which each pair of a head's dimensions turns per position: (D/2,)."""
+    rope, D = rope_settings(config), head_dim(config)
+    frequencies = 1.0 / rope["rope_theta"] ** (np.arange(0, D, 2) / D)  # (D/2,)
+    if rope["rope_type"] == "default":
+        return frequencies
+    if rope["rope_type"] == "linear":
+        return frequencies / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        return llama3_frequencies(frequencies, rope)
+    raise ValueError(f"rope_type {rope['rope_type']!r}: expected 'default', 'linear' or 'llama3'")
+
+
+def llama3_frequencies(frequencies, rope):
+    """Llama 3.1's scaling: slow pairs are slowed by `factor`, fast ones kept, those between blended."""
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)  # in the original context
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)  # 0: slowed; 1: kept
+    return keep * frequencies + (1 - keep) * frequencies / rope["factor"]
+
+
+def rope_angles(position_ids, frequencies):
+    """The angle of each token's each pair: (B, T, D/2)."""
+    return position_ids[:, :, None] * frequencies
+
+
+def rotate(x, angles):
+    """Turn the pairs of x (B, heads, T, D); the pairs are (d, d + D/2), the half-split layout of the checkpoints."""
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # (B, 1, T, D/2)
+    first, second = np.split(x, 2, axis=-1)  # (B, heads, T, D/2) each
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)  # (B, heads, T, D)
+
+
+def head_dim(config):
+    """The size of a head, which need not be hidden_size / heads."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def rms_norm(x, weight, eps):
+    """x over its root mean square, eps under the root."""
+    return weight * x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+
+
+def linear(x, weights, name, bias):
+    """x (..., in) times the stored (out, in) weight, plus the bias where the config has one: (..., out)."""
+    y = x @ weights[f"{name}.weight"].T
+    return y + weights[f"{name}.bias"] if bias else y
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def split_heads(x, D):
+    """(B, T, heads * D) -> (B, heads, T, D)"""
+    B, T, _ = x.shape
+    return x.reshape(B, T, -1, D).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x):
+    """(B, heads, T, D) -> (B, T, heads * D)"""
+    B, _, T, _ = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(B, T, -1)
+
+
+def share_heads(x, H):
+    """(B, K, T, D) -> (B, H, T, D): query head h reads key/value head h // (H / K)."""
+    return np.repeat(x, H // x.shape[1], axis=1)
+
+
+def masked_softmax(scores, mask):
+    """-inf, never a large finite number, where the mask (B, T, T) forbids (R5); then softmax: both (B, H, T, T)."""
+    scores = np.where(mask[:, None], scores, -np.inf)
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return scores, e / e.sum(axis=-1, keepdims=True)
+
+
+def attention(x, mask, angles, weights, config, at, trace):
+    """Grouped-query attention of layer `at` on x (B, T, C) under mask (B, T, T): (B, T, C)."""
+    H, D, bias = config["num_attention_heads"], head_dim(config), config.get("attention_bias", False)
+    q, k, v = (split_heads(linear(x, weights, f"model.{at}.self_attn.{p}_proj", bias), D) for p in "qkv")
+    q = trace[f"{at}.q"] = rotate(q, angles)  # (B, H, T, D)
+    k = trace[f"{at}.k"] = rotate(k, angles)  # (B, K, T, D)
+    trace[f"{at}.v"] = v  # (B, K, T, D)
+    scores = q @ share_heads(k, H).swapaxes(-1, -2) / np.sqrt(D)  # (B, H, T, T)
+    trace[f"{at}.scores"], probabilities = masked_softmax(scores, mask)
+    trace[f"{at}.probabilities"] = probabilities  # (B, H, T, T)
+    mixed = merge_heads(probabilities @ share_heads(v, H))  # (B, T, H * D)
+    return linear(mixed, weights, f"model.{at}.self_attn.o_proj", bias)  # (B, T, C)
+
+
+def mlp(x, weights, config, at):
+    """SwiGLU: (B, T, C) -> (B, T, C)."""
+    name, bias = f"model.{at}.mlp", config.get("mlp_bias", False)
+    gate = silu(linear(x, weights, f"{name}.gate_proj", bias))  # (B, T, intermediate)
+    return linear(gate * linear(x, weights, f"{name}.up_proj", bias), weights, f"{name}.down_proj", bias)
+
+
+def layer(x, mask, angles, weights, config, at, trace):
+    """One block: norm, attention, residual; norm, SwiGLU, residual: (B, T, C) -> (B, T, C)."""
+    eps = config["rms_norm_eps"]
+    normed = trace[f"{at}.normed"] = rms_norm(x, weights[f"model.{at}.input_layernorm.weight"], eps)
+    attended = trace[f"{at}.attention"] = attention(normed, mask, angles, weights, config, at, trace)
+    x = trace[f"{at}.residual"] = x + attended
+    change = mlp(rms_norm(x, weights[f"model.{at}.post_attention_layernorm.weight"], eps), weights, config, at)
+    trace[f"{at}.mlp"] = change
+    trace[f"{at}.output"] = x + change
+    return x + change
+
+
+def forward(weights, config, input_ids, segment_ids, scheme, position_ids=None, trace=None):
+    """Logits, float64 (B, T, V), of the Llama whose weights have Hugging Face names, under the scheme's masks.
+
+    input_ids and segment_ids are (B, T); segment_ids: -1 padding, 0 text, 1..n history, n+1 target. `config` has the
+    fields of a Hugging Face config.json, `scheme` those of `MaskScheme`, as attributes or as a mapping. A dict given
+    as `trace` receives every intermediate, in the order of computation.
+    """
+    trace = {} if trace is None else trace
+    weights = {name: np.asarray(weight, dtype=np.float64) for name, weight in weights.items()}
+    segment_ids, L = np.asarray(segment_ids), config["num_hidden_layers"]
+    scheme = SimpleNamespace(**{**DEFAULT_SCHEME, **scheme}) if isinstance(scheme, Mapping) else scheme
+    position_ids = count_positions(segment_ids) if position_ids is None else np.asarray(position_ids)
+    masks = layer_masks(segment_ids, L, scheme)  # (L, B, T, T)
+    trace.update({f"layers.{i}.mask": masks[i] for i in range(L)})
+    angles = rope_angles(position_ids, rope_frequencies(config))  # (B, T, D/2)
+    x = trace["embedding"] = weights["model.embed_tokens.weight"][np.asarray(input_ids)]  # (B, T, C)
+    for i in range(L):
+        x = layer(x, masks[i], angles, weights, config, f"layers.{i}", trace)
+    x = trace["norm"] = rms_norm(x, weights["model.norm.weight"], config["rms_norm_eps"])
+    head = "model.embed_tokens" if config.get("tie_word_embeddings", False) else "lm_head"
+    trace["logits"] = linear(x, weights, head, bias=False)  # (B, T, V)
+    return trace["logits"]
+
+
+def loss(logits, labels, ignore=-100):
+    """Mean cross-entropy over all labelled tokens of the batch; position t predicts labels[:, t + 1]."""
+    logits, labels = logits[:, :-1], np.asarray(labels)[:, 1:]  # (B, T-1, V), (B, T-1)
+    kept = labels != ignore
+    if not kept.any():
+        raise ValueError(f"labels: all are {ignore} (ignored), expected at least one token to predict")
+    chosen = np.take_along_axis(logits, np.where(kept, labels, 0)[..., None], axis=-1)[..., 0]  # (B, T-1)
+    top = logits.max(axis=-1)
+    log_total = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))  # (B, T-1)
+    return (log_total - chosen)[kept].mean()
