@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ref import cli, dataset, recommender
 from ref.baselines import Baselines
+from ref.checkpoint import read_config
 from ref.decode import Decoder
 from ref.files import write_json
 from ref.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
@@ -46,6 +47,7 @@ def parse_options(arguments=None):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
+    cli.check_device(options.device)
     return options
 
 
@@ -104,20 +106,22 @@ def rank_scores(name, users, scores_of, options, answers, nll=None):
 
 
 def evaluate_model(folder, data, users, options):
-    """The Result of a model folder, and its best five titles for the users to show."""
+    """The Result of a model folder, its best five titles for each user to show, and which title each title counts as."""
     model, encoder, settings = recommender.load(folder, DTYPES[options.dtype], options.device)
     trie = recommender.build_trie(encoder, data.titles)
     decoder = Decoder(model, trie, settings)
     answer = trie.title[trie.leaf]  # titles of the same tokens are one answer: the first of them
     objective = Objective(encoder, trie, data.titles, settings, "target")
     room = trie.depth.max()
-    top, ranks, nll, scores = [], [], [], []
+    top, ranks, nll, scores, dropped = [], [], [], [], 0
     size = 1 if options.ranking == "sampled" else options.batch_size
     for begin in tqdm(range(0, len(users.targets), size), desc=str(folder), disable=None, unit="batch"):
         some = range(begin, min(begin + size, len(users.targets)))
-        windows = [np.append(users.histories[u], users.targets[u]) for u in some]
-        nll.append(target_nll(model, objective, windows, options.device))
         prompts = [encoder.encode([data.titles[i] for i in users.histories[u]], reserve=room) for u in some]
+        dropped += sum(prompt.dropped for prompt in prompts)
+        shown = [users.histories[u][prompt.dropped :] for u, prompt in zip(some, prompts)]
+        windows = [np.append(history, users.targets[u]) for u, history in zip(some, shown)]
+        nll.append(target_nll(model, objective, windows, options.device))
         if options.ranking == "beam":
             banned = [set(answer[users.histories[u]].tolist()) for u in some] if options.exclude_seen else None
             for u, found in zip(some, decoder.beam_search(prompts, options.beam_width, banned)):
@@ -129,13 +133,18 @@ def evaluate_model(folder, data, users, options):
             titles = users.candidates[begin] if users.candidates else None
             for row in decoder.title_log_probs(prompts, titles):
                 scores.append(row.astype(np.float32))
+    if dropped:
+        print(f"{folder}: {dropped} history entries did not fit into {encoder.max_length} tokens and were left out")
     nll = np.concatenate(nll)
     if options.ranking == "beam":
-        return result(str(folder), users, ranks, nll=nll), top
+        return result(str(folder), users, ranks, nll=nll), (top, answer)
     answers = np.flatnonzero(answer == np.arange(len(answer)))
     canonical = Users(users.histories, answer[users.targets], users.candidates)
-    top = [[(int(t), float(row[t])) for t in answers[np.argsort(-row[answers], kind="stable")[:5]]] for row in scores[: options.show]]
-    return rank_scores(str(folder), canonical, scores.__getitem__, options, answers, nll), top
+    for user in range(min(options.show, len(scores))):
+        row = np.where(np.isin(answer, answer[users.histories[user]]), -np.inf, scores[user]) if options.exclude_seen else scores[user]
+        best = answers[np.argsort(-row[answers], kind="stable")[:5]]
+        top.append([(int(title), float(row[title])) for title in best if row[title] > -np.inf])
+    return rank_scores(str(folder), canonical, scores.__getitem__, options, answers, nll), (top, answer)
 
 
 @torch.inference_mode()
@@ -182,10 +191,10 @@ def show_users(data, users, tops, number):
         print(f"\nuser {user + 1} chose, oldest first")
         print("\n".join(f"    {data.titles[entry]}" for entry in users.histories[user]))
         print(f"  and next: {data.titles[users.targets[user]]}")
-        for name, top in tops.items():
+        for name, (top, answers) in tops.items():
             print(f"  {name} recommends")
             for place, (title, score) in enumerate(top[user], start=1):
-                hit = "  <- the true one" if title == users.targets[user] else ""
+                hit = "  <- the true one" if title == answers[users.targets[user]] else ""
                 print(f"    {place}. {np.exp(score):7.2%}  {data.titles[title]}{hit}")
 
 
@@ -227,6 +236,8 @@ def main():
     folders = options.weights or [folder for folder in DEFAULT_WEIGHTS if Path(folder, "model.safetensors").exists()]
     if not folders:
         raise FileNotFoundError(f"none of {', '.join(DEFAULT_WEIGHTS)} holds a model; train one or name it with --weights")
+    for folder in folders:
+        read_config(folder)
     settings = [recommender.read_recommender(folder) for folder in folders]
     shape = {(s.history, s.min_item, s.min_user) for s in settings}
     if len(shape) > 1:

@@ -9,8 +9,10 @@ import argparse
 import itertools
 import json
 import math
+import os
 import platform
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,12 @@ from tqdm import tqdm
 from ref import cli, dataset
 from ref.checkpoint import read_config
 from ref.config import LlamaConfig
-from ref.files import read_json
+from ref.files import uninterrupted
 from ref.llama import Llama
 from ref.masks import MaskScheme
 from ref.objective import Objective
 from ref.prompt import Layout, PromptEncoder
-from ref.recommender import Recommender, build_trie, check_vocabulary
+from ref.recommender import Recommender, build_trie, check_vocabulary, read_recommender
 from ref.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -40,10 +42,10 @@ def parse_options(arguments=None):
     add("--weights", metavar="FOLDER", help="start from this model instead of random weights")
     add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
     add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
-    add("--no-cross-self", action="store_true", help="a token does not see itself in CR layers")
-    add("--text", choices=("visible", "isolated"), default="visible", help="what items see of text in IN layers")
-    add("--delimiters", choices=("item", "text"), default="item", help="what delimiters of an entry belong to")
-    add("--target", choices=("item", "text"), default="item", help="what the target is to the masks")
+    add("--cross-self", action=argparse.BooleanOptionalAction, help="does a token see itself in CR layers? (yes)")
+    add("--text", choices=("visible", "isolated"), help="what items see of text in IN layers (visible)")
+    add("--delimiters", choices=("item", "text"), help="what the delimiters of an entry belong to (item)")
+    add("--target", choices=("item", "text"), help="what the target is to the masks (item)")
     add("--loss", choices=("target", "all", "titles"), help="tokens that are predicted (default: titles, or target)")
     add("--softmax", choices=("catalogue", "full"), default="catalogue", help="alternatives of a token")
     add("--temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
@@ -75,17 +77,17 @@ def parse_options(arguments=None):
     for name, most in (("warmup", math.inf), ("weight_decay", math.inf), ("dropout", 1), ("seed", 2**63)):
         if not 0 <= getattr(options, name) < most:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected 0 or more, below {most}")
+    cores = os.cpu_count() or 1
+    if options.threads > 16 * cores:
+        raise ValueError(f"--threads is {options.threads}; expected at most {16 * cores} on {cores} cores")
+    cli.check_device(options.device)
     return options
 
 
-def scheme_from(options, saved=None):
-    """The MaskScheme of the command line; layer numbers that it does not give come from `saved`."""
-    counts = {}
-    for name in ("intra_layers", "cross_layers"):
-        given = getattr(options, name)
-        counts[name] = given if given is not None else getattr(saved, name) if saved else 1
-    return MaskScheme(**counts, cross_self=not options.no_cross_self, text=options.text,
-                      delimiters=options.delimiters, target=options.target)  # fmt: skip
+def scheme_from(options, saved=MaskScheme(intra_layers=1, cross_layers=1)):
+    """The MaskScheme of the command line; what it does not say is as in `saved`."""
+    given = {field.name: getattr(options, field.name) for field in fields(MaskScheme)}
+    return replace(saved, **{name: value for name, value in given.items() if value is not None})
 
 
 def new_config(options, vocab_size):
@@ -111,15 +113,13 @@ def prepare(options, data):
         config, saved = read_config(folder)
         tokenizer = Tokenizer.from_folder(folder)
         check_vocabulary(tokenizer, config, folder)
-        known = Path(folder, "recommender.json")
-        layout = read_json(known).get("layout") if known.exists() and not options.layout else None
-        layout = Layout.from_dict(layout, known) if layout else Layout.load(options.layout or "instruction")
+        layout = Layout.load(options.layout) if options.layout else read_recommender(folder).layout
         scheme = scheme_from(options, saved)
     else:
         scheme, layout = scheme_from(options), Layout.load(options.layout or "lines")
         scheme.kinds(options.layers)
-        shown = np.unique(data.entries)
-        tokenizer = Tokenizer.train([data.titles[i] for i in shown], options.vocabulary)
+        shown = np.flatnonzero(data.training_counts())
+        tokenizer = Tokenizer.train([data.titles[title] for title in shown], options.vocabulary)
         config = new_config(options, tokenizer.vocab_size)
     settings = Recommender(layout, options.softmax, options.temperature, options.history, options.min_item, options.min_user)
     torch.manual_seed(options.seed)
@@ -251,8 +251,9 @@ def train(options):
                 tqdm.write("epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} nats "
                            "a title, {tokens_per_second:,} tokens a second".format(**epoch))  # fmt: skip
                 if best is None or epoch["valid"] < best["valid"]:
-                    model.save_pretrained(out)
-                    best = epoch
+                    with uninterrupted():
+                        model.save_pretrained(out)
+                        best = epoch
         except KeyboardInterrupt:
             kept = f"{out} holds the model of step {best['step']}" if best else f"{out} holds no model yet"
             print(f"\nstopped; {kept}", flush=True)

@@ -1,5 +1,6 @@
 """Model folders: `config.json` and `model.safetensors`, as Hugging Face lays them out."""
 
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -27,24 +28,49 @@ def read_config(folder):
 
 
 def read_weights(folder, parameters):
-    """Copy the tensors of model.safetensors into `parameters` (name -> tensor).
+    """Copy the tensors of model.safetensors, or of its shards, into `parameters` (name -> tensor).
 
     Raises ValueError naming every missing, extra or misshapen tensor, and any that is not finite.
     """
-    path = Path(folder) / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    whole, paths = _weight_files(folder)
+    with ExitStack() as stack:
+        where = {}  # tensor name -> (its file, opened; the path of it)
+        for path in paths:
+            with _naming(path):
+                file = stack.enter_context(safe_open(path, "pt"))
+                where |= {name: (file, path) for name in file.keys()}
+        found = {name: tuple(file.get_slice(name).get_shape()) for name, (file, _) in where.items()}
+        _refuse_differences(whole, found, {name: tuple(p.shape) for name, p in parameters.items()})
+        for name, parameter in parameters.items():
+            file, path = where[name]
+            tensor = file.get_tensor(name)
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                raise ValueError(f"{path}: {name} ({tensor.dtype}) holds values that are not finite numbers")
+            with torch.no_grad():
+                parameter.copy_(tensor)
+
+
+def _weight_files(folder):
+    """What to name in errors, and the files: model.safetensors, or the shards that its index lists."""
+    path, index = Path(folder) / "model.safetensors", Path(folder) / "model.safetensors.index.json"
+    if path.is_file() or not index.is_file():
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        return path, [path]
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(type(name) is str and Path(name).name == name for name in names.values()):
+        raise ValueError(f"{index}: weight_map is no object of file names")
+    shards = [Path(folder) / name for name in sorted(set(names.values()))]
+    for shard in shards:
+        if not shard.is_file():
+            raise FileNotFoundError(f"{shard}: no such file, but {index.name} lists it")
+    return index, shards
+
+
+@contextmanager
+def _naming(path):
     try:
-        with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-            expected = {name: tuple(p.shape) for name, p in parameters.items()}
-            _refuse_differences(path, found, expected)
-            for name, parameter in parameters.items():
-                tensor = file.get_tensor(name)
-                if not tensor.is_floating_point() or not tensor.isfinite().all():
-                    raise ValueError(f"{path}: {name} ({tensor.dtype}) holds values that are not finite numbers")
-                with torch.no_grad():
-                    parameter.copy_(tensor)
+        yield
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from None
 

@@ -2,11 +2,23 @@
 
 import sys
 
+import torch
+
 
 def run(name, main):
     """Run `main()` and exit with what it returns."""
     try:
         sys.exit(main())
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError, OverflowError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def check_device(name):
+    """Refuse a device that this PyTorch does not have, by a ValueError."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device is {name!r}, which does not work here: {str(error).splitlines()[0]}") from None

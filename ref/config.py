@@ -98,9 +98,13 @@ _ROPE_FIELDS = {
 
 
 def _rope_parameters(values, source):
-    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    name = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
+    found = values.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{source}: {name} is {found!r}; expected an object")
+    rope = dict(found)
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in _ROPE_FIELDS:
+    if kind not in list(_ROPE_FIELDS):
         raise ValueError(f"{source}: rope_type is {kind!r}; expected one of {sorted(_ROPE_FIELDS)}")
     rope.setdefault("rope_theta", values.get("rope_theta", 10000.0))
     names = ("rope_theta", *_ROPE_FIELDS[kind])

@@ -106,8 +106,8 @@ def clean_title(title, where):
     if not isinstance(title, str):
         raise ValueError(f"{where}: the title is {title!r}; expected text")
     cleaned = " ".join(html.unescape(title).split())
-    if not cleaned:
-        raise ValueError(f"{where}: the title is empty")
+    if not cleaned or "\0" in cleaned:
+        raise ValueError(f"{where}: the title is empty" if not cleaned else f"{where}: the title holds a NUL character")
     try:
         cleaned.encode()
     except UnicodeEncodeError:
@@ -253,6 +253,9 @@ def _rows(path, columns):
             missing = [name for name in columns if name not in header]
             if missing:
                 raise ValueError(f"{path}: column {missing[0]!r} is missing; found {header[:10]}")
+            twice = [name for name in columns if header.count(name) > 1]
+            if twice:
+                raise ValueError(f"{path}: column {twice[0]!r} stands twice")
             places = [header.index(name) for name in columns]
             for row in reader:
                 line = reader.line_num
@@ -260,7 +263,10 @@ def _rows(path, columns):
                     if not row:
                         continue
                     raise ValueError(f"{path}, line {line}: {len(row)} fields; the header has {len(header)}")
-                yield f"{path}, line {line}", [row[place] for place in places]
+                values = [row[place] for place in places]
+                if "" in values[:-1] or "\0" in "".join(values[:-1]):
+                    raise ValueError(f"{path}, line {line}: an id is empty or holds a NUL character: {values[:-1]}")
+                yield f"{path}, line {line}", values
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8, after line {line}") from None
     except csv.Error as error:

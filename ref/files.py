@@ -2,25 +2,45 @@
 
 import json
 import os
+import signal
 import tempfile
+import threading
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def uninterrupted():
+    """Hold Ctrl-C back until the block is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = []
+    handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: held.append(signal_and_frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def write_atomically(path, data):
     """Write bytes beside `path`, flush them to disk, then rename: readers see the old file or the new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with uninterrupted():
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(beside, 0o644)
+            os.replace(beside, path)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
 
 
 def read_text(path):
@@ -34,11 +54,19 @@ def read_text(path):
         raise ValueError(f"{path}: byte {error.start} is not UTF-8") from None
 
 
+def _object(pairs):
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{max(keys, key=keys.count)!r} stands twice")
+    return dict(pairs)
+
+
 def read_json(path, kind=dict):
     """The value in a JSON file, checked to be of `kind`. Raises as read_text does."""
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise ValueError(f"{path}: broken JSON: {error}") from None
     if not isinstance(value, kind):
         raise ValueError(f"{path}: holds a JSON {type(value).__name__}; expected {kind.__name__}")

@@ -223,9 +223,9 @@ class Llama(nn.Module):
         Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
         """
         config, saved_scheme = checkpoint.read_config(folder)
-        model = cls(config, scheme or saved_scheme, attention, dropout)
+        model = cls(config, scheme or saved_scheme, attention, dropout).to(dtype=dtype, device=device)
         checkpoint.read_weights(folder, model.hf_parameters())
-        return model.to(dtype=dtype, device=device)
+        return model
 
     def save_pretrained(self, folder):
         """Write config.json and model.safetensors; transformers' LlamaForCausalLM loads them unchanged."""

@@ -43,6 +43,10 @@ class Layout:
                 raise ValueError(f"{source}: layout field {name!r} is {value!r}; {expected}")
         if "name" not in values:
             raise ValueError(f"{source}: the layout has no 'name'")
+        try:
+            "".join(value for value in values.values() if isinstance(value, str)).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{source}: a text of the layout holds half a surrogate pair, which is no character") from None
         layout = cls(**values)
         if not layout.eos and not layout.target_close:
             raise ValueError(f"{source}: nothing ends the target; expected target_close or eos")
@@ -114,6 +118,7 @@ class PromptEncoder:
         for dropped in range(max(len(history), 1)):
             prompt = self._encode(history[dropped:], target, dropped)
             if len(prompt.input_ids) + reserve <= self.max_length:
+                self._check_border(prompt, history[dropped:], target)
                 return prompt
         raise ValueError(
             f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; the model reads "
@@ -162,16 +167,23 @@ class PromptEncoder:
         for number in set(range(1, len(titles) + 1)).difference(entries_with_title_tokens.tolist()):
             raise ValueError(f"{self.tokenizer.source}: no token begins inside the title {titles[number - 1]!r}")
 
+    def _check_border(self, prompt, history, target):
+        """The tokens of prompt + target must begin with those of the prompt."""
+        if target is None:
+            return
+        text = "".join(stretch[0] for stretch in self._stretches(history, None))
+        alone = [self.tokenizer.bos_id] * self.layout.bos + self.tokenizer.encode(text)[0]
+        if prompt.input_ids[: prompt.prompt_length].tolist() != alone:
+            raise ValueError(f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target of {target!r}")
+
     def encode_target(self, title):
         """The tokens that answer a prompt with `title`, and the segment (0, or 1 for item) of each.
 
         Raises ValueError where the border between prompt and target fuses.
         """
-        whole, prompt = self._encode([title], title, 0), self._encode([title], None, 0)
-        start = len(prompt.input_ids)
-        if whole.prompt_length != start or not np.array_equal(whole.input_ids[:start], prompt.input_ids):
-            raise ValueError(f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target of {title!r}")
-        return whole.input_ids[start:], np.minimum(whole.segment_ids[start:], 1)
+        whole = self._encode([title], title, 0)
+        self._check_border(whole, [title], title)
+        return whole.input_ids[whole.prompt_length :], np.minimum(whole.segment_ids[whole.prompt_length :], 1)
 
 
 def main():

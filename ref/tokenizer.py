@@ -19,10 +19,12 @@ class Tokenizer:
     def __init__(self, model: bytes, source="tokenizer.model"):
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.vocab_size = self._processor.get_piece_size()
         except (RuntimeError, ValueError, TypeError):
-            raise ValueError(f"{source}: not a SentencePiece model") from None
+            self.vocab_size = 0
+        if not (model and self.vocab_size):
+            raise ValueError(f"{source}: not a SentencePiece model")
         self.model, self.source = model, str(source)
-        self.vocab_size = self._processor.get_piece_size()
         self.bos_id, self.eos_id = self._processor.bos_id(), self._processor.eos_id()
 
     @classmethod
@@ -40,6 +42,8 @@ class Tokenizer:
         Characters that it has not seen become bytes, the newline is a token of its own, and a title
         reads the same wherever it stands (no dummy prefix). Same titles, same bytes.
         """
+        if not 0 < vocab_size < 2**31:
+            raise ValueError(f"vocabulary size {vocab_size}; expected a positive number below 2^31")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -72,6 +76,10 @@ class Tokenizer:
 
         Raises ValueError where the tokens do not give the text back or do not cover it in order.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{text!r} holds half a surrogate pair, which is no character") from None
         found = self._processor.encode(text, return_type="offset_mapping")
         ids, starts, end = found["ids"], [], 0
         for begin, stop in found["offsets"]:
