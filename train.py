@@ -74,7 +74,7 @@ def parse_options(arguments=None):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
-    for name, most in (("warmup", math.inf), ("weight_decay", math.inf), ("dropout", 1), ("seed", 2**63)):
+    for name, most in (("warmup", 2**31), ("weight_decay", 2**31), ("dropout", 1), ("seed", 2**63)):
         if not 0 <= getattr(options, name) < most:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected 0 or more, below {most}")
     cores = os.cpu_count() or 1

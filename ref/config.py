@@ -75,7 +75,7 @@ class LlamaConfig:
 
 def _positive(values, name, source, default=None, kind=int):
     value = values.get(name, default)
-    if type(value) not in (int, kind) or not 0 < value < float("inf"):
+    if type(value) not in (int, kind) or not 0 < value < 2**31:
         raise ValueError(f"{source}: {name} is {value!r}; expected a positive {'integer' if kind is int else 'number'}")
     return value
 

@@ -111,7 +111,7 @@ def clean_title(title, where):
     try:
         cleaned.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{where}: the title holds half a surrogate pair, which is no character") from None
+        raise ValueError(f"{where}: holds half a surrogate pair, which is no character") from None
     return cleaned
 
 
@@ -168,6 +168,7 @@ def _load_presplit(folder, source, history):
     number, titles = {}, []
     for item, title in read_json(names_path).items():
         untitled = isinstance(title, str) and not title.strip()
+        clean_title(item, f"{names_path}, item id {item!r}")
         number[item] = None if untitled else len(titles)
         if not untitled:
             titles.append(clean_title(title, f"{names_path}, item {item!r}"))
@@ -264,8 +265,9 @@ def _rows(path, columns):
                         continue
                     raise ValueError(f"{path}, line {line}: {len(row)} fields; the header has {len(header)}")
                 values = [row[place] for place in places]
-                if "" in values[:-1] or "\0" in "".join(values[:-1]):
-                    raise ValueError(f"{path}, line {line}: an id is empty or holds a NUL character: {values[:-1]}")
+                for name, value in zip(columns, values):
+                    if name.endswith("_id") and (not value or "\0" in value):
+                        raise ValueError(f"{path}, line {line}: {name} is {value!r}; expected text without NUL characters")
                 yield f"{path}, line {line}", values
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8, after line {line}") from None

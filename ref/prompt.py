@@ -43,10 +43,9 @@ class Layout:
                 raise ValueError(f"{source}: layout field {name!r} is {value!r}; {expected}")
         if "name" not in values:
             raise ValueError(f"{source}: the layout has no 'name'")
-        try:
-            "".join(value for value in values.values() if isinstance(value, str)).encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{source}: a text of the layout holds half a surrogate pair, which is no character") from None
+        for name, value in values.items():
+            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+                raise ValueError(f"{source}: layout field {name!r} holds half a surrogate pair, which is no character")
         layout = cls(**values)
         if not layout.eos and not layout.target_close:
             raise ValueError(f"{source}: nothing ends the target; expected target_close or eos")

@@ -34,11 +34,11 @@ class Recommender:
     def __post_init__(self):
         if self.softmax not in ("full", "catalogue"):
             raise ValueError(f"softmax is {self.softmax!r}; expected 'full' or 'catalogue'")
-        if type(self.temperature) not in (int, float) or not 0 < self.temperature < float("inf"):
+        if type(self.temperature) not in (int, float) or not 0 < self.temperature < 2**31:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number")
         for name in ("history", "min_item", "min_user"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected an integer of 1 or more")
+            if type(getattr(self, name)) is not int or not 0 < getattr(self, name) < 2**31:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected an integer of 1 or more, below 2^31")
 
     def save(self, folder):
         write_json(Path(folder) / FILE, asdict(self))

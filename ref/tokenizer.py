@@ -19,10 +19,10 @@ class Tokenizer:
     def __init__(self, model: bytes, source="tokenizer.model"):
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-            self.vocab_size = self._processor.get_piece_size()
+            self.vocab_size = self._processor.get_piece_size() if model else 0
         except (RuntimeError, ValueError, TypeError):
             self.vocab_size = 0
-        if not (model and self.vocab_size):
+        if not self.vocab_size:
             raise ValueError(f"{source}: not a SentencePiece model")
         self.model, self.source = model, str(source)
         self.bos_id, self.eos_id = self._processor.bos_id(), self._processor.eos_id()
