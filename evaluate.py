@@ -14,15 +14,15 @@ import torch
 from tqdm import tqdm
 
 from ref import cli, dataset, recommender
-from ref.baselines import Baselines
 from ref.checkpoint import read_config
 from ref.decode import Decoder
 from ref.files import write_json
-from ref.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
 from ref.objective import Objective
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
+CUTOFFS = (1, 5, 10)  # of HR and NDCG
+REACH = 10  # entries on either side that count as "together"
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1 is HR@1; --json has all
 
 
@@ -49,6 +49,86 @@ def parse_options(arguments=None):
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
     cli.check_device(options.device)
     return options
+
+
+def rank_and_auc(scores, target, candidates):
+    """Rank of `target` among `candidates` (indices into `scores`), ties by index, and its AUC, ties half.
+
+    A target whose score is -inf is not returned: rank infinity, AUC 0.
+    """
+    others = candidates[candidates != target]
+    if scores[target] == -np.inf:
+        return np.inf, 0.0
+    ties = scores[others] == scores[target]
+    rank = 1 + (scores[others] > scores[target]).sum() + (others[ties] < target).sum()
+    auc = ((scores[others] < scores[target]).sum() + ties.sum() / 2) / max(len(others), 1)
+    return float(rank), float(auc)
+
+
+def metrics_of(ranks):
+    """{"HR@1": float64 (U,), ..., "MRR": ...}, one value a user, from ranks (U,)."""
+    ranks = np.asarray(ranks, np.float64)
+    out = {f"HR@{k}": (ranks <= k).astype(np.float64) for k in CUTOFFS}
+    out |= {f"NDCG@{k}": np.where(ranks <= k, 1 / np.log2(ranks + 1), 0.0) for k in CUTOFFS}
+    return out | {"MRR": 1 / ranks}
+
+
+def bootstrap(values, resamples=1000, seed=0):
+    """95 % intervals of the means of several columns, users drawn with replacement.
+
+    values: {name: float (U,)}; the same draws for every column. Returns {name: (mean, low, high)}.
+    """
+    table = np.stack(list(values.values()), axis=1)  # (U, columns)
+    rng = np.random.default_rng(seed)
+    means = np.stack([table[rng.integers(0, len(table), len(table))].mean(0) for _ in range(resamples)])
+    low, high = np.percentile(means, (2.5, 97.5), axis=0)
+    return {name: tuple(map(float, row)) for name, *row in zip(values, table.mean(0), low, high)}
+
+
+def paired_difference(values, others, resamples=1000, seed=0):
+    """`bootstrap` of values - others, user by user, for the columns that both have."""
+    return bootstrap({name: values[name] - others[name] for name in values if name in others}, resamples, seed)
+
+
+class Baselines:
+    """Scores of all titles for a history, float64 (titles,); ties are left to the order of the catalogue."""
+
+    def __init__(self, data):
+        self.entries, self.counts = data.entries, data.training_counts().astype(np.float64)
+        lengths = data.train.ends - data.train.starts
+        within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+        places = np.repeat(data.train.starts, lengths) + within
+        order = np.argsort(self.entries[places], kind="stable")
+        self.places = places[order]  # training positions, sorted by title
+        self.starts, self.ends = (np.repeat(bound, lengths)[order] for bound in (data.train.starts, data.train.ends))
+        self.first = np.searchsorted(self.entries[self.places], np.arange(len(self.counts) + 1))
+
+    def scorers(self):
+        """{name: function of a history (int array, oldest first)}."""
+        return {
+            "most popular": lambda history: self.counts,
+            "co-occurrence, last item": self._last_item,
+            "co-occurrence, ten items": self._ten_items,
+        }
+
+    def _last_item(self, history):
+        """How often each title stands within REACH entries before or after the last item of the history."""
+        offsets = np.concatenate((np.arange(-REACH, 0), np.arange(1, REACH + 1)))
+        return self._near(history[-1], offsets, np.ones(len(offsets)))
+
+    def _ten_items(self, history):
+        """Titles that follow an item of the history within REACH entries: 1 / distance in training,
+        times 1 / distance of the item from the end of the history."""
+        offsets = np.arange(1, REACH + 1)
+        near = (self._near(title, offsets, 1 / offsets) / back for back, title in enumerate(history[::-1], start=1))
+        return sum(near, np.zeros(len(self.counts)))
+
+    def _near(self, title, offsets, weights):
+        own = slice(self.first[title], self.first[title + 1])
+        places = self.places[own, None] + offsets
+        inside = (places >= self.starts[own, None]) & (places < self.ends[own, None])
+        weights = np.broadcast_to(weights, places.shape)[inside]
+        return np.bincount(self.entries[places[inside]], weights, minlength=len(self.counts))
 
 
 @dataclass

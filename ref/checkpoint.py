@@ -1,6 +1,6 @@
 """Model folders: `config.json` and `model.safetensors`, as Hugging Face lays them out."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -36,9 +36,11 @@ def read_weights(folder, parameters):
     with ExitStack() as stack:
         where = {}  # tensor name -> (its file, opened; the path of it)
         for path in paths:
-            with _naming(path):
+            try:
                 file = stack.enter_context(safe_open(path, "pt"))
-                where |= {name: (file, path) for name in file.keys()}
+            except SafetensorError as error:
+                raise ValueError(f"{path}: not a safetensors file: {error}") from None
+            where |= {name: (file, path) for name in file.keys()}
         found = {name: tuple(file.get_slice(name).get_shape()) for name, (file, _) in where.items()}
         _refuse_differences(whole, found, {name: tuple(p.shape) for name, p in parameters.items()})
         for name, parameter in parameters.items():
@@ -53,10 +55,10 @@ def read_weights(folder, parameters):
 def _weight_files(folder):
     """What to name in errors, and the files: model.safetensors, or the shards that its index lists."""
     path, index = Path(folder) / "model.safetensors", Path(folder) / "model.safetensors.index.json"
-    if path.is_file() or not index.is_file():
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+    if path.is_file():
         return path, [path]
+    if not index.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(type(name) is str and Path(name).name == name for name in names.values()):
         raise ValueError(f"{index}: weight_map is no object of file names")
@@ -65,14 +67,6 @@ def _weight_files(folder):
         if not shard.is_file():
             raise FileNotFoundError(f"{shard}: no such file, but {index.name} lists it")
     return index, shards
-
-
-@contextmanager
-def _naming(path):
-    try:
-        yield
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file: {error}") from None
 
 
 def _refuse_differences(path, found, expected):

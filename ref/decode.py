@@ -37,7 +37,6 @@ class Decoder:
         """
         trie, U = self.trie, len(prompts)
         cache, hidden, lengths, last = self._read_prompts(prompts)
-        num_prompt = cache.segment_ids.shape[1]
         nodes, scores = np.zeros((U, 1), np.int64), np.zeros((U, 1))
         hidden, ancestors = hidden[:, None], np.zeros((U, 1, 0), bool)
         finished = [[] for _ in prompts]
@@ -59,7 +58,7 @@ class Decoder:
                 return finished
             own = np.broadcast_to(np.eye(width, dtype=bool), (U, width, width))
             ancestors = np.concatenate((np.take_along_axis(ancestors, parents[:, :, None], 1), own), axis=2)
-            hidden = self._extend(cache, nodes, ancestors, lengths, last, num_prompt, np.isfinite(scores))
+            hidden = self._extend(cache, nodes, ancestors, lengths, last, np.isfinite(scores))
 
     def _step(self, candidates, children, width, finished, u):
         """Finish what ends among user u's best candidates; return the candidates that live on."""
@@ -86,7 +85,6 @@ class Decoder:
         """
         trie = self.trie
         cache, hidden, lengths, last = self._read_prompts(prompts)
-        num_prompt = cache.segment_ids.shape[1]
         wanted = np.ones(len(trie.token), bool)
         if titles is not None:
             wanted[:] = False
@@ -108,7 +106,7 @@ class Decoder:
             ancestors = (order <= order[:, None]) & (order[:, None] < order + trie.size[tree])
             every = np.broadcast_to(tree, (len(prompts), len(tree)))
             ancestors = np.broadcast_to(ancestors, (len(prompts), *ancestors.shape))
-            hidden = self._extend(cache.fork(), every, ancestors, lengths, last, num_prompt)
+            hidden = self._extend(cache.fork(), every, ancestors, lengths, last)
             self._record(steps, part, hidden[:, len(tree) - len(part) :])
         for low, high in zip(trie.levels[1:], trie.levels[2:]):
             steps[:, low:high] += steps[:, trie.parent[low:high]]
@@ -133,13 +131,14 @@ class Decoder:
         target_segments = np.array([prompt.entry.max() + 1 for prompt in prompts])
         return cache, hidden[torch.arange(len(prompts)), self._tensor(lengths - 1)], lengths, target_segments
 
-    def _extend(self, cache, nodes, ancestors, lengths, target_segments, num_prompt, alive=None):
+    def _extend(self, cache, nodes, ancestors, lengths, target_segments, alive=None):
         """Hidden states (U, Q, C) of `nodes` (U, Q) behind the prompts; ancestors (U, Q, own tokens)."""
         trie = self.trie
         in_item = trie.in_item[nodes] & (self.model.scheme.target == "item")
         segment_ids = np.where(in_item, target_segments[:, None], 0)
         if alive is not None:
             segment_ids = np.where(alive, segment_ids, -1)  # a beam that does not exist is padding
+        num_prompt = cache.segment_ids.shape[1] + nodes.shape[1] - ancestors.shape[2]
         prompt = np.ones((*nodes.shape, num_prompt), bool)
         return self.model.hidden_states(
             self._tensor(np.maximum(trie.token[nodes], 0)),

@@ -7,16 +7,13 @@ _TITLES = {
     "OR": "OR · middle layers: plain causal",
     "CR": "CR · deep layers: no look inside the own item",
 }
+_NAMES = {-1: "padding", 0: "text"}
 _COLOURS = ["#9aa0a6", "#4c78a8", "#e45756", "#54a24b", "#b279a2", "#f58518", "#72b7b2", "#ff9da6", "#9d755d"]
 
 
 def _visible(token):
     """A token as a label: spaces and newlines must be seen."""
     return token.replace("\n", "⏎").replace(" ", "·").replace("\u2581", "·")
-
-
-def _segment_name(segment):
-    return {-1: "padding", 0: "text"}.get(segment, f"item {segment}")
 
 
 def masks_text(masks, tokens, segments):
@@ -32,7 +29,7 @@ def masks_text(masks, tokens, segments):
         lines += [_TITLES[kind], "", head + " ".join(f"{max(s, 0) or '·':>2}" for s in segments) + "   segment of the key"]
         for label, segment, row in zip(labels, segments, mask):
             cells = " ".join(" █" if allowed else " ·" for allowed in row)
-            lines.append(f"  {label:>{width}}  {_segment_name(segment):<8} {cells}")
+            lines.append(f"  {label:>{width}}  {_NAMES.get(segment) or f'item {segment}':<8} {cells}")
         lines.append("")
     return "\n".join(lines)
 
@@ -67,10 +64,9 @@ def masks_svg(masks, tokens, segments, cell=17):
         out.append("</g>")
     x = left
     for segment in sorted(set(segments)):
-        name = _segment_name(segment)
+        name = _NAMES.get(segment) or f"item {segment}"
         out.append(f'<rect x="{x}" y="{height - 26}" width="12" height="12" fill="{_COLOURS[max(segment, 0) % len(_COLOURS)]}"/>')
         out.append(f'<text x="{x + 17}" y="{height - 16}">{name}</text>')
         x += 40 + 7 * len(name)
-    note = "row: the token that looks · column: the token looked at"
-    out.append(f'<text x="{x + 10}" y="{height - 16}" fill="#5f6368">{note}</text></svg>')
+    out.append(f'<text x="{x + 10}" y="{height - 16}" fill="#5f6368">row: looks · column: is looked at</text></svg>')
     return "\n".join(out) + "\n"

@@ -55,9 +55,8 @@ def read_text(path):
 
 
 def _object(pairs):
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"{max(keys, key=keys.count)!r} stands twice")
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice: " + repr([key for key, _ in pairs])[:200])
     return dict(pairs)
 
 

@@ -212,8 +212,8 @@ class Llama(nn.Module):
 
     def _rope(self, position_ids):
         weight = self.embed_tokens.weight
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        angles = position_ids[:, None, :, None] * rope_frequencies(self.config, dtype, weight.device)  # (B, 1, Q, D/2)
+        frequencies = rope_frequencies(self.config, torch.promote_types(weight.dtype, torch.float32), weight.device)
+        angles = position_ids[:, None, :, None] * frequencies  # (B, 1, Q, D/2)
         return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
 
     @classmethod

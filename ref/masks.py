@@ -154,17 +154,23 @@ _EXAMPLE = [
 
 
 def main():
-    """Draw the masks of an example prompt in the terminal and, with --svg FILE, as a picture."""
+    """Draw the masks of an example, or of a prompt made of TITLES (the last one is the target) for a model."""
     from ref.draw import masks_svg, masks_text
     from ref.files import write_atomically
+    from ref.prompt import example
 
     parser = argparse.ArgumentParser(prog="python -m ref.masks", description=main.__doc__)
+    parser.add_argument("titles", nargs="*", help="history, oldest first, and target; needs --weights")
+    parser.add_argument("--weights", metavar="FOLDER", help="model folder: its tokenizer, layout and mask scheme")
     parser.add_argument("--svg", metavar="FILE", help="write the same picture as SVG")
-    parser.add_argument("--no-cross-self", action="store_true", help="cross_self=False")
-    parser.add_argument("--text", choices=_CHOICES["text"], default="visible")
     options = parser.parse_args()
-    tokens, segments = zip(*_EXAMPLE)
-    scheme = MaskScheme(cross_self=not options.no_cross_self, text=options.text)
+    if bool(options.titles) != bool(options.weights):
+        raise ValueError("titles and --weights go together")
+    if options.weights:
+        text, tokens, segments, scheme, layers = example(options.weights, options.titles)
+        print(f"{text}\nlayers: {' '.join(scheme.kinds(layers))}\n")
+    else:
+        (tokens, segments), scheme = zip(*_EXAMPLE), MaskScheme()
     masks = {kind: mask[0].tolist() for kind, mask in build_masks(torch.tensor([segments]), scheme).items()}
     print(masks_text(masks, tokens, segments))
     if options.svg:
@@ -173,4 +179,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    from ref.cli import run
+
+    run("ref.masks", main)

@@ -3,11 +3,9 @@
 A prompt is one string: text before, the history entries, text after, the target. A `Layout` says
 what stands around the titles. The string is tokenized whole, as a language model would see it, and
 each token gets the segment of the stretch that holds its first character.
-
-`python -m ref.prompt "Toy Story (1995)" "Heat (1995)" --weights weights/movielens-hat` shows a prompt.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -55,9 +53,6 @@ class Layout:
     def load(cls, name):
         """A built-in layout by name, or one from a JSON file."""
         return LAYOUTS[name] if name in LAYOUTS else cls.from_dict(read_json(name), name)
-
-    def to_dict(self):
-        return asdict(self)
 
     @property
     def same_everywhere(self):
@@ -185,38 +180,11 @@ class PromptEncoder:
         return whole.input_ids[whole.prompt_length :], np.minimum(whole.segment_ids[whole.prompt_length :], 1)
 
 
-def main():
-    """Show a prompt as text, its tokens with their segments, and the masks over it."""
-    import argparse
+def example(folder, titles):
+    """(text, tokens as text, segment ids, scheme, layers) of a prompt, the last title its target, for a model folder."""
+    from ref.recommender import load
 
-    import torch
-
-    from ref.checkpoint import read_config
-    from ref.draw import masks_svg, masks_text
-    from ref.files import write_atomically
-    from ref.masks import build_masks
-    from ref.recommender import read_recommender
-    from ref.tokenizer import Tokenizer
-
-    parser = argparse.ArgumentParser(prog="python -m ref.prompt", description=main.__doc__)
-    parser.add_argument("titles", nargs="+", help="history, oldest first; the last one is the target")
-    parser.add_argument("--weights", required=True, help="model folder: its tokenizer, layout and mask scheme")
-    parser.add_argument("--svg", metavar="FILE", help="write the masks as SVG")
-    options = parser.parse_args()
-    config, scheme = read_config(options.weights)
-    layout = read_recommender(options.weights).layout
-    encoder = PromptEncoder(Tokenizer.from_folder(options.weights), layout, scheme, config.max_position_embeddings)
-    prompt = encoder.encode(options.titles[:-1], options.titles[-1])
+    model, encoder, _ = load(folder)
+    prompt = encoder.encode(titles[:-1], titles[-1])
     tokens = encoder.tokenizer.pieces(prompt.input_ids.tolist())
-    segments = prompt.segment_ids.tolist()
-    built = build_masks(torch.tensor([segments]), scheme)
-    masks = {kind: built[kind][0].tolist() for kind in dict.fromkeys(scheme.kinds(config.num_hidden_layers))}
-    print(f"{prompt.text}\nlayers: {' '.join(scheme.kinds(config.num_hidden_layers))}\n")
-    print(masks_text(masks, tokens, segments))
-    if options.svg:
-        write_atomically(options.svg, masks_svg(masks, tokens, segments).encode())
-        print(f"wrote {options.svg}")
-
-
-if __name__ == "__main__":
-    main()
+    return prompt.text, tokens, prompt.segment_ids.tolist(), model.scheme, len(model.layers)

@@ -12,9 +12,6 @@ from ref.prompt import LAYOUTS, Layout, PromptEncoder
 from ref.tokenizer import Tokenizer
 from ref.trie import Trie
 
-FILE = "recommender.json"
-
-
 @dataclass(frozen=True)
 class Recommender:
     """How a model was trained to be asked, kept in `recommender.json` beside its weights.
@@ -41,12 +38,12 @@ class Recommender:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected an integer of 1 or more, below 2^31")
 
     def save(self, folder):
-        write_json(Path(folder) / FILE, asdict(self))
+        write_json(Path(folder) / "recommender.json", asdict(self))
 
 
 def read_recommender(folder) -> Recommender:
     """The settings of a folder; raises ValueError naming the file for a field that is unknown or wrong."""
-    path = Path(folder) / FILE
+    path = Path(folder) / "recommender.json"
     if not path.exists():
         return Recommender()
     values = read_json(path)

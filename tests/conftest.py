@@ -83,7 +83,7 @@ def tokenizer():
 def encoder_for(tokenizer):
     def make(scheme=MaskScheme(), layout="lines", max_length=512):
         if layout == "instruction":  # shorter than the built-in one: these tests count tokens in loops
-            layout = LAYOUTS["instruction"].to_dict() | {"before": "Seen:\n", "after": "\nNext:\n"}
+            layout = LAYOUTS["instruction"].__dict__ | {"before": "Seen:\n", "after": "\nNext:\n"}
             return PromptEncoder(tokenizer, type(LAYOUTS["lines"])(**layout), scheme, max_length)
         return PromptEncoder(tokenizer, LAYOUTS[layout], scheme, max_length)
 

@@ -20,7 +20,7 @@ from fixtures_data import (  # noqa: F401
 import evaluate
 import train
 from ref import cli, files, recommender
-from ref.baselines import Baselines
+from evaluate import Baselines
 from ref.dataset import load
 from ref.llama import Llama
 from ref.masks import MaskScheme

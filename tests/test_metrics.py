@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fixtures_data import made_up_rows, write_interactions
 
-from ref.baselines import Baselines
+from evaluate import Baselines
 from ref.dataset import load
-from ref.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
+from evaluate import bootstrap, metrics_of, paired_difference, rank_and_auc
 
 INF = float("inf")
 

@@ -251,7 +251,7 @@ def test_a_layout_file_with_wrong_fields_is_refused_in_one_line(tmp_path, conten
 
 def test_a_layout_file_gives_the_layout_that_it_holds(tmp_path):
     for layout in ALL_LAYOUTS.values():
-        (tmp_path / "layout.json").write_text(json.dumps(layout.to_dict()), encoding="utf-8")
+        (tmp_path / "layout.json").write_text(json.dumps(layout.__dict__), encoding="utf-8")
         assert Layout.load(str(tmp_path / "layout.json")) == layout
     assert Layout.load("instruction") is LAYOUTS["instruction"]
 

