@@ -12,6 +12,7 @@ from ref.prompt import LAYOUTS, Layout, PromptEncoder
 from ref.tokenizer import Tokenizer
 from ref.trie import Trie
 
+
 @dataclass(frozen=True)
 class Recommender:
     """How a model was trained to be asked, kept in `recommender.json` beside its weights.
