@@ -30,10 +30,8 @@ class LlamaConfig:
         """Read the object of a config.json. Raises ValueError naming `source`, field and value."""
         _refuse_unsupported(values, source)
         heads = _positive(values, "num_attention_heads", source)
-        config = {
-            name: _positive(values, name, source)
-            for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-        }
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        config = {name: _positive(values, name, source) for name in sizes}
         kv_heads = heads if values.get("num_key_value_heads") is None else _positive(values, "num_key_value_heads", source)
         if values.get("head_dim") is None:
             if config["hidden_size"] % heads:
@@ -50,27 +48,22 @@ class LlamaConfig:
             if type(config[name]) is not bool:
                 raise ValueError(f"{source}: {name} is {config[name]!r}; expected true or false")
         return cls(
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            head_dim=head_dim,
+            num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
             rms_norm_eps=_positive(values, "rms_norm_eps", source, 1e-6, float),
             max_position_embeddings=_positive(values, "max_position_embeddings", source, 2048),
-            rope_parameters=_rope_parameters(values, source),
-            **config,
-        )
+            rope_parameters=_rope_parameters(values, source), **config,
+        )  # fmt: skip
 
     def to_dict(self):
         """The object of a config.json that transformers 4 and 5 both read."""
         rope = dict(self.rope_parameters)
         scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
         return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
             "rope_theta": rope["rope_theta"],
             "rope_scaling": scaling if rope["rope_type"] != "default" else None,
             **asdict(self),
-        }
+        }  # fmt: skip
 
 
 def _positive(values, name, source, default=None, kind=int):

@@ -168,7 +168,7 @@ def child_log_softmax(logits: Tensor, tokens: Tensor, real: Tensor, settings: Re
     logits (N, V); tokens int (N, M), the possible continuations, padded; real bool (N, M).
     Returns (N, M), -inf at padding. Source: MSL (Wang et al., SIGIR 2025) for softmax="catalogue".
     """
-    logits = at_least_float32(logits) / settings.temperature
-    chosen = logits.gather(1, tokens).masked_fill(~real, -torch.inf)
-    normalizer = chosen if settings.softmax == "catalogue" else logits
+    logits = at_least_float32(logits)
+    chosen = (logits.gather(1, tokens) / settings.temperature).masked_fill(~real, -torch.inf)
+    normalizer = chosen if settings.softmax == "catalogue" else logits / settings.temperature
     return chosen - normalizer.logsumexp(-1, keepdim=True)

@@ -4,17 +4,13 @@ import json
 import os
 import signal
 import tempfile
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
 def uninterrupted():
-    """Hold Ctrl-C back until the block is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Hold Ctrl-C back until the block is done (in the main thread, which alone receives it)."""
     held = []
     handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: held.append(signal_and_frame))
     try:

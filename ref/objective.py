@@ -53,7 +53,10 @@ class Objective:
 
     def batch(self, windows, device="cpu") -> Batch:
         """The batch of some windows: a list of int arrays, the last entry of each is the target."""
-        prompts = [self.encoder.encode([self.titles[e] for e in w[:-1]], self.titles[w[-1]]) for w in windows]
+        prompts = [  # below, the target's tokens must be those of the trie, which is checked at less cost
+            self.encoder.encode([self.titles[e] for e in w[:-1]], self.titles[w[-1]], check_border=self.loss == "all")
+            for w in windows
+        ]
         length = max(len(prompt.input_ids) for prompt in prompts)
         input_ids, segment_ids = np.zeros((len(prompts), length), np.int64), np.full((len(prompts), length), -1)
         rows, places, chosen, units = [], [], [], 0
@@ -76,22 +79,33 @@ class Objective:
         if self.settings.softmax == "full":
             chosen = None
         else:
-            choice = self.trie.num_children[self.trie.parent[chosen]] > 1  # one possible continuation costs nothing
-            rows, places, chosen = rows[choice], places[choice], chosen[choice]
+            parent = self.trie.parent[chosen]
+            order = np.argsort(parent > 0, kind="stable")  # first tokens of titles first
+            order = order[self.trie.num_children[parent[order]] > 1]  # one possible continuation costs nothing
+            rows, places, chosen = rows[order], places[order], chosen[order]
         tensors = (torch.from_numpy(array).to(device) for array in (input_ids, segment_ids, rows, places))
         return Batch(*tensors, chosen, units, int((segment_ids != -1).sum()), sum(p.dropped for p in prompts))
 
     def token_log_probs(self, model, batch: Batch) -> torch.Tensor:
         """Log-probability of each predicted token, in nats, (N,); logits exist only where one is predicted."""
         hidden = model.hidden_states(batch.input_ids, batch.segment_ids)[batch.rows, batch.places - 1]  # (N, C)
-        logits = model.lm_head(hidden)  # (N, V)
         if batch.chosen is None:
             tokens = batch.input_ids[batch.rows, batch.places]
-            return -F.cross_entropy(at_least_float32(logits) / self.settings.temperature, tokens, reduction="none")
+            logits = at_least_float32(model.lm_head(hidden)) / self.settings.temperature  # (N, V)
+            return -F.cross_entropy(logits, tokens, reduction="none")
         parent = self.trie.parent[batch.chosen]
-        children, real = self.trie.children(parent)  # (N, M)
-        column = batch.chosen - self.trie.first_child[parent]
-        tokens, real, column = (
-            torch.from_numpy(array).to(logits.device) for array in (self.trie.token[children].clip(0), real, column)
-        )
-        return child_log_softmax(logits, tokens, real, self.settings).gather(1, column[:, None])[:, 0]
+        column = torch.from_numpy(batch.chosen - self.trie.first_child[parent]).to(hidden.device)[:, None]
+        out, first = [], int((parent == 0).sum())
+        if first:  # the first tokens of titles share their alternatives: a head of those alone, no gathering
+            alternatives = self._tokens(self.trie.children(parent[:1])[0], hidden)[0]  # (M,)
+            logits = at_least_float32(hidden[:first] @ F.embedding(alternatives, model.lm_head.weight).T)  # (first, M)
+            out.append((logits / self.settings.temperature).log_softmax(-1).gather(1, column[:first]))
+        if first < len(parent):
+            children, real = self.trie.children(parent[first:])  # (N - first, M)
+            tokens, real = self._tokens(children, hidden), torch.from_numpy(real).to(hidden.device)
+            logits = model.lm_head(hidden[first:])
+            out.append(child_log_softmax(logits, tokens, real, self.settings).gather(1, column[first:]))
+        return torch.cat(out)[:, 0] if out else hidden.sum(1)  # (N,)
+
+    def _tokens(self, nodes, like):
+        return torch.from_numpy(self.trie.token[nodes].clip(0)).to(like.device)

@@ -67,15 +67,9 @@ LAYOUTS = {
         "instruction",
         before="### Instruction:\nHere are the items that a user chose, in order. Name the item that the user "
         "will choose next.\n\n### Input:\n",
-        entry_open='"',
-        entry_close='", ',
-        last_entry_close='"',
         after="\n\n### Response:\n",
-        target_open='"',
-        target_close='"',
-        bos=True,
-        eos=True,
-    ),
+        entry_open='"', entry_close='", ', last_entry_close='"', target_open='"', target_close='"', bos=True, eos=True,
+    ),  # fmt: skip
 }
 
 
@@ -102,17 +96,18 @@ class PromptEncoder:
                 raise ValueError(f"{tokenizer.source} has no {token} token; layout {layout.name!r} needs one")
         self.tokenizer, self.layout, self.scheme, self.max_length = tokenizer, layout, scheme, max_length
 
-    def encode(self, history, target=None, reserve=0) -> Prompt:
+    def encode(self, history, target=None, reserve=0, check_border=True) -> Prompt:
         """The prompt of a history of titles and, if given, its target.
 
         Oldest entries are dropped whole until prompt, target and `reserve` more tokens fit into
         max_length. Raises ValueError where that cannot be, and where the tokenizer does not keep
-        text, entries or the border between prompt and target apart.
+        text, entries or the border between prompt and target apart (check_border=False trusts the last).
         """
         for dropped in range(max(len(history), 1)):
             prompt = self._encode(history[dropped:], target, dropped)
             if len(prompt.input_ids) + reserve <= self.max_length:
-                self._check_border(prompt, history[dropped:], target)
+                if check_border:
+                    self._check_border(prompt, history[dropped:], target)
                 return prompt
         raise ValueError(
             f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; the model reads "

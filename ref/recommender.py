@@ -65,9 +65,6 @@ def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder):
 
 def load(folder, dtype=torch.float32, device="cpu"):
     """(model in eval mode, its PromptEncoder, its Recommender settings) of a folder."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
     settings, tokenizer = read_recommender(folder), Tokenizer.from_folder(folder)
     model = Llama.from_pretrained(folder, dtype=dtype, device=device).eval()
     check_vocabulary(tokenizer, model.config, folder)

@@ -47,19 +47,11 @@ class Tokenizer:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(titles),
-                model_writer=model,
-                model_type="bpe",
-                vocab_size=vocab_size,
-                byte_fallback=True,
-                normalization_rule_name="identity",
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                user_defined_symbols=["\n"],
-                max_sentence_length=1 << 20,
-                num_threads=1,
-                minloglevel=2,
-            )
+                sentence_iterator=iter(titles), model_writer=model, model_type="bpe", vocab_size=vocab_size,
+                byte_fallback=True, user_defined_symbols=["\n"], normalization_rule_name="identity",
+                add_dummy_prefix=False, remove_extra_whitespaces=False, max_sentence_length=1 << 20,
+                num_threads=1, minloglevel=2,
+            )  # fmt: skip
         except RuntimeError as error:
             limit = re.search(r"<= (\d+)\.|\d+ vs (\d+)", str(error))
             most, least = limit.groups() if limit else (None, None)
