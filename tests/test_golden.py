@@ -9,6 +9,7 @@ from golden_tools import relative
 from safetensors.numpy import load_file, save_file
 
 import known_bugs
+from known_bugs import recipes
 from ref.golden import __main__ as cli
 from ref.golden import cases, compare
 
@@ -36,7 +37,7 @@ def remembered(made, monkeypatch):
 @pytest.fixture(scope="module")
 def rewritten(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cases")
-    cases.write(folder)
+    recipes.write(folder)
     return folder
 
 
@@ -76,7 +77,7 @@ def breaches(value, schema, at="case.json"):
 
 
 def test_every_case_fits_the_schema_and_a_wrong_one_does_not(loaded):
-    schema = json.loads((cases.HERE / "case.schema.json").read_text())
+    schema = json.loads((cases.FOLDER.with_name("case.schema.json")).read_text())
     assert [line for case in loaded.values() for line in breaches(case.info, schema)] == []
     wrong = loaded["biases"].info | {"format": 2, "extra": 1, "catches": [1], "positions_given": 0}
     assert len(breaches(wrong, schema)) == 4

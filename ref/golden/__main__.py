@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import known_bugs
+from known_bugs import recipes
 from ref.golden import cases, compare
 
 
@@ -108,7 +109,7 @@ def load_adapter(path):
 
 
 def write(options):
-    print(f"wrote {cases.write(options.folder):,} bytes to {options.folder}")
+    print(f"wrote {recipes.write(options.folder):,} bytes to {options.folder}")
 
 
 def main(arguments=None):
