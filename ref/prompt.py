@@ -6,6 +6,7 @@ each token gets the segment of the stretch that holds its first character.
 """
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Layout:
         """Read a layout from JSON values. Raises ValueError naming `source` and the field."""
         if not isinstance(values, dict):
             raise ValueError(f"{source}: the layout is a {type(values).__name__}; expected an object")
-        kinds = {field.name: type(getattr(LAYOUTS["lines"], field.name)) for field in fields(cls)}
+        kinds = {field.name: field.type for field in fields(cls)}
         for name, value in values.items():
             if type(value) is not kinds.get(name):
                 expected = f"expected {kinds[name].__name__}" if name in kinds else f"expected some of {list(kinds)}"
@@ -51,7 +52,7 @@ class Layout:
 
     @classmethod
     def load(cls, name):
-        """A built-in layout by name, or one from a JSON file."""
+        """A built-in layout (ref/layouts) by name, or one from a JSON file."""
         return LAYOUTS[name] if name in LAYOUTS else cls.from_dict(read_json(name), name)
 
     @property
@@ -61,16 +62,7 @@ class Layout:
         return delimiters == {(self.target_open, self.target_close)} and not (self.after or self.eos)
 
 
-LAYOUTS = {
-    "lines": Layout("lines", entry_close="\n", last_entry_close="\n", target_close="\n"),
-    "instruction": Layout(
-        "instruction",
-        before="### Instruction:\nHere are the items that a user chose, in order. Name the item that the user "
-        "will choose next.\n\n### Input:\n",
-        after="\n\n### Response:\n",
-        entry_open='"', entry_close='", ', last_entry_close='"', target_open='"', target_close='"', bos=True, eos=True,
-    ),  # fmt: skip
-}
+LAYOUTS = {path.stem: Layout.from_dict(read_json(path), path) for path in (Path(__file__).parent / "layouts").glob("*.json")}
 
 
 @dataclass(frozen=True)
