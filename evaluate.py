@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ref import cli, dataset, recommender
-from ref.checkpoint import read_config
+from ref import cli, dataset, lora, recommender
 from ref.decode import Decoder
 from ref.files import write_json
 from ref.objective import Objective
@@ -31,6 +30,7 @@ def parse_options(arguments=None):
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
     add("--weights", nargs="+", metavar="FOLDER", help=f"model folders (default: those there are of {', '.join(DEFAULT_WEIGHTS)})")
+    add("--base", metavar="FOLDER", help="base model of LoRA adapters (default: what adapter_config.json says)")
     add("--ranking", choices=("beam", "full", "sampled"), default="beam", help="(default: %(default)s)")
     add("--beam-width", type=int, default=10, help="(default: %(default)s)")
     add("--negatives", type=int, default=100, help="random other titles of --ranking sampled (default: %(default)s)")
@@ -187,7 +187,7 @@ def rank_scores(name, users, scores_of, options, answers, nll=None):
 
 def evaluate_model(folder, data, users, options):
     """The Result of a model folder, its best five titles for each user to show, and which title each title counts as."""
-    model, encoder, settings = recommender.load(folder, DTYPES[options.dtype], options.device)
+    model, encoder, settings = recommender.load(folder, DTYPES[options.dtype], options.device, options.base)
     trie = recommender.build_trie(encoder, data.titles)
     decoder = Decoder(model, trie, settings)
     answer = trie.title[trie.leaf]  # titles of the same tokens are one answer: the first of them
@@ -317,7 +317,7 @@ def main():
     if not folders:
         raise FileNotFoundError(f"none of {', '.join(DEFAULT_WEIGHTS)} holds a model; train one or name it with --weights")
     for folder in folders:
-        read_config(folder)
+        lora.read_config(folder, options.base)
     settings = [recommender.read_recommender(folder) for folder in folders]
     shape = {(s.history, s.min_item, s.min_user) for s in settings}
     if len(shape) > 1:

@@ -20,18 +20,17 @@ import sentencepiece
 import torch
 from tqdm import tqdm
 
-from ref import cli, dataset
-from ref.checkpoint import read_config
+from ref import cli, dataset, lora
 from ref.config import LlamaConfig
 from ref.files import uninterrupted
 from ref.llama import Llama
 from ref.masks import MaskScheme
 from ref.objective import Objective
 from ref.prompt import Layout, PromptEncoder
-from ref.recommender import Recommender, build_trie, check_vocabulary, read_recommender
+from ref.recommender import Recommender, build_trie, check_vocabulary, read_recommender, read_tokenizer
 from ref.tokenizer import Tokenizer
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def parse_options(arguments=None):
@@ -40,6 +39,7 @@ def parse_options(arguments=None):
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
     add("--out", default="runs/movielens", metavar="FOLDER", help="where the model goes (default: %(default)s)")
     add("--weights", metavar="FOLDER", help="start from this model instead of random weights")
+    add("--base", metavar="FOLDER", help="base model, if --weights is a LoRA adapter (default: what it says)")
     add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
     add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
     add("--cross-self", action=argparse.BooleanOptionalAction, help="does a token see itself in CR layers? (yes)")
@@ -56,6 +56,7 @@ def parse_options(arguments=None):
     add("--epochs", type=int, default=12, help="passes over the training windows (default: %(default)s)")
     add("--max-steps", type=int, help="stop after so many steps")
     add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
+    add("--accumulate", type=int, default=1, help="parts that a step is computed in, to save memory (default: %(default)s)")
     add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
     add("--warmup", type=int, default=100, help="steps until the peak (default: %(default)s)")
     add("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
@@ -65,21 +66,35 @@ def parse_options(arguments=None):
     add("--layers", type=int, default=4, help="of a new model (default: %(default)s)")
     add("--hidden-size", type=int, default=64, help="of a new model (default: %(default)s)")
     add("--heads", type=int, default=4, help="of a new model (default: %(default)s)")
+    add("--lora-rank", type=int, help="train a LoRA adapter of this rank and freeze --weights")
+    add("--lora-alpha", type=float, help="the update is scaled by alpha / rank (default: twice the rank)")
+    add("--lora-dropout", type=float, default=0.05, help="on what the adapter reads (default: %(default)s)")
+    add("--lora-targets", default="q_proj,v_proj", help="matrices that get an update (default: %(default)s)")
+    add("--checkpoint-activations", action=argparse.BooleanOptionalAction, default=False, help="keep fewer activations, compute them twice")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
     add("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)")
-    add("--dtype", choices=DTYPES, default="float32")
+    add("--dtype", choices=DTYPES, default="float32",
+        help="bfloat16: frozen weights in bfloat16 with LoRA, else autocast over float32 weights (default: %(default)s)")  # fmt: skip
     add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    for name in ("epochs", "max_steps", "batch_size", "lr", "clip", "layers", "hidden_size", "heads", "threads"):
+    return checked(parser.parse_args(arguments))
+
+
+def checked(options):
+    """The options; raises ValueError naming the first that makes no sense."""
+    for name in ("epochs", "max_steps", "batch_size", "accumulate", "lr", "lora_rank", "lora_alpha", "clip", "layers",
+                 "hidden_size", "heads", "threads"):  # fmt: skip
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
-    for name, most in (("warmup", 2**31), ("weight_decay", 2**31), ("dropout", 1), ("seed", 2**63)):
+    for name, most in (("warmup", 2**31), ("weight_decay", 2**31), ("dropout", 1), ("lora_dropout", 1), ("seed", 2**63)):
         if not 0 <= getattr(options, name) < most:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected 0 or more, below {most}")
     cores = os.cpu_count() or 1
     if options.threads > 16 * cores:
         raise ValueError(f"--threads is {options.threads}; expected at most {16 * cores} on {cores} cores")
+    if options.lora_rank and not options.weights:
+        raise ValueError("--lora-rank trains an adapter of an existing model; name it with --weights")
+    options.lora_alpha = options.lora_alpha or (2.0 * options.lora_rank if options.lora_rank else None)
     cli.check_device(options.device)
     return options
 
@@ -110,8 +125,8 @@ def prepare(options, data):
     """(model, encoder, settings): from --weights, or a new tokenizer and random weights."""
     folder = options.weights
     if folder:
-        config, saved = read_config(folder)
-        tokenizer = Tokenizer.from_folder(folder)
+        config, saved, _ = lora.read_config(folder, options.base)
+        tokenizer = read_tokenizer(folder, options.base)
         check_vocabulary(tokenizer, config, folder)
         layout = Layout.load(options.layout) if options.layout else read_recommender(folder).layout
         scheme = scheme_from(options, saved)
@@ -123,12 +138,31 @@ def prepare(options, data):
         config = new_config(options, tokenizer.vocab_size)
     settings = Recommender(layout, options.softmax, options.temperature, options.history, options.min_item, options.min_user)
     torch.manual_seed(options.seed)
-    dtype = DTYPES[options.dtype]
+    dtype = torch.float32 if autocast(options) else DTYPES[options.dtype]
     if folder:
-        model = Llama.from_pretrained(folder, dtype, options.device, scheme, dropout=options.dropout)
+        model = Llama.from_pretrained(folder, dtype, options.device, scheme, dropout=options.dropout, base=options.base)
+        if options.lora_rank:
+            if lora.base_of(folder, options.base) != folder:
+                raise ValueError(f"{folder} is an adapter already; train without --lora-rank to go on from the merged model")
+            lora.add(model, options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets.split(","))
     else:
         model = Llama(config, scheme, dropout=options.dropout).to(options.device, dtype)
+    model.checkpoint_activations = options.checkpoint_activations
     return model, PromptEncoder(tokenizer, layout, scheme, config.max_position_embeddings), settings
+
+
+def autocast(options):
+    """bfloat16 means float32 weights and bfloat16 matrix products, unless the weights are frozen (LoRA)."""
+    return options.dtype == "bfloat16" and not options.lora_rank
+
+
+def save(model, options):
+    """Write the model, or its adapter, to --out."""
+    if options.lora_rank:
+        sizes = options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets.split(",")
+        lora.save(model, options.out, options.weights, *sizes)
+    else:
+        model.save_pretrained(options.out)
 
 
 def batches_of_similar_length(windows, data, objective, batch_size, rng):
@@ -148,11 +182,17 @@ def entries_of(windows, data):
     return [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 
+def negative_log_likelihood(model, objective, batch, options):
+    """Of all predicted tokens of a batch, in nats."""
+    with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=autocast(options)):
+        return -objective.token_log_probs(model, batch).sum()
+
+
 @torch.inference_mode()
-def validate(model, objective, batches):
+def validate(model, objective, batches, options):
     """Mean negative log-likelihood of the validation targets, in nats a title."""
     model.eval()
-    total = sum(-objective.token_log_probs(model, batch).sum().item() for batch in batches)
+    total = sum(negative_log_likelihood(model, objective, batch, options).item() for batch in batches)
     model.train()
     return total / sum(batch.units for batch in batches)
 
@@ -167,7 +207,8 @@ def learning_rate(step, total, options):
 
 def make_optimizer(model, options):
     """AdamW; weight decay on matrices, not on norms and biases."""
-    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) is wide] for wide in (True, False))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = ([p for p in trained if (p.dim() > 1) is wide] for wide in (True, False))
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
 
@@ -188,16 +229,20 @@ def epochs(options, data, model, objective):
             bar.total = total
             losses, units = 0.0, 0
             for chosen in batches[: total - step]:
-                batch = objective.batch(entries_of(chosen, data), options.device)
+                entries = entries_of(chosen, data)
+                parts = [objective.batch(entries[i :: options.accumulate], options.device)
+                         for i in range(min(options.accumulate, len(entries)))]  # fmt: skip
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, total, options)
-                nll = -objective.token_log_probs(model, batch).sum()
-                (nll / batch.units).backward()
+                for batch in parts:
+                    nll = negative_log_likelihood(model, objective, batch, options)
+                    (nll / sum(part.units for part in parts)).backward()
+                    losses, units = losses + nll.item(), units + batch.units
+                    tokens, dropped = tokens + batch.real_tokens, dropped + batch.dropped
                 torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
-                losses, units = losses + nll.item(), units + batch.units
-                step, tokens, dropped = step + 1, tokens + batch.real_tokens, dropped + batch.dropped
+                step += 1
                 bar.update()
                 bar.set_postfix_str(f"loss {losses / units:.3f}", refresh=False)
             if not math.isfinite(losses):
@@ -221,7 +266,7 @@ def first_line(options, data, model, loss):
 
 def train(options):
     out = Path(options.out)
-    if (out / "model.safetensors").exists():
+    if (out / "model.safetensors").exists() or (out / "adapter_model.safetensors").exists():
         raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
@@ -247,13 +292,13 @@ def train(options):
         print(json.dumps(first_line(options, data, model, loss)), file=log, flush=True)
         try:
             for epoch in epochs(options, data, model, objective):
-                epoch["valid"] = validate(model, target_only, validation)
+                epoch["valid"] = validate(model, target_only, validation, options)
                 print(json.dumps(epoch), file=log, flush=True)
                 tqdm.write("epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} nats "
                            "a title, {tokens_per_second:,} tokens a second".format(**epoch))  # fmt: skip
                 if best is None or epoch["valid"] < best["valid"]:
                     with uninterrupted():
-                        model.save_pretrained(out)
+                        save(model, options)
                         best = epoch
         except KeyboardInterrupt:
             kept = f"{out} holds the model of step {best['step']}" if best else f"{out} holds no model yet"

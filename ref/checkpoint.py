@@ -1,14 +1,12 @@
 """Model folders: `config.json` and `model.safetensors`, as Hugging Face lays them out."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 from ref.config import LlamaConfig
-from ref.files import read_json, write_atomically, write_json
+from ref.files import read_json, replacing, write_json
 from ref.masks import MaskScheme
 
 
@@ -32,24 +30,42 @@ def read_weights(folder, parameters):
 
     Raises ValueError naming every missing, extra or misshapen tensor, and any that is not finite.
     """
-    whole, paths = _weight_files(folder)
-    with ExitStack() as stack:
-        where = {}  # tensor name -> (its file, opened; the path of it)
-        for path in paths:
-            try:
-                file = stack.enter_context(safe_open(path, "pt"))
-            except SafetensorError as error:
-                raise ValueError(f"{path}: not a safetensors file: {error}") from None
-            where |= {name: (file, path) for name in file.keys()}
-        found = {name: tuple(file.get_slice(name).get_shape()) for name, (file, _) in where.items()}
-        _refuse_differences(whole, found, {name: tuple(p.shape) for name, p in parameters.items()})
-        for name, parameter in parameters.items():
-            file, path = where[name]
-            tensor = file.get_tensor(name)
-            if not tensor.is_floating_point() or not tensor.isfinite().all():
-                raise ValueError(f"{path}: {name} ({tensor.dtype}) holds values that are not finite numbers")
-            with torch.no_grad():
-                parameter.copy_(tensor)
+    read_tensors(*_weight_files(folder), parameters)
+
+
+def read_tensors(whole, paths, parameters):
+    """As read_weights, from safetensors files; `whole` is named where they do not fit."""
+    where, found = {}, {}
+    for path in paths:
+        with _open(path) as file:
+            for name in file.keys():
+                piece = file.get_slice(name)
+                if name in where:
+                    raise ValueError(f"{path}: {name} stands in {where[name].name} too")
+                if not name.endswith(".rotary_emb.inv_freq"):  # old conversions keep the RoPE frequencies
+                    where[name], found[name] = path, tuple(piece.get_shape())
+                if piece.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                    raise ValueError(f"{path}: {name} is {piece.get_dtype()}; expected F64, F32, F16 or BF16")
+    _refuse_differences(whole, found, {name: tuple(p.shape) for name, p in parameters.items()})
+    for name, parameter in parameters.items():
+        _copy(where[name], name, parameter.detach())
+
+
+def _copy(path, name, goal):
+    """Read one tensor, piece by piece. Pages of a mapped file count as memory until it is closed: so open it for one tensor."""
+    with _open(path) as file:
+        pieces = file.get_tensor(name).flatten().split(1 << 22)
+        for piece, part in zip(pieces, goal.view(-1).split(1 << 22)):
+            part.copy_(piece)
+            if not part.isfinite().all():
+                raise ValueError(f"{path}: {name} holds values that are not finite numbers (in {goal.dtype})")
+
+
+def _open(path):
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a safetensors file: {error}") from None
 
 
 def _weight_files(folder):
@@ -58,7 +74,9 @@ def _weight_files(folder):
     if path.is_file():
         return path, [path]
     if not index.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        pickles = sorted(p.name for p in Path(folder).iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+        why = f"; {pickles[0]} is not read: pickle can run code when it is opened. Convert it to safetensors" if pickles else ""
+        raise FileNotFoundError(f"{path}: no such file{why}")
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(type(name) is str and Path(name).name == name for name in names.values()):
         raise ValueError(f"{index}: weight_map is no object of file names")
@@ -83,8 +101,16 @@ def _refuse_differences(path, found, expected):
 
 def write(folder, config, scheme, parameters):
     """Write config.json, then model.safetensors, each atomically."""
-    dtype = str(next(iter(parameters.values())).dtype).removeprefix("torch.")
-    values = config.to_dict() | {"torch_dtype": dtype, "hatllm": vars(scheme)}
+    write_config(folder, config, scheme, next(iter(parameters.values())).dtype)
+    write_tensors(Path(folder) / "model.safetensors", parameters)
+
+
+def write_config(folder, config, scheme, dtype):
+    values = config.to_dict() | {"torch_dtype": str(dtype).removeprefix("torch."), "hatllm": vars(scheme)}
     write_json(Path(folder) / "config.json", values)
-    tensors = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    write_atomically(Path(folder) / "model.safetensors", save(tensors, {"format": "pt"}))
+
+
+def write_tensors(path, parameters):
+    """Write tensors (name -> tensor) as safetensors, atomically."""
+    with replacing(path) as beside:
+        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, beside, {"format": "pt"})

@@ -1,5 +1,9 @@
-"""The fields of a Hugging Face `config.json` that this model understands; all others are refused."""
+"""The fields of a Hugging Face `config.json` that this model understands.
 
+What would compute something else is refused; what does not concern the forward pass is ignored.
+"""
+
+import json
 from dataclasses import asdict, dataclass, field
 
 
@@ -29,6 +33,8 @@ class LlamaConfig:
     def from_dict(cls, values, source="config.json"):
         """Read the object of a config.json. Raises ValueError naming `source`, field and value."""
         _refuse_unsupported(values, source)
+        if values.get("model_type") == "mistral":
+            values = {"num_key_value_heads": 8} | values  # absent means 8 there
         heads = _positive(values, "num_attention_heads", source)
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
         config = {name: _positive(values, name, source) for name in sizes}
@@ -76,13 +82,26 @@ def _positive(values, name, source, default=None, kind=int):
 def _refuse_unsupported(values, source):
     if not isinstance(values, dict):
         raise ValueError(f"{source}: holds a {type(values).__name__}; expected an object")
-    if values.get("model_type", "llama") not in ("llama", "mistral"):
-        raise ValueError(f"{source}: model_type is {values['model_type']!r}; expected 'llama' or 'mistral'")
-    for name, expected in (("hidden_act", "silu"), ("sliding_window", None), ("quantization_config", None)):
-        if values.get(name, expected) != expected:
-            raise ValueError(f"{source}: {name} is {values[name]!r}; only {expected!r} is supported")
+    model_type = values.get("model_type", "llama")
+    if model_type not in ("llama", "mistral"):
+        raise ValueError(f"{source}: model_type is {model_type!r}; expected 'llama' or 'mistral'")
+    window = values.get("sliding_window", 4096 if model_type == "mistral" else None)  # as transformers reads it
+    if window is not None:
+        raise ValueError(
+            f"{source}: sliding_window is {window!r}{'' if 'sliding_window' in values else ' (absent means that)'}; only null is "
+            f"supported. If no prompt is longer than the window, set it to null and max_position_embeddings to {window!r}"
+        )
+    for name, only in _ONLY.items():
+        if values.get(name, only) != only:
+            raise ValueError(f"{source}: {name} is {values[name]!r}; only {json.dumps(only)} is supported")
+    if set(values.get("layer_types") or ()) - {"full_attention"}:
+        raise ValueError(f"{source}: layer_types is {values['layer_types']!r}; only 'full_attention' is supported")
 
 
+_ONLY = {
+    "hidden_act": "silu", "quantization_config": None, "compression_config": None, "partial_rotary_factor": 1,
+    "rope_interleaved": False, "is_encoder_decoder": False, "add_cross_attention": False,
+}  # fmt: skip
 _ROPE_FIELDS = {
     "default": (),
     "linear": ("factor",),
@@ -91,14 +110,27 @@ _ROPE_FIELDS = {
 
 
 def _rope_parameters(values, source):
-    name = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
-    found = values.get(name) or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{source}: {name} is {found!r}; expected an object")
-    rope = dict(found)
+    """The one of rope_parameters (transformers 5) and rope_theta with rope_scaling (4) that is there."""
+    read = [_read_rope(values, name, source) for name in ("rope_parameters", "rope_scaling") if values.get(name)]
+    if len(read) == 2 and read[0] != read[1]:
+        raise ValueError(f"{source}: rope_parameters means {read[0]}, but rope_theta and rope_scaling mean {read[1]}")
+    return (read or [_read_rope(values, "rope_scaling", source)])[0]
+
+
+def _read_rope(values, name, source):
+    rope = values.get(name) or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"{source}: {name} is {rope!r}; expected an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in list(_ROPE_FIELDS):
         raise ValueError(f"{source}: rope_type is {kind!r}; expected one of {sorted(_ROPE_FIELDS)}")
-    rope.setdefault("rope_theta", values.get("rope_theta", 10000.0))
+    theta = values.get("rope_theta", rope.get("rope_theta", 10000.0))
+    if rope.get("rope_theta", theta) != theta:
+        raise ValueError(f"{source}: rope_theta is {theta!r}, but {rope['rope_theta']!r} in {name}")
     names = ("rope_theta", *_ROPE_FIELDS[kind])
+    known = {*names, "rope_type", "type", "original_max_position_embeddings"}
+    for field_, value in rope.items():
+        if field_ not in known and not (field_ == "partial_rotary_factor" and value == 1):
+            raise ValueError(f"{source}: {name} has {field_} = {value!r}, which rope_type {kind!r} does not use here")
+    rope = rope | {"rope_theta": theta}
     return {"rope_type": kind} | {name: _positive(rope, name, source, kind=float) for name in names}

@@ -21,22 +21,29 @@ def uninterrupted():
         raise KeyboardInterrupt
 
 
-def write_atomically(path, data):
-    """Write bytes beside `path`, flush them to disk, then rename: readers see the old file or the new."""
+@contextmanager
+def replacing(path):
+    """Give a path beside `path` to write to; flush it to disk, then rename: readers see the old file or the new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with uninterrupted():
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
+        os.close(handle)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
+            yield beside
+            with open(beside, "rb") as file:
                 os.fsync(file.fileno())
             os.chmod(beside, 0o644)
             os.replace(beside, path)
         except BaseException:
             Path(beside).unlink(missing_ok=True)
             raise
+
+
+def write_atomically(path, data):
+    """Write bytes so that no reader ever sees half of them."""
+    with replacing(path) as beside:
+        Path(beside).write_bytes(data)
 
 
 def read_text(path):

@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
 
-from ref import checkpoint
+from ref import checkpoint, lora
 from ref.config import LlamaConfig
 from ref.masks import MaskScheme, build_masks
 
@@ -173,6 +174,7 @@ class Llama(nn.Module):
     """The model. `scheme` says which mask each layer gets; `attention` is "sdpa" or "eager".
 
     dropout: probability, on the embedding and on what each block adds, while training only.
+    checkpoint_activations, if set True: training keeps each block's input only and computes the rest again.
     Weights are drawn from N(0, 0.02) by torch's global generator.
     """
 
@@ -180,7 +182,7 @@ class Llama(nn.Module):
         super().__init__()
         if attention not in ("sdpa", "eager"):
             raise ValueError(f"attention is {attention!r}; expected 'sdpa' or 'eager'")
-        self.config, self.scheme, self.attention = config, scheme, attention
+        self.config, self.scheme, self.attention, self.checkpoint_activations = config, scheme, attention, False
         scheme.kinds(config.num_hidden_layers)  # refuses a scheme that does not fit
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
@@ -190,7 +192,10 @@ class Llama(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
-        if config.tie_word_embeddings:
+        self._tie()
+
+    def _tie(self):
+        if self.config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
     def forward(self, input_ids, segment_ids, position_ids=None, cache=None, order=None) -> Tensor:
@@ -219,7 +224,9 @@ class Llama(nn.Module):
         cos, sin = self._rope(position_ids)
         x = self.dropout(self.embed_tokens(input_ids))  # (B, Q, C)
         for layer, kind in zip(self.layers, self.scheme.kinds(len(self.layers))):
-            x = layer(x, masks[kind], cos, sin, cache, self.attention, self.dropout)
+            arguments = x, masks[kind], cos, sin, cache, self.attention, self.dropout
+            again = self.checkpoint_activations and self.training
+            x = recompute(layer, *arguments, use_reentrant=False) if again else layer(*arguments)
         return self.norm(x)
 
     def _rope(self, position_ids):
@@ -229,14 +236,21 @@ class Llama(nn.Module):
         return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
 
     @classmethod
-    def from_pretrained(cls, folder, dtype=torch.float32, device="cpu", scheme=None, attention="sdpa", dropout=0.0):
+    def from_pretrained(
+        cls, folder, dtype=torch.float32, device="cpu", scheme=None, attention="sdpa", dropout=0.0, base=None
+    ):  # fmt: skip
         """Load a Hugging Face folder. `scheme` replaces the one in its config.json ("hatllm").
 
+        A folder with only a LoRA adapter names its base model, unless `base` (a folder) does; the adapter is merged.
         Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
         """
-        config, saved_scheme = checkpoint.read_config(folder)
-        model = cls(config, scheme or saved_scheme, attention, dropout).to(dtype=dtype, device=device)
-        checkpoint.read_weights(folder, model.hf_parameters())
+        config, saved_scheme, source = lora.read_config(folder, base)
+        with torch.device("meta"):  # no memory for random weights
+            model = cls(config, scheme or saved_scheme, attention, dropout).to(dtype)
+        model.to_empty(device=device)._tie()
+        checkpoint.read_weights(source, model.hf_parameters())
+        if source != folder:
+            lora.load(model, folder)
         return model
 
     def save_pretrained(self, folder):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ref import lora
 from ref.config import LlamaConfig
 from ref.files import read_json, write_json
 from ref.llama import Llama
@@ -63,10 +64,16 @@ def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder):
         )
 
 
-def load(folder, dtype=torch.float32, device="cpu"):
-    """(model in eval mode, its PromptEncoder, its Recommender settings) of a folder."""
-    settings, tokenizer = read_recommender(folder), Tokenizer.from_folder(folder)
-    model = Llama.from_pretrained(folder, dtype=dtype, device=device).eval()
+def read_tokenizer(folder, base=None) -> Tokenizer:
+    """The tokenizer of a folder; of its base model where it holds a LoRA adapter without one."""
+    own = any((Path(folder) / name).exists() for name in ("tokenizer.model", "tokenizer.json"))
+    return Tokenizer.from_folder(folder if own else lora.base_of(folder, base))
+
+
+def load(folder, dtype=torch.float32, device="cpu", base=None):
+    """(model in eval mode, its PromptEncoder, its Recommender settings) of a folder; `base` as in Llama.from_pretrained."""
+    settings, tokenizer = read_recommender(folder), read_tokenizer(folder, base)
+    model = Llama.from_pretrained(folder, dtype=dtype, device=device, base=base).eval()
     check_vocabulary(tokenizer, model.config, folder)
     encoder = PromptEncoder(tokenizer, settings.layout, model.scheme, model.config.max_position_embeddings)
     return model, encoder, settings

@@ -207,10 +207,10 @@ def test_the_seed_decides_the_first_weights(prepared):
 def test_validation_is_without_dropout_and_training_goes_on_with_it(prepared):
     options, data, model, objective = prepared("--dropout", 0.5)
     batches = [objective.batch(train.entries_of(data.valid, data))]
-    found = {train.validate(model.train(), objective, batches) for _ in range(3)}
+    found = {train.validate(model.train(), objective, batches, options) for _ in range(3)}
     expected = -objective.token_log_probs(model.eval(), batches[0]).sum().item() / batches[0].units
     assert list(found) == [pytest.approx(expected, rel=1e-6)]
-    train.validate(model.train(), objective, batches)
+    train.validate(model.train(), objective, batches, options)
     assert model.training
 
 
