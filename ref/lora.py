@@ -55,7 +55,7 @@ def add(model, rank, alpha, dropout=0.0, targets=("q_proj", "v_proj")):
     if unknown or not targets:
         raise ValueError(f"LoRA targets are {list(targets)}; expected some of {', '.join(TARGETS)}")
     model.requires_grad_(False)
-    _replace(model, nn.Linear, lambda linear: LoRALinear(linear, rank, alpha, dropout), targets)
+    _replace(model, nn.Linear, lambda linear: LoRALinear(linear, rank, alpha, dropout).train(model.training), targets)
 
 
 def merge(model):

@@ -96,3 +96,20 @@ def model_for(tokenizer):
         return random_model(config_of(vocab_size=tokenizer.vocab_size, **changes), scheme, seed, dtype)
 
     return make
+
+
+@pytest.fixture
+def float32_means_float64(monkeypatch):
+    """transformers norms, turns and takes softmax in float32 even in a float64 model; with this it does not."""
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch, "float", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+def exact_logits(model, input_ids, **arguments):
+    """Logits of a transformers (or peft) Llama that was loaded in float64, computed in float64 throughout."""
+    with pytest.MonkeyPatch.context() as monkeypatch, torch.no_grad():
+        float32_means_float64.__wrapped__(monkeypatch)
+        inner = next(module for module in model.modules() if hasattr(module, "rotary_emb"))
+        inner.rotary_emb = type(inner.rotary_emb)(inner.config)  # its frequencies were computed in float32
+        return model.eval()(input_ids, **arguments).logits

@@ -128,14 +128,6 @@ def test_loss_without_a_label_is_refused():
         llama_numpy.loss(np.zeros((1, 2, 3)), np.full((1, 2), -100))
 
 
-@pytest.fixture
-def float32_means_float64(monkeypatch):
-    """transformers norms, turns and takes softmax in float32 even in a float64 model; with this it does not."""
-    monkeypatch.setattr(torch, "float32", torch.float64)
-    monkeypatch.setattr(torch, "float", torch.float64)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
 def random_llama(seed):
     """A small random LlamaForCausalLM in float64, and its configuration."""
     random = np.random.default_rng(seed)
