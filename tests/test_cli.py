@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from fixtures_data import (  # noqa: F401
     MADE_UP, TINY, TITLES, interactions_folder, made_up_rows, presplit_folder, sentencepiece_model, write_interactions, write_llm,
 )  # fmt: skip
@@ -243,6 +244,95 @@ def test_five_steps_are_those_of_adamw_written_out(prepared):
         pass
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("parts", (2, 5, 100))
+def test_a_step_in_parts_is_the_step_at_once(prepared, parts):
+    """Batches of 12 windows, in parts of different sizes, up to one window a part."""
+    exact = ("--dtype", "float64", "--dropout", 0, "--batch-size", 12, "--max-steps", 4)
+    weights = []
+    for more in ((), ("--accumulate", parts)):
+        options, data, model, objective = prepared(*exact, *more)
+        lines = list(train.epochs(options, data, model, objective))
+        weights.append((dict(model.named_parameters()), lines[-1]["train"]))
+    for name, p in weights[0][0].items():
+        torch.testing.assert_close(p, weights[1][0][name], rtol=1e-9, atol=1e-12)
+    assert weights[0][1] == pytest.approx(weights[1][1], rel=1e-12)
+
+
+def saved_elements(model, objective, batch):
+    """How many numbers autograd keeps for the backward pass, the weights aside."""
+    kept, weights = {}, {p.data_ptr() for p in model.parameters()}
+
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor.numel() * (tensor.data_ptr() not in weights)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = objective.token_log_probs(model, batch).sum()
+    return sum(kept.values()), loss
+
+
+def test_recomputed_activations_save_memory_and_change_no_bit_of_the_gradients(prepared):
+    """With dropout: what is computed again drops the same elements."""
+    found = []
+    for flag in ("--no-checkpoint-activations", "--checkpoint-activations"):
+        _, data, model, objective = prepared("--dropout", 0.3, "--layers", 4, flag)
+        batch = objective.batch(train.entries_of(data.training_windows("titles", np.random.default_rng(0)), data))
+        torch.manual_seed(1)
+        size, loss = saved_elements(model.train(), objective, batch)
+        loss.backward()
+        found.append((size, [p.grad for p in model.parameters()]))
+    assert found[1][0] < 0.6 * found[0][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1]))
+
+
+def test_bfloat16_training_keeps_float32_weights_and_deviates_by_its_rounding_alone(prepared, tmp_path):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        options, data, model, objective = prepared("--dtype", dtype, "--dropout", 0, "--out", tmp_path / dtype)
+        batch = objective.batch(train.entries_of(data.valid, data))
+        losses.append(train.negative_log_likelihood(model, objective, batch, options))
+        losses[-1].backward()
+        assert {p.dtype for p in model.parameters()} | {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    assert 0 < abs(losses[1].item() / losses[0].item() - 1) < 2**-8
+    options = train.parse_options(["--dtype", "bfloat16", "--out", str(tmp_path / "m")])
+    train.save(model, options)
+    assert {t.dtype for t in load_file(tmp_path / "m" / "model.safetensors").values()} == {torch.float32}
+
+
+LORA = ("--lora-rank", 4, "--lora-targets", "q_proj,v_proj,up_proj", "--lr", 0.05)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_lora_trains_an_adapter_that_lowers_the_loss_and_leaves_its_base_alone(tmp_path, run, folder, model, dtype):
+    before, options = weights_of(model), ("--weights", model, "--dtype", dtype, *LORA, "--max-steps", 40, "--dropout", 0)
+    code, out, err = run(train, "--data", folder, "--out", tmp_path / "a", *TINY, *options)
+    assert (code, err) == (0, "") and weights_of(model) == before
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+    report = report_of(run, folder, [model, tmp_path / "a"], tmp_path / "r.json", "--dtype", dtype)
+    _, *epochs = map(json.loads, (tmp_path / "a" / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    assert epochs[-1]["train"] < epochs[0]["train"]
+    assert report["nll"][str(model)] != report["nll"][str(tmp_path / "a")]
+    assert {p.dtype for p in load_file(tmp_path / "a" / "adapter_model.safetensors").values()} == {torch.float32}
+
+
+def test_training_goes_on_from_an_adapter_as_from_the_merged_model(tmp_path, run, folder, model):
+    assert run(train, "--data", folder, "--out", tmp_path / "a", *TINY, "--weights", model, *LORA)[0] == 0
+    code, _, err = run(train, "--data", folder, "--out", tmp_path / "b", *TINY, "--weights", tmp_path / "a", *LORA)
+    assert code == 2 and f"{tmp_path / 'a'} is an adapter already; train without --lora-rank" in err
+    assert run(train, "--data", folder, "--out", tmp_path / "c", *TINY, "--weights", tmp_path / "a", "--lr", 1e-12)[0] == 0
+    report = report_of(run, folder, [tmp_path / "a", tmp_path / "c"], tmp_path / "r.json")
+    np.testing.assert_allclose(report["nll"][str(tmp_path / "c")], report["nll"][str(tmp_path / "a")], rtol=1e-5)
+
+
+def test_the_base_of_an_adapter_can_be_named_on_the_command_line(tmp_path, run, folder, model):
+    shutil.copytree(model, tmp_path / "base")
+    assert run(train, "--data", folder, "--out", tmp_path / "a", *TINY, "--weights", tmp_path / "base", *LORA)[0] == 0
+    (tmp_path / "base").rename(tmp_path / "moved")
+    code, _, err = run(evaluate, "--data", folder, "--weights", tmp_path / "a")
+    assert code == 2 and "name it with --base" in err and err.count("\n") == 1
+    assert run(evaluate, "--data", folder, "--weights", tmp_path / "a", "--base", tmp_path / "moved")[0] == 0
 
 
 @pytest.mark.parametrize("loss", ("target", "all", "titles"))
@@ -630,6 +720,10 @@ def assert_one_line(found, *fragments):
         (("--device", "cuda:99"), ("cuda",)),
         (("--device", "meta"), ("meta",)),
         (("--warmup", 10**400), ("--warmup",)),
+        (("--accumulate", 0), ("--accumulate", "0")),
+        (("--lora-rank", 4), ("--lora-rank", "--weights")),
+        (("--lora-rank", 0), ("--lora-rank", "0")),
+        (("--weights", ROOT / "weights" / "movielens-hat", "--lora-rank", 4, "--lora-targets", "lm_head"), ("lm_head", "q_proj, k_proj")),
     ),
 )
 def test_train_refuses_wrong_options_in_one_line(tmp_path, run, folder, arguments, fragments):
