@@ -333,6 +333,8 @@ def test_the_base_of_an_adapter_can_be_named_on_the_command_line(tmp_path, run, 
     code, _, err = run(evaluate, "--data", folder, "--weights", tmp_path / "a")
     assert code == 2 and "name it with --base" in err and err.count("\n") == 1
     assert run(evaluate, "--data", folder, "--weights", tmp_path / "a", "--base", tmp_path / "moved")[0] == 0
+    (tmp_path / "a" / "tokenizer.model").unlink()  # as in a folder that peft wrote: the tokenizer is the base's
+    assert run(evaluate, "--data", folder, "--weights", tmp_path / "a", "--base", tmp_path / "moved")[0] == 0
 
 
 @pytest.mark.parametrize("loss", ("target", "all", "titles"))

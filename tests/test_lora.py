@@ -83,7 +83,7 @@ def test_merging_gives_the_matrices_that_peft_gives(base, tmp_path):
     other = LlamaForCausalLM.from_pretrained(base, dtype=torch.float64)
     other = PeftModel.from_pretrained(other, tmp_path / "adapter").merge_and_unload()
     expected, found = other.state_dict(), Llama.from_pretrained(tmp_path / "adapter", torch.float64).hf_parameters()
-    assert len(found) > 10
+    assert len(found) > 10 and all(p.requires_grad for p in found.values())
     for name, parameter in found.items():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-12, atol=1e-14)
 
