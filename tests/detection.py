@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import known_bugs
-from ref.golden import cases
+import oracle
+from oracle import cases
 
 CELL, LEFT, TOP = 11, 250, 165
 FAMILIES = {"mask": "#1b6ca8", "schedule": "#c8553d", "segments": "#3a7d44", "positions": "#8e5572",
@@ -23,7 +23,7 @@ def caught(matrix):
 
 def picture(matrix):
     """SVG: a row a bug, a column a case; filled where the deviation is at least 100 float32 tolerances."""
-    names, families = list(next(iter(matrix.values()))), {b: t["family"] for b, t in known_bugs.texts().items()}
+    names, families = list(next(iter(matrix.values()))), {b: t["family"] for b, t in oracle.texts().items()}
     width, height = LEFT + CELL * len(names) + 90, TOP + CELL * len(matrix) + 45
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
              f'font-size="9"><rect width="{width}" height="{height}" fill="white"/>',
@@ -48,7 +48,7 @@ def picture(matrix):
 
 
 def main():
-    matrix = known_bugs.detection_matrix([cases.load(name) for name in cases.names()])
+    matrix = oracle.detection_matrix([cases.load(name) for name in cases.names()])
     print("\n".join(caught(matrix)))
     missed = [bug for bug, row in matrix.items() if max(row.values()) < 100]
     print(f"{len(matrix) - len(missed)} of {len(matrix)} known bugs are detected by {len(cases.names())} cases")

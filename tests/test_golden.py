@@ -8,10 +8,9 @@ import pytest
 from golden_tools import relative
 from safetensors.numpy import load_file, save_file
 
-import known_bugs
-from known_bugs import recipes
+import oracle
+from oracle import cases, compare, recipes
 from ref.golden import __main__ as cli
-from ref.golden import cases, compare
 
 PEERS = Path(__file__).parent / "peers"
 ALIKE = [{"decode-plain-causal", "decode-tokens-are-text"}]  # the same computation, by two ways of going wrong
@@ -26,12 +25,12 @@ def loaded():
 @pytest.fixture(scope="module")
 def made(loaded):
     """What each bug computes in each case."""
-    return {(bug, name): known_bugs.outputs(bug, case) for bug in known_bugs.PLANTS for name, case in loaded.items()}
+    return {(bug, name): oracle.outputs(bug, case) for bug in oracle.PLANTS for name, case in loaded.items()}
 
 
 @pytest.fixture
 def remembered(made, monkeypatch):
-    monkeypatch.setattr(known_bugs, "outputs", lambda bug, case: made[bug, case.name])
+    monkeypatch.setattr(oracle, "outputs", lambda bug, case: made[bug, case.name])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def test_all_cases_together_are_at_most_six_megabytes():
 
 
 def test_every_bug_is_caught_by_a_case_with_a_hundred_times_its_float32_tolerance(remembered, loaded):
-    matrix = known_bugs.detection_matrix(loaded.values())
+    matrix = oracle.detection_matrix(loaded.values())
     assert len(matrix) >= 60
     assert [bug for bug, row in matrix.items() if max(row.values()) < 100] == []
     for name, case in loaded.items():
@@ -101,15 +100,15 @@ def test_every_case_is_alone_in_catching_a_bug_or_says_what_else_it_is_for(loade
 
 
 def test_every_bug_says_what_it_is_what_it_does_and_how_to_fix_it():
-    texts = known_bugs.texts()
-    assert list(texts) == list(known_bugs.PLANTS)
+    texts = oracle.texts()
+    assert list(texts) == list(oracle.PLANTS)
     for text in texts.values():
         assert set(text) == {"id", "family", "what", "effect", "fix"} and all(len(value) > 3 for value in text.values())
     assert {text["family"] for text in texts.values()} == {"mask", "schedule", "segments", "positions", "decoding",
                                                            "numerics", "model", "loss"}
 
 
-@pytest.mark.parametrize("bug", known_bugs.PLANTS)
+@pytest.mark.parametrize("bug", oracle.PLANTS)
 def test_a_bug_is_named_first_from_float32_logits_alone(bug, loaded, made, remembered):
     random, examined = np.random.default_rng(0), []
     for name, case in loaded.items():
@@ -117,7 +116,7 @@ def test_a_bug_is_named_first_from_float32_logits_alone(bug, loaded, made, remem
         noise = 3e-6 * np.abs(logits[np.isfinite(logits)]).max(initial=0.0) * random.uniform(-1, 1, logits.shape)
         found = {"logits": compare.Found((logits + noise).astype(np.float32), "float32")}
         examined.append((case, found, compare.examine(case, found)))
-    equal, _ = known_bugs.diagnose(examined)
+    equal, _ = oracle.diagnose(examined)
     named = {name for name, _ in equal}
     if bug in ONLY_IN_THE_LOSS:
         assert all(result["ok"] for _, _, result in examined)
@@ -132,11 +131,11 @@ def test_a_bug_of_the_loss_is_named_from_the_loss(bug, loaded, made, remembered)
     for name, case in loaded.items():
         found = {"loss": compare.Found(made[bug, name]["loss"], "float64")}
         examined.append((case, found, compare.examine(case, found)))
-    assert [name for name, _ in known_bugs.diagnose(examined)[0]] == [bug]
+    assert [name for name, _ in oracle.diagnose(examined)[0]] == [bug]
 
 
 def test_at_least_95_percent_of_bugs_show_in_logits():
-    assert len(ONLY_IN_THE_LOSS) <= 0.05 * len(known_bugs.PLANTS)
+    assert len(ONLY_IN_THE_LOSS) <= 0.05 * len(oracle.PLANTS)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -9,15 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-import known_bugs
-from known_bugs import recipes
-from ref.golden import cases, compare
+import oracle
+from oracle import cases, compare, recipes
 
 
 def report(examined, as_json, skipped=()):
     """Print the results and the diagnosis; returns the exit code."""
-    equal, near = known_bugs.diagnose(examined)
-    results, texts = [result for _, _, result in examined], known_bugs.texts()
+    equal, near = oracle.diagnose(examined)
+    results, texts = [result for _, _, result in examined], oracle.texts()
     if as_json:
         said = {"cases": results, "skipped": dict(skipped), "nearest": dict(near),
                 "diagnosis": [texts[bug] | {"misfit": misfit} for bug, misfit in equal]}

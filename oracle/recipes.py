@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from known_bugs import detection_matrix
+from oracle import detection_matrix
 from ref import llama_numpy
-from ref.golden.cases import FOLDER, Case, compute, segment_ids
+from oracle.cases import FOLDER, Case, compute, segment_ids
 
 LAYOUTS = {"lines": ("", "\n", "\n"), "instruction": ('"', '", ', '"')}  # opens an entry, closes it, closes the last
 TOKEN = re.compile(r"\n|, | ?[A-Za-z]+| ?\d+| ?[^\w\s]")

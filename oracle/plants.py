@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ref import llama_numpy as right
-from ref.golden.cases import segment_ids
+from oracle.cases import segment_ids
 
 OR, IN, CR = right.OR, right.IN, right.CR
 PLAIN = SimpleNamespace(**right.DEFAULT_SCHEME)

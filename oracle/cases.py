@@ -1,4 +1,4 @@
-"""Golden cases: what is in their files. They are made from recipes by `known_bugs.recipes`."""
+"""Golden cases: what is in their files. They are made from recipes by `oracle.recipes`."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-FOLDER = Path(__file__).parent / "cases"
+FOLDER = Path(__file__).parents[1] / "ref" / "golden" / "cases"
 INPUTS = ("input_ids", "segment_ids", "position_ids", "labels")
 
 

@@ -1,6 +1,7 @@
 """Mistakes that porters of HatLLM's masks make: what each outputs, and which of them explains given numbers.
 
-They stand apart from ref/, where all code is right.
+With them the golden cases (ref/golden) are made, and implementations are compared. They stand apart from ref/, where
+all code is right.
 """
 
 import importlib.util
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from known_bugs.plants import PLANTS
+from oracle.plants import PLANTS
 from ref import llama_numpy
-from ref.golden.cases import compute
-from ref.golden.compare import deviation
+from oracle.cases import compute
+from oracle.compare import deviation
 
 
 def outputs(bug, case):
