@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ref import cli, dataset, lora, recommender
-from ref.decode import Decoder
+from ref.decode import Decoder, ItemCache
 from ref.files import write_json
 from ref.objective import Objective
 
@@ -36,6 +36,7 @@ def parse_options(arguments=None):
     add("--negatives", type=int, default=100, help="random other titles of --ranking sampled (default: %(default)s)")
     add("--limit", type=int, help="only the first so many test users")
     add("--exclude-seen", action="store_true", help="never recommend what the shown history holds")
+    add("--cache-items", action="store_true", help="compute the IN layers once a title, not once a prompt (text='isolated' only)")
     add("--batch-size", type=int, default=64, help="users at a time (default: %(default)s)")
     add("--show", type=int, default=0, metavar="N", help="show N users: history, top 5, truth")
     add("--seed", type=int, default=0, help="of negatives and bootstrap (default: %(default)s)")
@@ -189,7 +190,7 @@ def evaluate_model(folder, data, users, options):
     """The Result of a model folder, its best five titles for each user to show, and which title each title counts as."""
     model, encoder, settings = recommender.load(folder, DTYPES[options.dtype], options.device, options.base)
     trie = recommender.build_trie(encoder, data.titles)
-    decoder = Decoder(model, trie, settings)
+    decoder = Decoder(model, trie, settings, ItemCache(model, encoder, data.titles) if options.cache_items else None)
     answer = trie.title[trie.leaf]  # titles of the same tokens are one answer: the first of them
     objective = Objective(encoder, trie, data.titles, settings, "target")
     room = trie.depth.max()

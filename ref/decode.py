@@ -20,10 +20,10 @@ _LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
 
 
 class Decoder:
-    """A model, the trie of a catalogue, and how log-probabilities are normalized."""
+    """A model, the trie of a catalogue, how log-probabilities are normalized, and perhaps cached states of the items."""
 
-    def __init__(self, model: Llama, trie: Trie, settings: Recommender):
-        self.model, self.trie, self.settings = model, trie, settings
+    def __init__(self, model: Llama, trie: Trie, settings: Recommender, items=None):
+        self.model, self.trie, self.settings, self.items = model, trie, settings, items
         self.device = model.embed_tokens.weight.device
 
     @torch.inference_mode()
@@ -53,10 +53,11 @@ class Decoder:
                 live = self._step(candidates[u], children[u], width, finished, u)
                 nodes[u, : len(live)], next_scores[u, : len(live)] = children[u, live], candidates[u, live]
                 parents[u, : len(live)] = live // (children.shape[1] // scores.shape[1])
-            scores = next_scores
-            if not np.isfinite(scores).any():
+            alive = np.isfinite(next_scores).any(0).sum()  # the most that any user has; they stand first
+            if not alive:
                 return finished
-            own = np.broadcast_to(np.eye(width, dtype=bool), (U, width, width))
+            nodes, parents, scores = nodes[:, :alive], parents[:, :alive], next_scores[:, :alive]
+            own = np.broadcast_to(np.eye(alive, dtype=bool), (U, alive, alive))
             ancestors = np.concatenate((np.take_along_axis(ancestors, parents[:, :, None], 1), own), axis=2)
             hidden = self._extend(cache, nodes, ancestors, lengths, last, np.isfinite(scores))
 
@@ -122,12 +123,11 @@ class Decoder:
 
     def _read_prompts(self, prompts):
         """Run all prompts at once: their cache, last hidden states (U, C), lengths and last segments."""
-        lengths = np.array([len(prompt.input_ids) for prompt in prompts])
-        input_ids, segment_ids = np.zeros((len(prompts), lengths.max()), np.int64), np.full((len(prompts), lengths.max()), -1)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, : lengths[row]], segment_ids[row, : lengths[row]] = prompt.input_ids, prompt.segment_ids
-        cache = KVCache()
-        hidden = self.model.hidden_states(self._tensor(input_ids), self._tensor(segment_ids), cache=cache)
+        cache, lengths = KVCache(), np.array([len(prompt.input_ids) for prompt in prompts])
+        input_ids, segment_ids = map(self._tensor, padded(prompts))
+        known = self.items and self.items.of(prompts)
+        hidden = self.model.hidden_states(input_ids, segment_ids, cache=cache, after_intra=known)
+        prune(cache, self.model.scheme, len(self.model.layers))
         target_segments = np.array([prompt.entry.max() + 1 for prompt in prompts])
         return cache, hidden[torch.arange(len(prompts)), self._tensor(lengths - 1)], lengths, target_segments
 
@@ -151,24 +151,86 @@ class Decoder:
     def _child_log_probs(self, nodes, hidden):
         """Log-probability of each child of each node: (N, M) float64, and the children, -1 for none."""
         children, real = self.trie.children(nodes)
-        tokens = self._tensor(np.where(real, self.trie.token[children], 0))
-        out = []
-        for rows in torch.arange(len(nodes), device=self.device).split(_LOGIT_ROWS):
-            keep = self._tensor(real[rows.cpu().numpy()])
-            out.append(child_log_softmax(self.model.lm_head(hidden[rows]), tokens[rows], keep, self.settings))
-        return torch.cat(out).double().cpu().numpy(), np.where(real, children, -1)
+        log_probs = np.full(children.shape, -np.inf)
+        inner = np.flatnonzero(real[:, 0])  # a beam that does not exist stands at a leaf: nothing to compute
+        for rows in np.split(inner, range(_LOGIT_ROWS, len(inner), _LOGIT_ROWS)):
+            tokens, keep = self._tensor(self.trie.token[children[rows]].clip(0)), self._tensor(real[rows])
+            logits = self.model.lm_head(hidden[self._tensor(rows)] / self.settings.temperature)
+            log_probs[rows] = child_log_softmax(logits, tokens, keep, self.settings).cpu().numpy()
+        return log_probs, np.where(real, children, -1)
 
     def _tensor(self, array):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-def child_log_softmax(logits: Tensor, tokens: Tensor, real: Tensor, settings: Recommender) -> Tensor:
-    """log softmax(logits / temperature) at `tokens`, over the vocabulary or over those tokens alone.
+def prune(cache, scheme, num_layers):
+    """Drop the keys and values that no token of the target looks at, once a cache holds the prompts.
 
-    logits (N, V); tokens int (N, M), the possible continuations, padded; real bool (N, M).
-    Returns (N, M), -inf at padding. Source: MSL (Wang et al., SIGIR 2025) for softmax="catalogue".
+    In IN layers such a token sees text (not even that if it is isolated) and its own item: the history can go. In CR
+    layers it sees nothing of its own item but itself: what is generated need not be stored. Where delimiters or the
+    target are text, generated tokens may be text and see everything: nothing is dropped.
+    """
+    if scheme.target != "item" or scheme.delimiters != "item":
+        return
+    text, layers = (cache.segment_ids == 0).any(0) & (scheme.text == "visible"), range(num_layers)
+    cache.keep("IN", layers[: scheme.intra_layers], text.nonzero()[:, 0])
+    cache.keep("CR", layers[num_layers - scheme.cross_layers :], torch.arange(len(text), device=text.device), new=False)
+
+
+def child_log_softmax(logits: Tensor, tokens: Tensor, real: Tensor, settings: Recommender) -> Tensor:
+    """log softmax(logits) at `tokens`, over the vocabulary or over those tokens alone.
+
+    logits (N, V), divided by the temperature already; tokens int (N, M), the possible continuations, padded; real
+    bool (N, M). Returns (N, M), -inf at padding. Source: MSL (Wang et al., SIGIR 2025) for softmax="catalogue".
     """
     logits = at_least_float32(logits)
-    chosen = (logits.gather(1, tokens) / settings.temperature).masked_fill(~real, -torch.inf)
-    normalizer = chosen if settings.softmax == "catalogue" else logits / settings.temperature
-    return chosen - normalizer.logsumexp(-1, keepdim=True)
+    if settings.softmax == "catalogue":
+        return logits.gather(1, tokens).masked_fill(~real, -torch.inf).log_softmax(-1)
+    return logits.log_softmax(-1).gather(1, tokens).masked_fill(~real, -torch.inf)
+
+
+class ItemCache:
+    """What the IN layers make of every title of a catalogue, computed once (`evaluate.py --cache-items`).
+
+    With text="isolated" an entry sees itself alone there, and RoPE turns by distances: its states are the same wherever
+    it stands. A prompt that holds nothing but entries can then start behind the IN layers. Raises ValueError for any
+    other scheme or layout.
+    """
+
+    def __init__(self, model: Llama, encoder, titles, batch_size=256):
+        scheme, layout = model.scheme, encoder.layout
+        if (scheme.text, scheme.delimiters, scheme.target) != ("isolated", "item", "item") or not scheme.intra_layers:
+            raise ValueError(f"--cache-items needs IN layers with text='isolated' and delimiters and target 'item'; found {scheme}")
+        if layout.before or layout.after or layout.bos:
+            raise ValueError(f"--cache-items needs a layout without text around the entries; {layout.name!r} has some")
+        self.states = {}  # the tokens of an entry, as bytes -> (its tokens, C)
+        for begin in range(0, len(titles), batch_size):
+            prompts = [encoder.encode([title]) for title in titles[begin : begin + batch_size]]
+            input_ids, segment_ids = padded(prompts)
+            with torch.inference_mode():
+                states = model.hidden_states(*(
+                    torch.from_numpy(array).to(model.norm.weight.device) for array in (input_ids, segment_ids)
+                ), stop=scheme.intra_layers)  # fmt: skip
+            for prompt, rows in zip(prompts, states):
+                self.states[prompt.input_ids.tobytes()] = rows[: len(prompt.input_ids)].clone()
+
+    def of(self, prompts):
+        """The states (U, T, C) of whole prompts, padded with zeros; ValueError for an entry that is not in the catalogue."""
+        found = []
+        for prompt in prompts:
+            entries = np.split(prompt.input_ids, np.flatnonzero(np.diff(prompt.entry)) + 1)
+            try:
+                found.append(torch.cat([self.states[entry.tobytes()] for entry in entries]))
+            except KeyError:
+                raise ValueError(f"--cache-items: an entry of this prompt is no title of the catalogue: {prompt.text[:200]!r}") from None
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+
+
+def padded(prompts):
+    """input_ids and segment_ids (U, T) of prompts, padded on the right."""
+    length = max(len(prompt.input_ids) for prompt in prompts)
+    input_ids, segment_ids = np.zeros((len(prompts), length), np.int64), np.full((len(prompts), length), -1)
+    for row, prompt in enumerate(prompts):
+        size = len(prompt.input_ids)
+        input_ids[row, :size], segment_ids[row, :size] = prompt.input_ids, prompt.segment_ids
+    return input_ids, segment_ids

@@ -67,19 +67,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attention_probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D) + M), M = 0 where `mask` is True and -inf elsewhere.
+    """softmax(q k^T / sqrt(D) + M), the four lines of the equation.
 
-    q: (B, H, Q, D), k: (B, H, T, D), mask: bool (B, 1, Q, T) -> (B, H, Q, T), at least float32.
+    q: (B, H, Q, D), k: (B, K, T, D), mask M: 0 or -inf, (B, 1, Q, T) -> (B, H, Q, T), at least float32.
     """
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # query head h uses kv head h // (H / K)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return at_least_float32(scores).masked_fill(~mask, -math.inf).softmax(-1)
+    return (at_least_float32(scores) + mask).softmax(-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, implementation: str) -> Tensor:
     """Masked attention, (B, H, Q, D): by PyTorch's fused kernel ("sdpa") or by the equation ("eager")."""
     if implementation == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return attention_probabilities(q, k, mask).to(v.dtype) @ v
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    return attention_probabilities(q, k, mask).to(v.dtype) @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
 
 
 class Dropout(nn.Module):
@@ -105,17 +106,34 @@ class KVCache:
     def __init__(self):
         self.segment_ids = torch.empty(0, dtype=torch.int64)  # (B, T)
         self.layers = {}  # layer number -> (keys, values), (B, K, T, D) each
+        self.kept = {}  # kind of layers that do not hold all tokens -> the indices of those they hold
+        self.closed = frozenset()  # numbers of layers that take no new tokens
 
     def fork(self):
         """A cache that continues from here and leaves this one as it is (no tensor is copied)."""
         other = KVCache()
-        other.segment_ids, other.layers = self.segment_ids, dict(self.layers)
+        other.__dict__.update(vars(self), layers=dict(self.layers), kept=dict(self.kept))
         return other
+
+    def keep(self, kind, layers, tokens, new=True):
+        """In `layers`, all those of a kind, hold only `tokens` (indices) of those so far, and later ones only if `new`."""
+        self.kept[kind], self.closed = tokens, self.closed.union(() if new else layers)
+        self.layers |= {layer: tuple(y[:, :, tokens] for y in self.layers[layer]) for layer in layers if layer in self.layers}
+
+    def columns(self, kind, layer, mask):
+        """The columns of a mask (B, Q, T) that belong to what `layer` holds, and to the Q new tokens."""
+        if kind not in self.kept:
+            return mask
+        columns = torch.arange(mask.shape[2] - mask.shape[1], mask.shape[2], device=mask.device)
+        columns = torch.cat((self.kept[kind], columns))
+        self.kept[kind] = self.kept[kind] if layer in self.closed else columns
+        return mask[:, :, columns]
 
     def append(self, layer, k, v):
         if layer in self.layers:
             k, v = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (k, v)))
-        self.layers[layer] = k, v
+        if layer not in self.closed:
+            self.layers[layer] = k, v
         return k, v
 
 
@@ -123,7 +141,7 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
         H, K, D, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.hidden_size
-        self.layer, self.head_dim, self.groups = layer, D, H // K
+        self.layer, self.head_dim = layer, D
         self.q_proj = nn.Linear(C, H * D, bias=config.attention_bias)
         self.k_proj = nn.Linear(C, K * D, bias=config.attention_bias)
         self.v_proj = nn.Linear(C, K * D, bias=config.attention_bias)
@@ -137,8 +155,6 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, K, T, D)
-        if self.groups > 1:  # query head h uses kv head h // groups
-            k, v = (y.repeat_interleave(self.groups, dim=1) for y in (k, v))  # (B, H, T, D)
         y = attend(q, k, v, mask, implementation)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, Q, C)
 
@@ -208,8 +224,12 @@ class Llama(nn.Module):
         """
         return self.lm_head(self.hidden_states(input_ids, segment_ids, position_ids, cache, order))
 
-    def hidden_states(self, input_ids, segment_ids, position_ids=None, cache=None, order=None) -> Tensor:
-        """What the output head reads, (B, Q, C); arguments as in `forward`."""
+    def hidden_states(self, input_ids, segment_ids, position_ids=None, cache=None, order=None, after_intra=None, stop=None):
+        """What the output head reads, (B, Q, C); arguments as in `forward`.
+
+        after_intra: what the IN layers give, (B, Q, C), where that is known: the model starts behind them.
+        stop: give what comes out of the first `stop` layers instead.
+        """
         Q = input_ids.shape[1]
         if cache is not None:
             segment_ids = torch.cat((cache.segment_ids.to(segment_ids), segment_ids), dim=1)  # (B, T)
@@ -220,14 +240,18 @@ class Llama(nn.Module):
         if position_ids is None:
             real = segment_ids != -1
             position_ids = ((real.cumsum(1) - 1) * real)[:, -Q:]
-        masks = {kind: mask[:, None] for kind, mask in build_masks(segment_ids, self.scheme, order).items()}
+        kinds = self.scheme.kinds(len(self.layers))
+        masks = build_masks(segment_ids, self.scheme, order)
+        for kind in set(kinds):  # M of the equation: 0 or -inf, (B, 1, Q, T)
+            allowed = masks[kind] if cache is None else cache.columns(kind, kinds.index(kind), masks[kind])
+            masks[kind] = torch.zeros_like(allowed, dtype=self.norm.weight.dtype).masked_fill_(~allowed, -math.inf)[:, None]
         cos, sin = self._rope(position_ids)
-        x = self.dropout(self.embed_tokens(input_ids))  # (B, Q, C)
-        for layer, kind in zip(self.layers, self.scheme.kinds(len(self.layers))):
-            arguments = x, masks[kind], cos, sin, cache, self.attention, self.dropout
+        x = self.dropout(self.embed_tokens(input_ids)) if after_intra is None else after_intra  # (B, Q, C)
+        for number in range(0 if after_intra is None else self.scheme.intra_layers, len(kinds) if stop is None else stop):
+            layer, arguments = self.layers[number], (x, masks[kinds[number]], cos, sin, cache, self.attention, self.dropout)
             again = self.checkpoint_activations and self.training
             x = recompute(layer, *arguments, use_reentrant=False) if again else layer(*arguments)
-        return self.norm(x)
+        return self.norm(x) if stop is None else x
 
     def _rope(self, position_ids):
         weight = self.embed_tokens.weight
@@ -236,9 +260,7 @@ class Llama(nn.Module):
         return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
 
     @classmethod
-    def from_pretrained(
-        cls, folder, dtype=torch.float32, device="cpu", scheme=None, attention="sdpa", dropout=0.0, base=None
-    ):  # fmt: skip
+    def from_pretrained(cls, folder, dtype=torch.float32, device="cpu", scheme=None, attention="sdpa", dropout=0.0, base=None):
         """Load a Hugging Face folder. `scheme` replaces the one in its config.json ("hatllm").
 
         A folder with only a LoRA adapter names its base model, unless `base` (a folder) does; the adapter is merged.

@@ -139,11 +139,12 @@ def build_masks(segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = 
     s_j = segment_ids[:, first:, None]  # (B, Q, 1)
     s_k = segment_ids[:, None, :]  # (B, 1, T)
 
-    allowed = _or(order, s_k)
+    allowed = _or(order, s_k) & (s_j != -1)  # R3: a padding row is emptied, and filled again below
     masks = {"IN": _in(allowed, s_j, s_k, scheme), "OR": allowed, "CR": _cr(allowed, s_j, s_k, itself, scheme)}
-    for kind, mask in masks.items():
-        mask = mask & (s_j != -1)  # R3: a padding row is emptied, and filled again by R4
-        masks[kind] = mask | (itself & ~mask.any(-1, keepdim=True))  # R4
+    alone = itself & (s_j == -1)
+    masks["IN"], masks["OR"] = masks["IN"] | alone, allowed | alone  # a real row of these holds itself at least
+    empty = s_j == -1 if scheme.cross_self else ~masks["CR"].any(-1, keepdim=True)  # R4
+    masks["CR"] = masks["CR"] | (itself & empty)
     return masks
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ref.decode import child_log_softmax
+from ref.decode import child_log_softmax, padded
 from ref.llama import at_least_float32
 from ref.recommender import Recommender
 
@@ -57,12 +57,9 @@ class Objective:
             self.encoder.encode([self.titles[e] for e in w[:-1]], self.titles[w[-1]], check_border=self.loss == "all")
             for w in windows
         ]
-        length = max(len(prompt.input_ids) for prompt in prompts)
-        input_ids, segment_ids = np.zeros((len(prompts), length), np.int64), np.full((len(prompts), length), -1)
+        input_ids, segment_ids = padded(prompts)
         rows, places, chosen, units = [], [], [], 0
         for row, (prompt, window) in enumerate(zip(prompts, windows)):
-            size = len(prompt.input_ids)
-            input_ids[row, :size], segment_ids[row, :size] = prompt.input_ids, prompt.segment_ids
             shown = window[prompt.dropped :]  # entry number e of the prompt is shown[e - 1]
             first = {"target": len(shown), "titles": 2, "all": 0}[self.loss]
             place = np.flatnonzero(prompt.entry >= first)
@@ -89,9 +86,10 @@ class Objective:
     def token_log_probs(self, model, batch: Batch) -> torch.Tensor:
         """Log-probability of each predicted token, in nats, (N,); logits exist only where one is predicted."""
         hidden = model.hidden_states(batch.input_ids, batch.segment_ids)[batch.rows, batch.places - 1]  # (N, C)
+        hidden = hidden / self.settings.temperature  # instead of the logits, which are many more
         if batch.chosen is None:
             tokens = batch.input_ids[batch.rows, batch.places]
-            logits = at_least_float32(model.lm_head(hidden)) / self.settings.temperature  # (N, V)
+            logits = at_least_float32(model.lm_head(hidden))  # (N, V)
             return -F.cross_entropy(logits, tokens, reduction="none")
         parent = self.trie.parent[batch.chosen]
         column = torch.from_numpy(batch.chosen - self.trie.first_child[parent]).to(hidden.device)[:, None]
@@ -99,7 +97,7 @@ class Objective:
         if first:  # the first tokens of titles share their alternatives: a head of those alone, no gathering
             alternatives = self._tokens(self.trie.children(parent[:1])[0], hidden)[0]  # (M,)
             logits = at_least_float32(hidden[:first] @ F.embedding(alternatives, model.lm_head.weight).T)  # (first, M)
-            out.append((logits / self.settings.temperature).log_softmax(-1).gather(1, column[:first]))
+            out.append(logits.log_softmax(-1).gather(1, column[:first]))
         if first < len(parent):
             children, real = self.trie.children(parent[first:])  # (N - first, M)
             tokens, real = self._tokens(children, hidden), torch.from_numpy(real).to(hidden.device)

@@ -9,8 +9,7 @@ from golden_tools import relative
 from safetensors.numpy import load_file, save_file
 
 import oracle
-from oracle import cases, compare, recipes
-from ref.golden import __main__ as cli
+from oracle import cases, cli, compare, recipes
 
 PEERS = Path(__file__).parent / "peers"
 ALIKE = [{"decode-plain-causal", "decode-tokens-are-text"}]  # the same computation, by two ways of going wrong
