@@ -30,10 +30,6 @@ TINY = ROOT / "weights" / "movielens-causal"
 CAUSAL, TINY_HAT = MaskScheme(), MaskScheme(intra_layers=1, cross_layers=1)
 
 
-class NotAvailable(Exception):
-    """The code does not have (yet) what a row measures."""
-
-
 def require(condition, message):
     if not condition:
         raise ValueError(message)
@@ -335,11 +331,26 @@ def beam_hat(options, tiny):
     return prove, ours, causal
 
 
-def cache_items(options):
+def cache_items(options, tiny):
     """Prompts that start at layer intra_layers, from cached states of their items, against whole prompts."""
-    if not hasattr(decode, "ItemCache"):
-        raise NotAvailable("ref.decode has no cache of items")
-    raise NotAvailable("the row is still to be written")
+    layers = 4 if tiny else 3 if options.small else 30
+    scheme = MaskScheme(layers // 2, layers // 4, text="isolated")
+    model = model_tiny(scheme) if tiny else model_135m(options, scheme)
+    world, data = recommending(model, 64 if tiny else large_users(options)), dataset.load()
+    seen = sorted({title for history in world.histories for title in history})
+    cache = decode.ItemCache(model, recommender.load(TINY)[1], [data.titles[title] for title in seen])
+    cached = Decoder(model, world.trie, world.decoder.settings, cache)
+
+    def run(decoder):
+        with torch.inference_mode():
+            return decoder._read_prompts(world.prompts)[1]
+
+    def prove():
+        apart = relative_difference(run(cached), run(world.decoder))
+        require(apart < 1e-4, f"last hidden states differ by {apart:.1e}")
+        return f"last hidden states of {len(world.prompts)} users differ by at most {apart:.1e}"
+
+    return prove, lambda _: run(cached), lambda _: run(world.decoder)
 
 
 def full_ranking(options, softmax):
