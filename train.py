@@ -112,7 +112,7 @@ def prepare(options, data):
     if folder:
         config, saved = read_config(folder)
         tokenizer = Tokenizer.from_folder(folder)
-        check_vocabulary(tokenizer, config, folder)
+        check_vocabulary(tokenizer, config)
         layout = Layout.load(options.layout) if options.layout else read_recommender(folder).layout
         scheme = scheme_from(options, saved)
     else:
