@@ -127,7 +127,7 @@ def prepare(options, data):
     if folder:
         config, saved, _ = lora.read_config(folder, options.base)
         tokenizer = read_tokenizer(folder, options.base)
-        check_vocabulary(tokenizer, config, folder)
+        check_vocabulary(tokenizer, config)
         layout = Layout.load(options.layout) if options.layout else read_recommender(folder).layout
         scheme = scheme_from(options, saved)
     else:

@@ -55,11 +55,11 @@ def read_recommender(folder) -> Recommender:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder):
+def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig):
     """Refuse a tokenizer with more tokens than the embedding has rows."""
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
-            f"{folder}: tokenizer.model has {tokenizer.vocab_size} tokens, but config.json says vocab_size "
+            f"{tokenizer.source} has {tokenizer.vocab_size} tokens, but config.json says vocab_size "
             f"{config.vocab_size}; the tokenizer does not fit the embedding"
         )
 
@@ -74,7 +74,7 @@ def load(folder, dtype=torch.float32, device="cpu", base=None):
     """(model in eval mode, its PromptEncoder, its Recommender settings) of a folder; `base` as in Llama.from_pretrained."""
     settings, tokenizer = read_recommender(folder), read_tokenizer(folder, base)
     model = Llama.from_pretrained(folder, dtype=dtype, device=device, base=base).eval()
-    check_vocabulary(tokenizer, model.config, folder)
+    check_vocabulary(tokenizer, model.config)
     encoder = PromptEncoder(tokenizer, settings.layout, model.scheme, model.config.max_position_embeddings)
     return model, encoder, settings
 

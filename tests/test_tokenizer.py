@@ -1,11 +1,22 @@
 """The tokenizer that is trained here: nothing of a title is lost, and every token knows its place."""
 
+import io
+from itertools import product
+from pathlib import Path
+
+import mistral_common
 import pytest
+import sentencepiece
 from fixtures_data import TITLES, sentencepiece_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ref.tokenizer import Tokenizer
+
+REAL_MODELS = sorted((Path(mistral_common.__file__).parent / "data").glob("*.model.v*"))
+AWKWARD = (
+    "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680", "e\u0301\u0323", "\u2581 \u2581", "<s>a</s><pad><unk>\n", "[INST] <0x41>", "\ta  b ",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +99,59 @@ def test_offsets_are_those_of_a_tokenizer_with_a_dummy_prefix_too():
         assert surfaces.decode() == f" {text}"
         shifted = first_characters(tokenizer, f" {text}", ids)
         assert first == [max(place - 1, 0) for place in shifted]
+
+
+def assert_kept_behind_a_prefix(tokenizer, text):
+    ids, first = tokenizer.encode(text)
+    assert first == [max(place - 1, 0) for place in first_characters(tokenizer, f" {text}", ids)]
+
+
+@pytest.mark.parametrize("path", REAL_MODELS, ids=lambda path: path.name)
+def test_the_tokenizer_of_a_real_model_keeps_every_title_and_place(path):
+    tokenizer = Tokenizer(path.read_bytes(), path)
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (32000 if path.name.endswith("v1") else 32768, 1, 2)
+    for text in (*TITLES, *AWKWARD, *(f"{title}\n{title}\n" for title in TITLES)):
+        assert_kept_behind_a_prefix(tokenizer, text)
+
+
+def test_the_real_models_are_those_of_four_versions_and_a_variant():
+    assert [path.name.rpartition(".")[2] for path in REAL_MODELS] == ["v2", "v3", "v7", "v7m1", "v1"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(min_size=1, max_size=40))
+def test_any_text_keeps_its_places_in_the_tokenizer_of_a_real_model(text):
+    assert_kept_behind_a_prefix(Tokenizer(REAL_MODELS[-1].read_bytes()), text)
+
+
+@pytest.mark.parametrize("prefix", (True, False))
+@pytest.mark.parametrize("bos, eos, pad, unk_last", list(product((True, False), repeat=4)))
+def test_special_tokens_may_have_any_number_or_be_absent(prefix, bos, eos, pad, unk_last):
+    names = [name for name, wanted in (("bos", bos), ("eos", eos), ("pad", pad)) if wanted]
+    names = [*names, "unk"] if unk_last else ["unk", *names]
+    ids = {f"{name}_id": names.index(name) if name in names else -1 for name in ("bos", "eos", "pad", "unk")}
+    tokenizer = sentencepiece_model(TITLES, 460, add_dummy_prefix=prefix, user_defined_symbols=["\n", "<sep>"], **ids)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (ids["bos_id"], ids["eos_id"], 460)
+    for text in (*AWKWARD, "A<sep>Tale\n<sep>"):
+        (assert_kept_behind_a_prefix if prefix else assert_kept)(tokenizer, text)
+        assert min(tokenizer.encode(text)[0]) >= len(names)
+
+
+def test_a_user_defined_symbol_is_one_token_wherever_it_stands():
+    tokenizer = sentencepiece_model(TITLES, 460, add_dummy_prefix=False, user_defined_symbols=["\n", "<sep>"])
+    ids, starts = tokenizer.encode("A<sep>Tale\n<sep>")
+    symbols = {tokenizer._processor.piece_to_id(piece) for piece in ("\n", "<sep>")}
+    assert [start for token, start in zip(ids, starts, strict=True) if token in symbols] == [1, 10, 11]
+
+
+def test_bytes_of_a_unigram_model_begin_at_their_character():
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TITLES * 20), model_writer=model, model_type="unigram", vocab_size=360, minloglevel=2,
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1,
+    )  # fmt: skip
+    for text in (*AWKWARD, "\u9f8e\u9f8f\u9f90"):
+        assert_kept_behind_a_prefix(Tokenizer(model.getvalue()), text)
 
 
 @pytest.mark.parametrize("rule, text", (("nmt_nfkc", "\ufb01ne"), ("nmt_nfkc_cf", "Loud"), ("nfkc", "\uff21 b")))
