@@ -15,7 +15,8 @@ from ref.tokenizer import Tokenizer
 
 REAL_MODELS = sorted((Path(mistral_common.__file__).parent / "data").glob("*.model.v*"))
 AWKWARD = (
-    "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680", "e\u0301\u0323", "\u2581 \u2581", "<s>a</s><pad><unk>\n", "[INST] <0x41>", "\ta  b ",
+    "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680", "e\u0301\u0323", "\u2581 \u2581", "<s>a</s><pad><unk>\n", "[INST] <0x41>",
+    "\ta  b ",
 )  # fmt: skip
 
 

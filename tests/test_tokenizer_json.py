@@ -129,7 +129,8 @@ def assert_same_prompt(twins, layout, titles, scheme=MaskScheme()):
 
 def test_both_formats_give_the_same_ids_and_places(twins):
     model, twin = twins
-    for text in (*TITLES, "", "\n", "A\nTale\n", "A  Tale", '"A", "Tale"', "\U0001f9d1\u200d\U0001f680 \u9f8d\u9f8d", "e\u0301\u0323 "):
+    more = ("", "\n", "A\nTale\n", "A  Tale", '"A", "Tale"', "\U0001f9d1\u200d\U0001f680 \u9f8d\u9f8d", "e\u0301\u0323 ")
+    for text in (*TITLES, *more):
         assert twin.encode(text) == model.encode(text)
 
 
@@ -170,7 +171,9 @@ def test_ids_are_those_of_transformers(twins, tmp_path):
     assert (twin.bos_id, twin.eos_id) == (peer.bos_token_id, peer.eos_token_id)
 
 
-@pytest.mark.parametrize("title", (*TITLES, "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680", " a  b ", "\n\n a\n", "\u00a0\u00e9 it's 12345"))
+@pytest.mark.parametrize(
+    "title", (*TITLES, "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680", " a  b ", "\n\n a\n", "\u00a0\u00e9 it's 12345")
+)
 def test_a_byte_level_token_begins_at_the_character_of_its_first_byte(by_bytes, title):
     for text in (title, f"{title}\n{title}\n", f'"{title}", "{title}"'):
         ids, starts = by_bytes.encode(text)
@@ -379,7 +382,8 @@ def test_without_the_package_one_line_says_how_to_install_it(tmp_path, monkeypat
 def test_a_tokenizer_model_comes_first_and_needs_no_package(tmp_path):
     Tokenizer.train(TITLES * 3, 450).save(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    code = f"import sys; sys.modules['tokenizers'] = None; from ref.tokenizer import Tokenizer; print(Tokenizer.from_folder({str(tmp_path)!r}).vocab_size)"
+    code = "import sys; sys.modules['tokenizers'] = None; from ref.tokenizer import Tokenizer; "
+    code += f"print(Tokenizer.from_folder({str(tmp_path)!r}).vocab_size)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout == "450\n", found.stderr
 
