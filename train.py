@@ -55,6 +55,7 @@ def parse_options(arguments=None):
     add("--min-user", type=int, default=5, help="fewest interactions of a user (default: %(default)s)")
     add("--epochs", type=int, default=12, help="passes over the training windows (default: %(default)s)")
     add("--max-steps", type=int, help="stop after so many steps")
+    add("--valid-limit", type=int, help="validate on the first so many users only")
     add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
     add("--accumulate", type=int, default=1, help="parts that a step is computed in, to save memory (default: %(default)s)")
     add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
@@ -81,7 +82,7 @@ def parse_options(arguments=None):
 
 def checked(options):
     """The options; raises ValueError naming the first that makes no sense."""
-    for name in ("epochs", "max_steps", "batch_size", "accumulate", "lr", "lora_rank", "lora_alpha", "clip", "layers",
+    for name in ("epochs", "max_steps", "valid_limit", "batch_size", "accumulate", "lr", "lora_rank", "lora_alpha", "clip", "layers",
                  "hidden_size", "heads", "threads"):  # fmt: skip
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
@@ -227,29 +228,32 @@ def epochs(options, data, model, objective):
             if total is None:
                 total = options.epochs * len(batches)
             bar.total = total
-            losses, units = 0.0, 0
+            losses, units = [], []  # of each step: nats, titles
             for chosen in batches[: total - step]:
                 entries = entries_of(chosen, data)
                 parts = [objective.batch(entries[i :: options.accumulate], options.device)
                          for i in range(min(options.accumulate, len(entries)))]  # fmt: skip
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, total, options)
+                losses.append(0.0)
+                units.append(sum(part.units for part in parts))
                 for batch in parts:
                     nll = negative_log_likelihood(model, objective, batch, options)
-                    (nll / sum(part.units for part in parts)).backward()
-                    losses, units = losses + nll.item(), units + batch.units
+                    (nll / units[-1]).backward()
+                    losses[-1] += nll.item()
                     tokens, dropped = tokens + batch.real_tokens, dropped + batch.dropped
                 torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
                 step += 1
                 bar.update()
-                bar.set_postfix_str(f"loss {losses / units:.3f}", refresh=False)
-            if not math.isfinite(losses):
-                raise ValueError(f"the training loss is {losses} at step {step}; try a smaller --lr")
+                bar.set_postfix_str(f"loss {sum(losses) / sum(units):.3f}", refresh=False)
+            if not math.isfinite(sum(losses)):
+                raise ValueError(f"the training loss is {sum(losses)} at step {step}; try a smaller --lr")
             rate = round(tokens / (time.perf_counter() - since))
-            yield {"epoch": epoch, "step": step, "of": total, "train": losses / units, "tokens_per_second": rate,
-                   "dropped": dropped}  # fmt: skip
+            by_ten = [sum(losses[i : i + 10]) / sum(units[i : i + 10]) for i in range(0, len(losses), 10)]
+            yield {"epoch": epoch, "step": step, "of": total, "train": sum(losses) / sum(units), "tokens_per_second": rate,
+                   "dropped": dropped, "train_by_ten_steps": by_ten}  # fmt: skip
             if step >= total:
                 return
 
@@ -278,9 +282,8 @@ def train(options):
     loss = options.loss or ("titles" if settings.layout.same_everywhere else "target")
     trie = build_trie(encoder, data.titles)
     objective, target_only = (Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target"))
-    validation = [
-        target_only.batch(entries_of(data.valid[i : i + 64], data), options.device) for i in range(0, len(data.valid), 64)
-    ]
+    valid = data.valid[: options.valid_limit]
+    validation = [target_only.batch(entries_of(valid[i : i + 64], data), options.device) for i in range(0, len(valid), 64)]
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
           f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "
           f"softmax {settings.softmax}")  # fmt: skip

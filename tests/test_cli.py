@@ -169,6 +169,9 @@ def test_the_log_holds_a_line_for_every_epoch_and_the_best_model_is_kept(tmp_pat
     code, out, _ = run(train, "--data", folder, "--out", tmp_path / "out", *TINY, "--max-steps", 40, "--lr", 0.1, "--dropout", 0)
     _, *epochs = map(json.loads, (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines())
     assert [line["epoch"] for line in epochs] == list(range(1, len(epochs) + 1)) and epochs[-1]["step"] == 40
+    steps = [now["step"] - before["step"] for before, now in zip([{"step": 0}, *epochs], epochs)]
+    assert [len(line["train_by_ten_steps"]) for line in epochs] == [-(-count // 10) for count in steps]
+    assert all(min(line["train_by_ten_steps"]) <= line["train"] <= max(line["train_by_ten_steps"]) for line in epochs)
     best = min(epochs, key=lambda line: line["valid"])
     data, found = load(folder, 10, 1, 3), []
     loaded, encoder, settings = recommender.load(tmp_path / "out")
@@ -244,6 +247,15 @@ def test_five_steps_are_those_of_adamw_written_out(prepared):
         pass
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], rtol=1e-9, atol=1e-10)
+
+
+def test_validation_can_be_limited_to_the_first_users(tmp_path, run, folder, prepared):
+    assert run(train, "--data", folder, "--out", tmp_path / "m", *TINY, "--valid-limit", 3)[0] == 0
+    _, *epochs = map(json.loads, (tmp_path / "m" / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    _, data, _, objective = prepared("--loss", "target")
+    batch, model = objective.batch(train.entries_of(data.valid, data)[:3]), Llama.from_pretrained(tmp_path / "m").eval()
+    expected = -objective.token_log_probs(model, batch).sum().item() / 3
+    assert min(line["valid"] for line in epochs) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("parts", (2, 5, 100))
