@@ -25,28 +25,29 @@ def read_config(folder):
     return config, scheme
 
 
-def read_weights(folder, parameters):
-    """Copy the tensors of model.safetensors, or of its shards, into `parameters` (name -> tensor).
+def find_tensors(whole, paths, weight_map, parameters):
+    """{name: file} of the tensors in safetensors files, once they fit `parameters` (name -> tensor, on "meta" too).
 
-    Raises ValueError naming every missing, extra or misshapen tensor, and any that is not finite.
+    The first three as from weight_files. Raises ValueError naming every missing, extra or misshapen tensor.
     """
-    read_tensors(*_weight_files(folder), parameters)
-
-
-def read_tensors(whole, paths, parameters):
-    """As read_weights, from safetensors files; `whole` is named where they do not fit."""
     where, found = {}, {}
     for path in paths:
         with _open(path) as file:
             for name in file.keys():
                 piece = file.get_slice(name)
-                if name in where:
-                    raise ValueError(f"{path}: {name} stands in {where[name].name} too")
-                if not name.endswith(".rotary_emb.inv_freq"):  # old conversions keep the RoPE frequencies
-                    where[name], found[name] = path, tuple(piece.get_shape())
+                if name.endswith(".rotary_emb.inv_freq"):  # old conversions keep the RoPE frequencies
+                    continue
+                if weight_map is not None and weight_map.get(name) != path.name:
+                    raise ValueError(f"{path}: holds {name}, which {whole.name} places in {weight_map.get(name)}")
+                where[name], found[name] = path, tuple(piece.get_shape())
                 if piece.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                     raise ValueError(f"{path}: {name} is {piece.get_dtype()}; expected F64, F32, F16 or BF16")
     _refuse_differences(whole, found, {name: tuple(p.shape) for name, p in parameters.items()})
+    return where
+
+
+def copy_tensors(where, parameters):
+    """Copy what find_tensors found into `parameters`. Raises ValueError naming a tensor that is not finite."""
     for name, parameter in parameters.items():
         _copy(where[name], name, parameter.detach())
 
@@ -68,23 +69,28 @@ def _open(path):
         raise ValueError(f"{path}: not a safetensors file: {error}") from None
 
 
-def _weight_files(folder):
-    """What to name in errors, and the files: model.safetensors, or the shards that its index lists."""
+def weight_files(folder):
+    """What to name in errors, the files, {tensor: file name} or None: model.safetensors, or the index and its shards."""
     path, index = Path(folder) / "model.safetensors", Path(folder) / "model.safetensors.index.json"
     if path.is_file():
-        return path, [path]
+        return path, [path], None
     if not index.is_file():
         pickles = sorted(p.name for p in Path(folder).iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
         why = f"; {pickles[0]} is not read: pickle can run code when it is opened. Convert it to safetensors" if pickles else ""
         raise FileNotFoundError(f"{path}: no such file{why}")
     names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(type(name) is str and Path(name).name == name for name in names.values()):
-        raise ValueError(f"{index}: weight_map is no object of file names")
-    shards = [Path(folder) / name for name in sorted(set(names.values()))]
+    if not isinstance(names, dict):
+        raise ValueError(f"{index}: weight_map is {names!r}; expected an object of file names")
+    for tensor, name in names.items():
+        if type(name) is not str or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index}: weight_map places {tensor} in {name!r}; expected the name of a safetensors file beside it")
+    shards, home = [Path(folder) / name for name in sorted(set(names.values()))], Path(folder).resolve()
     for shard in shards:
         if not shard.is_file():
             raise FileNotFoundError(f"{shard}: no such file, but {index.name} lists it")
-    return index, shards
+        if shard.resolve().parent not in (home, home.parent.parent / "blobs"):  # the latter: the cache of Hugging Face
+            raise ValueError(f"{shard}: is a link out of the folder, to {shard.resolve()}; expected a file")
+    return index, shards, names
 
 
 def _refuse_differences(path, found, expected):

@@ -12,7 +12,7 @@ def run(name, main):
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, OverflowError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(" ".join(f"{name}: {error}".splitlines()), file=sys.stderr)  # names in files can hold newlines
         sys.exit(2)
 
 

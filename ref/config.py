@@ -74,7 +74,7 @@ class LlamaConfig:
 
 def _positive(values, name, source, default=None, kind=int):
     value = values.get(name, default)
-    if type(value) not in (int, kind) or not 0 < value < 2**31:
+    if type(value) not in (int, kind) or not 0 < value < (2**31 if kind is int else 1e300):
         raise ValueError(f"{source}: {name} is {value!r}; expected a positive {'integer' if kind is int else 'number'}")
     return value
 
@@ -91,17 +91,19 @@ def _refuse_unsupported(values, source):
             f"{source}: sliding_window is {window!r}{'' if 'sliding_window' in values else ' (absent means that)'}; only null is "
             f"supported. If no prompt is longer than the window, set it to null and max_position_embeddings to {window!r}"
         )
-    for name, only in _ONLY.items():
+    for name, only in (_ONLY | (_NO_BIASES if model_type == "mistral" else {})).items():
         if values.get(name, only) != only:
             raise ValueError(f"{source}: {name} is {values[name]!r}; only {json.dumps(only)} is supported")
-    if set(values.get("layer_types") or ()) - {"full_attention"}:
-        raise ValueError(f"{source}: layer_types is {values['layer_types']!r}; only 'full_attention' is supported")
+    layers = values.get("layer_types") or []
+    if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
+        raise ValueError(f"{source}: layer_types is {layers!r}; expected a list, of 'full_attention' only")
 
 
 _ONLY = {
     "hidden_act": "silu", "quantization_config": None, "compression_config": None, "partial_rotary_factor": 1,
     "rope_interleaved": False, "is_encoder_decoder": False, "add_cross_attention": False,
 }  # fmt: skip
+_NO_BIASES = {"attention_bias": False, "mlp_bias": False}  # transformers' Mistral ignores both
 _ROPE_FIELDS = {
     "default": (),
     "linear": ("factor",),
@@ -124,13 +126,19 @@ def _read_rope(values, name, source):
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in list(_ROPE_FIELDS):
         raise ValueError(f"{source}: rope_type is {kind!r}; expected one of {sorted(_ROPE_FIELDS)}")
+    if rope.get("type", kind) != kind:
+        raise ValueError(f"{source}: {name} has type {rope['type']!r}, but rope_type {kind!r}")
     theta = values.get("rope_theta", rope.get("rope_theta", 10000.0))
-    if rope.get("rope_theta", theta) != theta:
-        raise ValueError(f"{source}: rope_theta is {theta!r}, but {rope['rope_theta']!r} in {name}")
+    for both in ("rope_theta", "original_max_position_embeddings"):
+        if both in values and rope.get(both, values[both]) != values[both]:
+            raise ValueError(f"{source}: {both} is {values[both]!r}, but {rope[both]!r} in {name}")
     names = ("rope_theta", *_ROPE_FIELDS[kind])
     known = {*names, "rope_type", "type", "original_max_position_embeddings"}
     for field_, value in rope.items():
         if field_ not in known and not (field_ == "partial_rotary_factor" and value == 1):
             raise ValueError(f"{source}: {name} has {field_} = {value!r}, which rope_type {kind!r} does not use here")
     rope = rope | {"rope_theta": theta}
-    return {"rope_type": kind} | {name: _positive(rope, name, source, kind=float) for name in names}
+    rope = {"rope_type": kind} | {name: _positive(rope, name, source, kind=float) for name in names}
+    if kind == "llama3" and not rope["low_freq_factor"] < rope["high_freq_factor"]:
+        raise ValueError(f"{source}: low_freq_factor is {rope['low_freq_factor']}; expected less than high_freq_factor")
+    return rope

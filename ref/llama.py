@@ -269,8 +269,9 @@ class Llama(nn.Module):
         config, saved_scheme, source = lora.read_config(folder, base)
         with torch.device("meta"):  # no memory for random weights
             model = cls(config, scheme or saved_scheme, attention, dropout).to(dtype)
+        files = checkpoint.find_tensors(*checkpoint.weight_files(source), model.hf_parameters())  # may refuse: no memory yet
         model.to_empty(device=device)._tie()
-        checkpoint.read_weights(source, model.hf_parameters())
+        checkpoint.copy_tensors(files, model.hf_parameters())
         if source != folder:
             lora.load(model, folder)
         return model

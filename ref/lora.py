@@ -119,7 +119,7 @@ def load(model, folder):
     path = Path(folder) / "adapter_model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    checkpoint.read_tensors(path, [path], parameters(model))
+    checkpoint.copy_tensors(checkpoint.find_tensors(path, [path], None, parameters(model)), parameters(model))
     merge(model)
     model.requires_grad_(True)
 

@@ -14,16 +14,22 @@ from ref.masks import MaskScheme, build_masks
 def load(case):
     """The case's model, with masks[i] put in the place of the mask that transformers gives to layer i."""
     config = LlamaConfig(**case.config, attn_implementation=os.environ.get("PEER_ATTENTION", "eager"))
-    model, masks = LlamaForCausalLM(config).eval(), {}
+    model = LlamaForCausalLM(config).eval()
     model.load_state_dict({name: torch.tensor(w, dtype=torch.float32) for name, w in case.weights.items()},
                           strict=not config.tie_word_embeddings)
+    return model, give_masks(model)
+
+
+def give_masks(model):
+    """A dict, empty yet: what it holds under i stands in for the mask that transformers gives to layer i."""
+    masks = {}
 
     def give_mask(attention, args, kwargs):
         return args, kwargs | {"attention_mask": masks[attention.layer_idx]}
 
     for layer in model.model.layers:
         layer.self_attn.register_forward_pre_hook(give_mask, with_kwargs=True)
-    return model, masks
+    return masks
 
 
 def additive(allowed):
