@@ -3,9 +3,11 @@
     python train.py                      the embedded MovieLens, a 4-layer model, into runs/movielens
     python train.py --data FOLDER        your own interactions (README, "Your own data")
     python train.py --weights FOLDER     start from a Hugging Face Llama folder
+    python train.py --resume FOLDER      go on with a training that was stopped or killed
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -18,11 +20,13 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ref import cli, dataset, lora
 from ref.config import LlamaConfig
-from ref.files import uninterrupted
+from ref.checkpoint import write_tensors
+from ref.files import parse_json, read_json, read_text, uninterrupted, write_atomically, write_json
 from ref.llama import Llama
 from ref.masks import MaskScheme
 from ref.objective import Objective
@@ -40,6 +44,7 @@ def parse_options(arguments=None):
     add("--out", default="runs/movielens", metavar="FOLDER", help="where the model goes (default: %(default)s)")
     add("--weights", metavar="FOLDER", help="start from this model instead of random weights")
     add("--base", metavar="FOLDER", help="base model, if --weights is a LoRA adapter (default: what it says)")
+    add("--resume", metavar="FOLDER", help="go on with the training in this folder, with its options (but for --threads)")
     add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
     add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
     add("--cross-self", action=argparse.BooleanOptionalAction, help="does a token see itself in CR layers? (yes)")
@@ -73,11 +78,31 @@ def parse_options(arguments=None):
     add("--lora-targets", default="q_proj,v_proj", help="matrices that get an update (default: %(default)s)")
     add("--checkpoint-activations", action=argparse.BooleanOptionalAction, default=False, help="keep fewer activations, compute them twice")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
-    add("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)")
+    add("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()}, or as before with --resume)")
     add("--dtype", choices=DTYPES, default="float32",
         help="bfloat16: frozen weights in bfloat16 with LoRA, else autocast over float32 weights (default: %(default)s)")  # fmt: skip
     add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
-    return checked(parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    if options.resume:
+        wanted = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+        if wanted - {"resume", "threads"}:
+            raise ValueError(f"--resume takes all options but --threads from {options.resume}; drop --{min(wanted - {'resume', 'threads'})}")
+        return resumed(options)
+    options.threads = options.threads or torch.get_num_threads()
+    return checked(options)
+
+
+def resumed(options):
+    """The options of the training in --resume, as the first line of its log has them."""
+    path = Path(options.resume) / "log.jsonl"
+    first = parse_json(read_text(path).partition("\n")[0], f"{path}, line 1")
+    before = first.get("options")
+    if not isinstance(before, dict) or set(before) != set(vars(options)) or "fingerprint" not in first.get("data", {}):
+        raise ValueError(f"{path}: its first line is not one that this train.py wrote; the training cannot be resumed")
+    threads = options.threads or before["threads"]
+    if threads != before["threads"]:
+        print(f"{threads} threads instead of {before['threads']}: the weights will not be the same to the byte")
+    return checked(argparse.Namespace(**before | {"resume": options.resume, "out": options.resume, "threads": threads}))
 
 
 def checked(options):
@@ -214,12 +239,15 @@ def make_optimizer(model, options):
     return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
 
 
-def epochs(options, data, model, objective):
-    """Train, and yield after each epoch what there is to say about it."""
-    optimizer, since = make_optimizer(model, options), time.perf_counter()
-    step, total, tokens, dropped = 0, options.max_steps, 0, 0
-    with tqdm(disable=None, unit="step") as bar:
-        for epoch in itertools.count(1):
+def epochs(options, data, model, objective, optimizer=None, done=None):
+    """Train, and yield after each epoch what there is to say about it. done: what was said last, if some are trained already."""
+    optimizer, since, tokens = optimizer or make_optimizer(model, options), time.perf_counter(), 0
+    done = done or {"epoch": 0, "step": 0, "of": options.max_steps, "dropped": 0}
+    step, total, dropped = done["step"], done["of"], done["dropped"]
+    if total and step >= total:
+        return
+    with tqdm(disable=None, unit="step", initial=step) as bar:
+        for epoch in itertools.count(done["epoch"] + 1):
             rng = np.random.default_rng([options.seed, epoch])
             windows = data.training_windows(objective.loss, rng)
             if not len(windows):
@@ -262,22 +290,96 @@ def first_line(options, data, model, loss):
     """What is needed to run this training again."""
     return {
         "options": vars(options), "loss": loss, "scheme": vars(model.scheme), "config": model.config.to_dict(),
-        "data": {"source": data.source, "titles": len(data.titles), "entries": len(data.entries)},
+        "data": {"source": data.source, "titles": len(data.titles), "entries": len(data.entries), "fingerprint": fingerprint(data)},
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
         "sentencepiece": sentencepiece.__version__, "machine": platform.platform(),
     }  # fmt: skip
 
 
+def fingerprint(data):
+    """SHA-256 of all titles and sequences."""
+    parts = ["\n".join(data.titles).encode(), data.entries.tobytes()]
+    parts += [bound.tobytes() for windows in (data.train, data.valid, data.test) for bound in (windows.starts, windows.ends)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def write_state(out, model, optimizer, epoch, best):
+    """All that the next epoch depends on: state-0 and state-1 take turns, so that the one before is whole while this is written."""
+    tensors = {"rng": torch.get_rng_state()}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            tensors |= {f"{name}|{key}": value for key, value in {"weight": p, **optimizer.state[p]}.items()}
+    path = out / f"state-{epoch['epoch'] % 2}.safetensors"
+    write_tensors(path, tensors)
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_json(path.with_suffix(".json"), {"sha256": checksum, "epoch": epoch, "best": best})
+
+
+def read_state(out, model, optimizer):
+    """Put the newest whole state into model, optimizer and random generator: (epoch, best), or (None, None) if there is none."""
+    found = []
+    for path in sorted(out.glob("state-?.json")):
+        try:
+            state, tensors = read_json(path), path.with_suffix(".safetensors")
+            if hashlib.sha256(tensors.read_bytes()).hexdigest() != state["sha256"]:
+                raise ValueError(f"{tensors}: is not what {path.name} was written for")
+            found.append((state["epoch"]["epoch"], state, tensors))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            print(f"not used: {error}")
+    if not found:
+        return None, None
+    _, state, path = max(found, key=lambda one: one[0])
+    tensors = load_file(path)
+    torch.set_rng_state(tensors["rng"])
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            kept = {key.rpartition("|")[2]: value for key, value in tensors.items() if key.rpartition("|")[0] == name}
+            p.data.copy_(kept.pop("weight"))
+            optimizer.state[p] = {key: value.to(p.device) for key, value in kept.items()}
+    return state["epoch"], state["best"]
+
+
+def start_log(out, first, epoch):
+    """Write the first line of the log; when resuming, keep it and the lines of the epochs that are trained already."""
+    path, lines = out / "log.jsonl", [json.dumps(first)]
+    if first["options"]["resume"]:
+        lines = read_text(path).splitlines()
+        lines = lines[: epoch["epoch"]] + [json.dumps(epoch)] if epoch else lines[:1]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def refuse_other_data(out, data):
+    """ValueError if a training that is resumed would go on with other data."""
+    path = out / "log.jsonl"
+    before = parse_json(read_text(path).splitlines()[0], path)["data"]["fingerprint"]
+    if before != fingerprint(data):
+        raise ValueError(f"{data.source}: is not what the training in {out} began with: SHA-256 {fingerprint(data)}, {path} says {before}")
+
+
+def finished(out):
+    """Is the last line of the log that of the last step? It is written when all else is."""
+    try:
+        last = parse_json(read_text(out / "log.jsonl").splitlines()[-1], out)
+    except ValueError:
+        return False
+    return "step" in last and last["step"] >= last["of"]
+
+
 def train(options):
     out = Path(options.out)
-    if (out / "model.safetensors").exists() or (out / "adapter_model.safetensors").exists():
+    if not options.resume and ((out / "model.safetensors").exists() or (out / "adapter_model.safetensors").exists()):
         raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
+    if options.resume and finished(out):
+        print(f"{out}: this training is finished")
+        return 0
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs a tenth of the time; nothing here reads any
     data = dataset.load(options.data, options.history, options.min_item, options.min_user)
     print(f"data: {data.source}: {len(data.titles)} titles, {len(data.train)} training sequences, "
           f"{len(data.valid)} validation and {len(data.test)} test targets", *data.notes, sep="\n      ")  # fmt: skip
+    if options.resume:
+        refuse_other_data(out, data)
     model, encoder, settings = prepare(options, data)
     loss = options.loss or ("titles" if settings.layout.same_everywhere else "target")
     trie = build_trie(encoder, data.titles)
@@ -288,25 +390,33 @@ def train(options):
           f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "
           f"softmax {settings.softmax}")  # fmt: skip
 
+    for path in [*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))]:
+        path.unlink()  # half files, and states of a training that this one replaces
+    optimizer = make_optimizer(model, options)
+    epoch, best = read_state(out, model, optimizer) if options.resume else (None, None)
+    start_log(out, first_line(options, data, model, loss), epoch)
     encoder.tokenizer.save(out)
     settings.save(out)
-    best = None
-    with open(out / "log.jsonl", "w", encoding="utf-8") as log:
-        print(json.dumps(first_line(options, data, model, loss)), file=log, flush=True)
+    if options.resume:
+        print(f"going on after epoch {epoch['epoch']}, step {epoch['step']} of {epoch['of']}" if epoch else "no state to go on from: from the start")
+    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
         try:
-            for epoch in epochs(options, data, model, objective):
+            for epoch in epochs(options, data, model, objective, optimizer, epoch):
                 epoch["valid"] = validate(model, target_only, validation, options)
-                print(json.dumps(epoch), file=log, flush=True)
                 tqdm.write("epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} nats "
                            "a title, {tokens_per_second:,} tokens a second".format(**epoch))  # fmt: skip
                 if best is None or epoch["valid"] < best["valid"]:
                     with uninterrupted():
                         save(model, options)
                         best = epoch
+                write_state(out, model, optimizer, epoch, best)
+                print(json.dumps(epoch), file=log, flush=True)
         except KeyboardInterrupt:
             kept = f"{out} holds the model of step {best['step']}" if best else f"{out} holds no model yet"
-            print(f"\nstopped; {kept}", flush=True)
+            print(f"\nstopped; {kept}; --resume {out} goes on", flush=True)
             return 130
+    for path in out.glob("state-?.*"):
+        path.unlink()
     print(f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}")
     if epoch["dropped"]:
         print(f"{epoch['dropped']} history entries were left out of prompts longer than {encoder.max_length} tokens")

@@ -65,13 +65,17 @@ def _object(pairs):
 
 def read_json(path, kind=dict):
     """The value in a JSON file, checked to be of `kind`. Raises as read_text does."""
-    text = read_text(path)
+    return parse_json(read_text(path), path, kind)
+
+
+def parse_json(text, source, kind=dict):
+    """The value of a JSON text, checked to be of `kind`; ValueError naming `source`."""
     try:
         value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # also a number of too many digits
-        raise ValueError(f"{path}: broken JSON: {error}") from None
+        raise ValueError(f"{source}: broken JSON: {error}") from None
     if not isinstance(value, kind):
-        raise ValueError(f"{path}: holds a JSON {type(value).__name__}; expected {kind.__name__}")
+        raise ValueError(f"{source}: holds a JSON {type(value).__name__}; expected {kind.__name__}")
     return value
 
 
