@@ -49,17 +49,13 @@ def find_tensors(whole, paths, weight_map, parameters):
 def copy_tensors(where, parameters):
     """Copy what find_tensors found into `parameters`. Raises ValueError naming a tensor that is not finite."""
     for name, parameter in parameters.items():
-        _copy(where[name], name, parameter.detach())
-
-
-def _copy(path, name, goal):
-    """Read one tensor, piece by piece. Pages of a mapped file count as memory until it is closed: so open it for one tensor."""
-    with _open(path) as file:
-        pieces = file.get_tensor(name).flatten().split(1 << 22)
-        for piece, part in zip(pieces, goal.view(-1).split(1 << 22)):
-            part.copy_(piece)
+        goal, rows = parameter.detach(), max(1, (1 << 21) * len(parameter) // parameter.numel())
+        for first in range(0, len(goal), rows):
+            part = goal[first : first + rows]
+            with _open(where[name]) as file:  # anew each time: pages of a mapped file count as memory until it is closed
+                part.copy_(file.get_slice(name)[first : first + rows])
             if not part.isfinite().all():
-                raise ValueError(f"{path}: {name} holds values that are not finite numbers (in {goal.dtype})")
+                raise ValueError(f"{where[name]}: {name} holds values that are not finite numbers (in {goal.dtype})")
 
 
 def _open(path):
