@@ -390,7 +390,7 @@ def train(options):
           f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "
           f"softmax {settings.softmax}")  # fmt: skip
 
-    for path in [*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))]:
+    for path in {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))}:
         path.unlink()  # half files, and states of a training that this one replaces
     optimizer = make_optimizer(model, options)
     epoch, best = read_state(out, model, optimizer) if options.resume else (None, None)

@@ -115,4 +115,7 @@ def write_config(folder, config, scheme, dtype):
 def write_tensors(path, parameters):
     """Write tensors (name -> tensor) as safetensors, atomically."""
     with replacing(path) as beside:
-        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, beside, {"format": "pt"})
+        try:
+            save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, beside, {"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from None

@@ -1,0 +1,198 @@
+"""A training that is killed at any instant and resumed ends with the bytes of one that never was."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fixtures_data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
+
+import train
+
+ROOT = Path(train.__file__).parent
+LONG = (*TINY, "--max-steps", "24", "--dropout", "0.3", "--seed", "3")
+# Runs train.py, but is killed by SIGKILL when a file is written for the Nth time: before it is renamed (the new file
+# complete or cut in half), or just after.
+DYING = """
+import os, signal, sys, train
+number, moment, renames, replace = int(sys.argv[1]), sys.argv[2], [], os.replace
+def dying(beside, path):
+    renames.append(path)
+    if len(renames) == number and moment == "half":
+        os.truncate(beside, os.path.getsize(beside) // 2)
+    if len(renames) != number or moment == "after":
+        replace(beside, path)
+    if len(renames) == number:
+        os.kill(os.getpid(), 9)
+os.replace = dying
+train.train(train.parse_options(sys.argv[3:]))
+"""
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+
+
+def kill_at(number, moment, *arguments):
+    """Run train.py until it writes its `number`th file; True if it was killed there, False if it came to its end."""
+    found = python("-c", DYING, number, moment, *arguments)
+    assert found.returncode in (0, -signal.SIGKILL), found.stderr
+    return found.returncode != 0
+
+
+def result_of(folder):
+    """What must be equal to the byte, and the log without its times."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()[1:]]
+    return (folder / "model.safetensors").read_bytes(), [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_interactions(tmp_path_factory.mktemp("data"), made_up_rows())
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """A training that was never interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "m"
+    assert python("train.py", "--data", folder, "--out", out, *LONG).returncode == 0
+    assert len(result_of(out)[1]) > 3
+    return out
+
+
+@pytest.fixture
+def begun(folder, tmp_path):
+    """A training that was killed while it wrote a state, with two whole ones."""
+    assert kill_at(14, "half", "--data", folder, "--out", tmp_path / "m", *LONG)
+    assert len(list((tmp_path / "m").glob("state-?.json"))) == 2
+    return tmp_path / "m"
+
+
+def assert_ends_as(whole, folder):
+    found = python("train.py", "--resume", folder)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert result_of(folder) == result_of(whole)
+    assert {p.name for p in folder.iterdir()} == {p.name for p in whole.iterdir()}
+    return found.stdout
+
+
+@pytest.mark.parametrize("number, moment", [(1, "before"), (4, "half"), (6, "half"), (7, "after"), (9, "before"), (12, "after"), (15, "half")])
+def test_killed_while_a_file_is_written_it_ends_with_the_same_bytes(folder, whole, tmp_path, number, moment):
+    killed = kill_at(number, moment, "--data", folder, "--out", tmp_path / "m", *LONG)
+    assert killed
+    if (tmp_path / "m" / "log.jsonl").exists():
+        assert_ends_as(whole, tmp_path / "m")
+    else:  # killed before there was anything to resume
+        found = python("train.py", "--resume", tmp_path / "m")
+        assert found.returncode == 2 and "log.jsonl: no such file" in found.stderr
+
+
+def kill_until_it_ends(rng, folder, out, kills):
+    """Kill and resume `kills` times, at writes and at random instants; how often it was killed."""
+    command, killed = ("--data", folder, "--out", out, *LONG), 0
+    for _ in range(kills):
+        if rng.random() < 0.6:
+            killed += kill_at(rng.randrange(1, 9), rng.choice(("before", "half", "after")), *command)
+        else:
+            process = subprocess.Popen([sys.executable, "train.py", *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+            time.sleep(rng.uniform(1, 3))
+            process.kill()
+            killed += process.wait() != 0
+        if (out / "log.jsonl").exists():
+            command = ("--resume", out)
+    return killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_twenty_times_it_ends_with_the_same_bytes(folder, whole, tmp_path, seed):
+    assert kill_until_it_ends(random.Random(seed), folder, tmp_path / "m", 20) > 5
+    python("train.py", "--resume", tmp_path / "m")
+    assert result_of(tmp_path / "m") == result_of(whole)
+
+
+def test_killed_and_resumed_several_times_it_ends_with_the_same_bytes(folder, whole, tmp_path):
+    assert kill_until_it_ends(random.Random(7), folder, tmp_path / "m", 5) > 2
+    python("train.py", "--resume", tmp_path / "m")
+    assert result_of(tmp_path / "m") == result_of(whole)
+
+
+def newest_state(folder):
+    return max(folder.glob("state-?.json"), key=lambda path: json.loads(path.read_text())["epoch"]["epoch"])
+
+
+@pytest.mark.parametrize("damage", ["torn", "edited", "broken description", "missing"])
+def test_a_damaged_state_is_named_and_the_one_before_is_used(begun, whole, damage):
+    path = newest_state(begun)
+    tensors, epoch = path.with_suffix(".safetensors"), json.loads(path.read_text())["epoch"]["epoch"]
+    data = tensors.read_bytes()
+    if damage == "torn":
+        tensors.write_bytes(data[:-7])
+    elif damage == "edited":
+        tensors.write_bytes(data[:-7] + b"edited!")
+    elif damage == "missing":
+        tensors.unlink()
+    else:
+        path.write_text(path.read_text()[:-20])
+    said = assert_ends_as(whole, begun)
+    assert f"not used: {path if damage == 'broken description' else ''}" in said and tensors.stem in said
+    assert f"going on after epoch {epoch - 1}," in said
+
+
+def test_other_data_is_refused_by_name(folder, begun):
+    changed = folder / "interactions.csv"
+    before = changed.read_bytes()
+    try:
+        changed.write_bytes(before.replace(b"u1,i1,", b"u1,i2,", 1) if b"u1,i1," in before else before + b"u1,i1,9\n")
+        found = python("train.py", "--resume", begun)
+    finally:
+        changed.write_bytes(before)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1
+    assert f"{folder}: is not what the training in {begun} began with" in found.stderr
+
+
+def test_another_number_of_threads_is_allowed_and_said(begun):
+    found = python("train.py", "--resume", begun, "--threads", 2)
+    assert found.returncode == 0 and "2 threads instead of 1: the weights will not be the same to the byte" in found.stdout
+
+
+def test_other_options_are_refused_beside_resume(begun):
+    found = python("train.py", "--resume", begun, "--lr", 0.1)
+    assert found.returncode == 2 and "drop --lr" in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_a_finished_training_stays_as_it_is(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "m")
+    found = python("train.py", "--resume", tmp_path / "m")
+    assert found.returncode == 0 and "this training is finished" in found.stdout
+    assert result_of(tmp_path / "m") == result_of(whole)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"options": {}}', '{"options": 3, "data": 4}'])
+def test_a_log_that_says_too_little_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "log.jsonl").write_text(text)
+    found = python("train.py", "--resume", tmp_path)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1 and "log.jsonl" in found.stderr
+
+
+def test_a_new_training_in_the_same_folder_forgets_the_states_of_the_old_one(folder, begun, whole):
+    (begun / "model.safetensors").unlink()
+    assert kill_at(8, "before", "--data", folder, "--out", begun, *LONG)
+    assert "from the start" in assert_ends_as(whole, begun)
+
+
+def test_a_full_disk_loses_nothing(folder, whole, tmp_path):
+    """No file may grow beyond 40 kB: the model cannot be written, and later it can."""
+    limited = (
+        "import resource, sys, train; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000,) * 2); "
+        "train.cli.run('train.py', lambda: train.train(train.parse_options(sys.argv[1:])))"
+    )  # Python ignores SIGXFSZ, so a write that is too long is an error like that of a full disk
+    found = python("-c", limited, "--data", folder, "--out", tmp_path / "m", *LONG)
+    assert found.returncode == 2 and "Traceback" not in found.stderr and not list((tmp_path / "m").glob("*.part"))
+    assert_ends_as(whole, tmp_path / "m")
