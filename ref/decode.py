@@ -35,29 +35,36 @@ class Decoder:
         search stops when no live beam can pass the last of `width` finished titles. No length
         normalization; ties by catalogue order. banned: a set of titles a user that may not finish.
         """
-        trie, U = self.trie, len(prompts)
+        trie, users = self.trie, np.arange(len(prompts))  # users: those whose search goes on, U of them
         cache, hidden, lengths, last = self._read_prompts(prompts)
-        nodes, scores = np.zeros((U, 1), np.int64), np.zeros((U, 1))
-        hidden, ancestors = hidden[:, None], np.zeros((U, 1, 0), bool)
+        nodes, scores = np.zeros((len(users), 1), np.int64), np.zeros((len(users), 1))
+        hidden, ancestors = hidden[:, None], np.zeros((len(users), 1, 0), bool)
         finished = [[] for _ in prompts]
         while True:
+            U = len(users)
             log_probs, children = self._child_log_probs(nodes.ravel(), hidden.flatten(0, 1))
             children = children.reshape(U, -1)  # (U, W * M), -1 where there is no child
             candidates = np.where(children < 0, -np.inf, np.repeat(scores, children.shape[1] // scores.shape[1], 1))
             candidates = candidates + log_probs.reshape(U, -1)
-            for u in range(U if banned else 0):
-                candidates[u, np.isin(trie.title[children[u]], list(banned[u]))] = -np.inf
             nodes, parents = np.full((U, width), trie.leaf[0]), np.zeros((U, width), np.int64)  # a leaf has no children
             next_scores = np.full((U, width), -np.inf)
-            for u in range(U):
-                live = self._step(candidates[u], children[u], width, finished, u)
-                nodes[u, : len(live)], next_scores[u, : len(live)] = children[u, live], candidates[u, live]
-                parents[u, : len(live)] = live // (children.shape[1] // scores.shape[1])
-            alive = np.isfinite(next_scores).any(0).sum()  # the most that any user has; they stand first
+            for row, u in enumerate(users):
+                if banned:
+                    candidates[row, np.isin(trie.title[children[row]], list(banned[u]))] = -np.inf
+                live = self._step(candidates[row], children[row], width, finished, u)
+                nodes[row, : len(live)], next_scores[row, : len(live)] = children[row, live], candidates[row, live]
+                parents[row, : len(live)] = live // (children.shape[1] // scores.shape[1])
+            alive = np.isfinite(next_scores).any(0).sum()  # the most beams that any user has; they stand first
             if not alive:
                 return finished
-            nodes, parents, scores = nodes[:, :alive], parents[:, :alive], next_scores[:, :alive]
-            own = np.broadcast_to(np.eye(alive, dtype=bool), (U, alive, alive))
+            some = np.isfinite(next_scores[:, 0])
+            if some.mean() > 0.75:  # to copy the cache for few users would cost more than it saves
+                some[:] = True
+            else:
+                cache = rows_of(cache, self._tensor(some))
+            users, nodes, parents, scores = users[some], nodes[some, :alive], parents[some, :alive], next_scores[some, :alive]
+            ancestors, lengths, last = ancestors[some], lengths[some], last[some]
+            own = np.broadcast_to(np.eye(alive, dtype=bool), (len(users), alive, alive))
             ancestors = np.concatenate((np.take_along_axis(ancestors, parents[:, :, None], 1), own), axis=2)
             hidden = self._extend(cache, nodes, ancestors, lengths, last, np.isfinite(scores))
 
@@ -161,6 +168,14 @@ class Decoder:
 
     def _tensor(self, array):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def rows_of(cache, rows):
+    """A cache that holds some rows of the batch of another."""
+    other = cache.fork()
+    other.segment_ids = cache.segment_ids[rows]
+    other.layers = {layer: (k[rows], v[rows]) for layer, (k, v) in cache.layers.items()}
+    return other
 
 
 def prune(cache, scheme, num_layers):
