@@ -239,16 +239,16 @@ def target_nll(model, objective, windows, device):
 def table(rows, columns):
     """Lines of means and, below them, their intervals; rows: {name: {metric: (mean, low, high)}}."""
     width = max(map(len, rows)) + 1
-    lines = [" " * width + "".join(f"{column:>17}" for column in columns)]
+    lines = [" " * width + "".join(f"{column:>19}" for column in columns)]
     for name, values in rows.items():
         means, intervals = "", ""
         for column in columns:
             if column not in values:
-                means, intervals = means + f"{'-':>17}", intervals + " " * 17
+                means, intervals = means + f"{'-':>19}", intervals + " " * 19
                 continue
             mean, low, high = values[column]
-            means += f"{mean:>17.4f}"
-            intervals += f"{f'[{low:.4f} {high:.4f}]':>17}"
+            means += f"{mean:>19.4f}"
+            intervals += f"{f'[{low:.4f} {high:.4f}]':>19}"
         lines += [f"{name:<{width}}{means}", " " * width + intervals]
     return "\n".join(lines)
 
