@@ -26,6 +26,7 @@ COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  #
 
 
 def parse_options(arguments=None):
+    """The options of the command line; raises ValueError naming one that makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
@@ -151,6 +152,7 @@ class Users:
 
 
 def test_users(data, options):
+    """The Users to rank for; with --ranking sampled each has its own negatives, drawn from (--seed, number of the user)."""
     windows = data.test[: options.limit]
     histories = [data.entries[start : end - 1] for start, end in zip(windows.starts, windows.ends)]
     targets = data.entries[windows.ends - 1]
@@ -166,7 +168,8 @@ def test_users(data, options):
     return Users(histories, targets, candidates)
 
 
-def result(name, users, ranks, aucs=None, nll=None):
+def result(name, ranks, aucs=None, nll=None):
+    """A Result from the rank of each user's target, with AUC and negative log-likelihood where they are known."""
     metrics = metrics_of(ranks)
     metrics |= {} if aucs is None else {"AUC": np.array(aucs)}
     metrics |= {} if nll is None else {"NLL": nll}
@@ -183,7 +186,7 @@ def rank_scores(name, users, scores_of, options, answers, nll=None):
         rank, auc = rank_and_auc(scores, target, answers if users.candidates is None else users.candidates[user])
         ranks.append(np.inf if options.ranking == "beam" and rank > options.beam_width else rank)
         aucs.append(auc)
-    return result(name, users, ranks, None if options.ranking == "beam" else aucs, nll)
+    return result(name, ranks, None if options.ranking == "beam" else aucs, nll)
 
 
 def evaluate_model(folder, data, users, options):
@@ -218,7 +221,7 @@ def evaluate_model(folder, data, users, options):
         print(f"{folder}: {dropped} history entries did not fit into {encoder.max_length} tokens and were left out")
     nll = np.concatenate(nll)
     if options.ranking == "beam":
-        return result(str(folder), users, ranks, nll=nll), (top, answer)
+        return result(str(folder), ranks, nll=nll), (top, answer)
     answers = np.flatnonzero(answer == np.arange(len(answer)))
     canonical = Users(users.histories, answer[users.targets], users.candidates)
     for user in range(min(options.show, len(scores))):
@@ -313,6 +316,7 @@ def report(data, users, results, models, options, softmaxes):
 
 
 def main():
+    """Rank, compare, print; raises ValueError or FileNotFoundError for what cannot be used."""
     options = parse_options()
     folders = options.weights or [folder for folder in DEFAULT_WEIGHTS if Path(folder, "model.safetensors").exists()]
     if not folders:

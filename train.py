@@ -38,6 +38,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 
 def parse_options(arguments=None):
+    """The options of the command line, or with --resume those of the training; raises ValueError naming one that makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
@@ -366,6 +367,7 @@ def finished(out):
 
 
 def train(options):
+    """Train, write model and log to --out, and return the exit code; raises ValueError for data or models that cannot be used."""
     out = Path(options.out)
     if not options.resume and ((out / "model.safetensors").exists() or (out / "adapter_model.safetensors").exists()):
         raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
