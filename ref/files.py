@@ -7,6 +7,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from ref import parallel
+
 
 @contextmanager
 def uninterrupted():
@@ -23,7 +25,14 @@ def uninterrupted():
 
 @contextmanager
 def replacing(path):
-    """Give a path beside `path` to write to; flush it to disk, then rename: readers see the old file or the new."""
+    """Give a path beside `path` to write to; flush it to disk, then rename: readers see the old file or the new.
+
+    Of several processes, the first alone writes.
+    """
+    if parallel.RANK:
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere) / "file"
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with uninterrupted():

@@ -103,7 +103,7 @@ class Objective:
             tokens, real = self._tokens(children, hidden), torch.from_numpy(real).to(hidden.device)
             logits = model.lm_head(hidden[first:])
             out.append(child_log_softmax(logits, tokens, real, self.settings).gather(1, column[first:]))
-        return torch.cat(out)[:, 0] if out else hidden.sum(1)  # (N,)
+        return torch.cat(out)[:, 0] if out else model.lm_head(hidden).sum(1)  # (N,)
 
     def _tokens(self, nodes, like):
         return torch.from_numpy(self.trie.token[nodes].clip(0)).to(like.device)

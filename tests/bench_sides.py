@@ -159,7 +159,7 @@ def training(model, objectives, batches, weight_decay_of):
     """(prove, ours, theirs): training steps; objectives and batches of our side and of theirs (full softmax)."""
     theirs, give_masks = in_transformers(model)
     model.train(), theirs.train()
-    optimizers = [train.make_optimizer(side, weight_decay_of) for side in (model, theirs)]
+    optimizers = [train.make_optimizer(side.parameters(), weight_decay_of) for side in (model, theirs)]
 
     def our_loss(i=0):
         log_probs = objectives[0].token_log_probs(model, batches[0][i % len(batches[0])])
