@@ -368,7 +368,7 @@ def read_state(out, model, optimizer):
     _, state, path = max(found, key=lambda one: one[0])
     tensors = load_file(path)
     if len(tensors["rng"]) == parallel.WORLD:
-        torch.set_rng_state(tensors["rng"][parallel.RANK])
+        torch.set_rng_state(tensors["rng"][parallel.RANK].clone())
     for name, p in model.named_parameters():
         if p.requires_grad:
             kept = {key.rpartition("|")[2]: value for key, value in tensors.items() if key.rpartition("|")[0] == name}
