@@ -215,7 +215,8 @@ def evaluate_model(folder, data, users, options):
             found = [row.astype(np.float32) for row in decoder.title_log_probs(prompts, titles)]
         dropped = sum(prompt.dropped for prompt in prompts)
         done.append((dropped, target_nll(model, objective, windows, options.device), found))
-    dropped, nll, found = zip(*parallel.in_turn(done))
+    everyone = parallel.gather(done)  # the processes took turns
+    dropped, nll, found = zip(*(everyone[i % parallel.WORLD][i // parallel.WORLD] for i in range(sum(map(len, everyone)))))
     nll, found = np.concatenate(nll), list(itertools.chain(*found))
     if sum(dropped):
         print(f"{folder}: {sum(dropped)} history entries did not fit into {encoder.max_length} tokens and were left out")

@@ -21,7 +21,11 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ref import cli, dataset, lora, parallel
@@ -227,6 +231,28 @@ class NegativeLogLikelihood(torch.nn.Module):
             return -objective.token_log_probs(self.model, batch).sum()
 
 
+def shared(module, layers, options):
+    """`module` such that a backward pass leaves the *mean* of all processes' gradients in each of them.
+
+    --shard: a process holds a part of each parameter, and one of `layers` at a time is made whole.
+    """
+    if options.shard:
+        mesh = dist.init_device_mesh(torch.device(options.device).type, (parallel.WORLD,))
+        for part in (*layers, module):
+            fully_shard(part, mesh=mesh)
+    elif dist.is_initialized():
+        module = DistributedDataParallel(module)
+    return module
+
+
+def part_of(tensor, parameter):
+    """What of a whole tensor belongs where `parameter`, sharded or not, is."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor) and tensor.dim():
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
+
+
 def own_parts(entries, rounds):
     """The windows that this process computes, in each of some rounds: [(windows, weight)].
 
@@ -372,8 +398,8 @@ def read_state(out, model, optimizer):
     for name, p in model.named_parameters():
         if p.requires_grad:
             kept = {key.rpartition("|")[2]: value for key, value in tensors.items() if key.rpartition("|")[0] == name}
-            p.data.copy_(parallel.part_of(kept.pop("weight"), p))
-            optimizer.state[p] = {key: parallel.part_of(value, p) for key, value in kept.items()}
+            p.data.copy_(part_of(kept.pop("weight"), p))
+            optimizer.state[p] = {key: part_of(value, p) for key, value in kept.items()}
     return state["epoch"], state["best"]
 
 
@@ -432,7 +458,7 @@ def train(options):
 
     for path in {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))} if parallel.RANK == 0 else ():
         path.unlink()  # half files, and states of a training that this one replaces
-    nll = parallel.wrap(NegativeLogLikelihood(model, options), model.layers, options.device, options.shard)
+    nll = shared(NegativeLogLikelihood(model, options), model.layers, options)
     optimizer = make_optimizer(nll.parameters(), options)
     epoch, best = read_state(out, model, optimizer) if options.resume else (None, None)
     start_log(out, first_line(options, data, model, loss), epoch)

@@ -22,33 +22,12 @@ def finish():
         dist.destroy_process_group()
 
 
-def wrap(module, layers, device, shard):
-    """`module` such that a backward pass leaves the *mean* of all processes' gradients in each of them.
-
-    shard: a process holds a part of each parameter, and one of `layers` at a time is made whole (FSDP2).
-    """
-    if shard:
-        from torch.distributed.fsdp import fully_shard  # slow to import
-
-        mesh = dist.init_device_mesh(torch.device(device).type, (WORLD,))
-        for part in (*layers, module):
-            fully_shard(part, mesh=mesh)
-        return module
-    return torch.nn.parallel.DistributedDataParallel(module) if dist.is_initialized() else module
-
-
 def gather(value):
     """What each process gives, in a list."""
     values = [value] * WORLD
     if dist.is_initialized():
         dist.all_gather_object(values, value)
     return values
-
-
-def in_turn(values):
-    """The values of all processes, which took turns: the first of each, then the second of each, ..."""
-    given = gather(values)
-    return [given[i % WORLD][i // WORLD] for i in range(sum(map(len, given)))]
 
 
 def total(values):
@@ -60,13 +39,3 @@ def whole(tensor):
     """A tensor, sharded or not, on the CPU of the first process; the others do their part and get an empty one."""
     tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return tensor.detach().cpu() if RANK == 0 else torch.empty(0)
-
-
-def part_of(tensor, parameter):
-    """What of a whole tensor belongs where `parameter`, sharded or not, is."""
-    tensor = tensor.to(parameter.device)
-    if not hasattr(parameter, "full_tensor") or tensor.dim() == 0:
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
