@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import train
 
 ROOT = Path(train.__file__).parent
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 LONG = (*TINY, "--max-steps", 14, "--dropout", 0, "--threads", 1)
 
 
@@ -53,12 +53,30 @@ def curve(out):
     return [value for line in lines for value in (line["train"], line["valid"], *line["train_by_ten_steps"])]
 
 
+SAYS_THE_NORMS = """
+import torch, train
+clip = torch.nn.utils.clip_grad_norm_
+def clip_and_say(parameters, most):
+    norm = clip(list(parameters), most)
+    print("norm", norm.full_tensor().item() if hasattr(norm, "full_tensor") else norm.item())
+torch.nn.utils.clip_grad_norm_ = clip_and_say
+train.cli.run("train.py", lambda: train.train(train.parse_options()))
+"""
+
+
+def norms(said):
+    return [float(line.removeprefix("norm ")) for line in said.splitlines() if line.startswith("norm ")]
+
+
 def assert_trained_alike(tmp_path, processes, folder, *options, rel=1e-5):
-    """With the same global batch, losses of every step and of validation are those of one process."""
-    outs = [tmp_path / "one", tmp_path / "many"]
-    run(0, "train.py", "--data", folder, "--out", outs[0], *LONG, *(o for o in options if o != "--shard"))
-    said = run(processes, "train.py", "--data", folder, "--out", outs[1], *LONG, *options)
+    """With the same global batch, losses of every step and of validation are those of one process, and so are the gradients
+    (AdamW itself would not notice gradients of another length)."""
+    outs, script = [tmp_path / "one", tmp_path / "many"], tmp_path / "says_the_norms.py"
+    script.write_text(SAYS_THE_NORMS)
+    alone = run(0, script, "--data", folder, "--out", outs[0], *LONG, *(o for o in options if o != "--shard"))
+    said = run(processes, script, "--data", folder, "--out", outs[1], *LONG, *options)
     assert said.count("best validation") == 1
+    assert len(norms(alone)) == 14 and norms(said) == pytest.approx(norms(alone), rel=1e-3)
     assert curve(outs[1]) == pytest.approx(curve(outs[0]), rel=rel)
     assert sorted(p.name for p in outs[0].iterdir()) == sorted(p.name for p in outs[1].iterdir())
     name = "adapter_model.safetensors" if "--lora-rank" in options else "model.safetensors"
@@ -96,8 +114,7 @@ def test_many_processes_fine_tune_as_one(tmp_path, folder, language_model, proce
 def ends_by_itself(script, text, *arguments):
     """Standard error of two processes of a script that must fail, without hanging."""
     script.write_text(text)
-    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(torchrun(2, script, *arguments), env=environment, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(torchrun(2, script, *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert found.returncode != 0
     return found.stderr
 
