@@ -138,7 +138,7 @@ def test_a_killed_process_ends_all_and_resumed_they_end_with_the_same_bytes(tmp_
     said = ends_by_itself(tmp_path / "dying.py", KILLED_AT_FILE_12, *command, "--out", tmp_path / "m")
     assert "Signal 9" in said or "SIGKILL" in said, said
     states = [load_file(path)["rng"] for path in (tmp_path / "m").glob("state-?.safetensors")]
-    assert states and all(len(rng) == 2 and not torch.equal(*rng) for rng in states)  # each drops out its own
+    assert states and all(len(rng) == 2 and not torch.equal(*rng[:, :8]) for rng in states)  # they begin with the seed
     shutil.copytree(tmp_path / "m", tmp_path / "alone")
     assert "going on after epoch" in run(2, "train.py", "--resume", tmp_path / "m")
     assert (tmp_path / "m/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
