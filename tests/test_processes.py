@@ -142,6 +142,7 @@ def test_a_killed_process_ends_all_and_resumed_they_end_with_the_same_bytes(tmp_
     shutil.copytree(tmp_path / "m", tmp_path / "alone")
     assert "going on after epoch" in run(2, "train.py", "--resume", tmp_path / "m")
     assert (tmp_path / "m/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    assert curve(tmp_path / "m") == curve(tmp_path / "whole")
     assert "1 processes instead of 2: the weights will not be the same" in run(0, "train.py", "--resume", tmp_path / "alone")
 
 
