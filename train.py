@@ -94,23 +94,42 @@ def parse_options(arguments=None):
         wanted = {name for name, value in vars(options).items() if value != parser.get_default(name)}
         if wanted - {"resume", "threads"}:
             raise ValueError(f"--resume takes all options but --threads from {options.resume}; drop --{min(wanted - {'resume', 'threads'})}")
-        return resumed(options)
+        return resumed(options, parser)
     options.threads = options.threads or torch.get_num_threads()
     return checked(options)
 
 
-def resumed(options):
+def resumed(options, parser):
     """The options of the training in --resume, as the first line of its log has them."""
     path = Path(options.resume) / "log.jsonl"
     first = parse_json(read_text(path).partition("\n")[0], f"{path}, line 1")
     before = first.get("options")
-    if not isinstance(before, dict) or set(before) != set(vars(options)) or "fingerprint" not in first.get("data", {}):
+    known = isinstance(first.get("data"), dict) and "fingerprint" in first["data"] and type(first.get("processes")) is int
+    if not known or not isinstance(before, dict) or set(before) != set(vars(options)):
         raise ValueError(f"{path}: its first line is not one that this train.py wrote; the training cannot be resumed")
-    threads = options.threads or before["threads"]
-    for what, now, then in (("threads", threads, before["threads"]), ("processes", parallel.WORLD, first.get("processes"))):
+
+    def refuse(message):
+        raise ValueError(f"{path}, line 1: {message}") from None
+
+    parser.error = refuse
+    before = parser.parse_args([word for name, value in before.items() for word in as_arguments(name, value)])
+    try:
+        checked(before)
+    except ValueError as error:
+        refuse(error)
+    for what, now, then in (("threads", options.threads or before.threads, before.threads), ("processes", parallel.WORLD, first.get("processes"))):
         if now != then:
             print(f"{now} {what} instead of {then}: the weights will not be the same to the byte")
-    return checked(argparse.Namespace(**before | {"resume": options.resume, "out": options.resume, "threads": threads}))
+    before.resume, before.out, before.threads = options.resume, options.resume, options.threads or before.threads
+    return checked(before)
+
+
+def as_arguments(name, value):
+    """An option as one writes it."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [] if value is None else [f"--{flag}={value}"]
 
 
 def checked(options):
@@ -245,6 +264,11 @@ def shared(module, layers, options):
     return module
 
 
+def over_processes(values):
+    """The sums of a list of numbers over all processes."""
+    return [sum(column) for column in zip(*parallel.gather(values))]
+
+
 def part_of(tensor, parameter):
     """What of a whole tensor belongs where `parameter`, sharded or not, is."""
     tensor = tensor.to(parameter.device)
@@ -271,7 +295,7 @@ def validate(nll, objective, entries, device):
         batch = objective.batch(windows, device)
         sums.append((weight * nll(objective, batch).item(), weight * batch.units))
     nll.train()
-    nats, titles = parallel.total([sum(column) for column in zip(*sums)])
+    nats, titles = over_processes([sum(column) for column in zip(*sums)])
     return nats / titles
 
 
@@ -298,7 +322,7 @@ def step_gradients(options, nll, objective, entries):
     """
     rounds = min(options.accumulate, math.ceil(len(entries) / parallel.WORLD))
     parts = [(objective.batch(windows, options.device), weight) for windows, weight in own_parts(entries, rounds)]
-    (titles,) = parallel.total([sum(weight * batch.units for batch, weight in parts)])
+    (titles,) = over_processes([sum(weight * batch.units for batch, weight in parts)])
     nats = tokens = dropped = 0
     for batch, weight in parts:
         loss = nll(objective, batch)
@@ -337,7 +361,7 @@ def epochs(options, data, nll, objective, optimizer=None, done=None):
                 nats, *_, titles = map(sum, zip(*steps[-100:]))
                 bar.set_postfix_str(f"loss {parallel.WORLD * nats / titles:.3f}", refresh=False)
             *own, titles = zip(*steps)
-            losses, read, left_out = map(parallel.total, own)
+            losses, read, left_out = map(over_processes, own)
             tokens, dropped = tokens + sum(read), dropped + sum(left_out)
             if not math.isfinite(sum(losses)):
                 raise ValueError(f"the training loss is {sum(losses)} at step {step}; try a smaller --lr")
@@ -374,8 +398,13 @@ def write_state(out, model, optimizer, epoch, best):
             tensors |= {f"{name}|{key}": value for key, value in {"weight": p, **optimizer.state[p]}.items()}
     path = out / f"state-{epoch['epoch'] % 2}.safetensors"
     write_tensors(path, tensors)
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest() if parallel.RANK == 0 else None
-    write_json(path.with_suffix(".json"), {"sha256": checksum, "epoch": epoch, "best": best})
+    if parallel.RANK == 0:
+        write_json(path.with_suffix(".json"), {"sha256": state_checksum(path, epoch, best), "epoch": epoch, "best": best})
+
+
+def state_checksum(path, epoch, best):
+    """SHA-256 of a file of tensors and what is said about it."""
+    return hashlib.sha256(path.read_bytes() + json.dumps([epoch, best]).encode()).hexdigest()
 
 
 def read_state(out, model, optimizer):
@@ -384,11 +413,11 @@ def read_state(out, model, optimizer):
     for path in sorted(out.glob("state-?.json")):
         try:
             state, tensors = read_json(path), path.with_suffix(".safetensors")
-            if hashlib.sha256(tensors.read_bytes()).hexdigest() != state["sha256"]:
-                raise ValueError(f"{tensors}: is not what {path.name} was written for")
+            if state_checksum(tensors, state["epoch"], state["best"]) != state["sha256"]:
+                raise ValueError(f"is not what was written with {tensors.name}")
             found.append((state["epoch"]["epoch"], state, tensors))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            print(f"not used: {error}")
+            print(f"not used: {path}: {error}")
     if not found:
         return None, None
     _, state, path = max(found, key=lambda one: one[0])

@@ -7,8 +7,6 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from ref import parallel
-
 
 @contextmanager
 def uninterrupted():
@@ -27,9 +25,9 @@ def uninterrupted():
 def replacing(path):
     """Give a path beside `path` to write to; flush it to disk, then rename: readers see the old file or the new.
 
-    Of several processes, the first alone writes.
+    Of several processes (torchrun), the first alone writes.
     """
-    if parallel.RANK:
+    if os.environ.get("RANK", "0") != "0":
         with tempfile.TemporaryDirectory() as nowhere:
             yield Path(nowhere) / "file"
         return

@@ -30,11 +30,6 @@ def gather(value):
     return values
 
 
-def total(values):
-    """The sums of a list of numbers over all processes."""
-    return [sum(column) for column in zip(*gather(values))]
-
-
 def whole(tensor):
     """A tensor, sharded or not, on the CPU of the first process; the others do their part and get an empty one."""
     tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
