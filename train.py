@@ -258,7 +258,7 @@ def shared(module, layers, options):
     if options.shard:
         mesh = dist.init_device_mesh(torch.device(options.device).type, (parallel.WORLD,))
         for part in (*layers, module):
-            fully_shard(part, mesh=mesh)
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)  # also after validation, which has no backward pass
     elif dist.is_initialized():
         module = DistributedDataParallel(module)
     return module

@@ -59,7 +59,7 @@ def load(name, folder=FOLDER):
         raise FileNotFoundError(f"case {name!r} not found in {folder}; expected one of: {', '.join(names(folder))}")
     path, info = Path(folder) / name / "tensors.safetensors", read_json(Path(folder) / name / "case.json")
     for field, kind in (("name", str), ("config", dict), ("scheme", dict), ("rows", list), ("outputs", list)):
-        if not isinstance(info.get(field), kind):
+        if not isinstance(info.get(field), kind) or not info[field]:
             raise ValueError(f"{path.with_name('case.json')}: {field} is {info.get(field)!r}; expected {kind.__name__}")
     try:
         case = Case(info, load_file(path))
