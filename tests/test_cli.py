@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from fixtures_data import (  # noqa: F401
     MADE_UP, TINY, TITLES, interactions_folder, made_up_rows, presplit_folder, sentencepiece_model, write_interactions, write_llm,
 )  # fmt: skip
@@ -695,6 +695,24 @@ def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, folder):
     assert f"{out} holds the model of step" in printed
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith("state-")) == MODEL_FILES
     assert recommender.load(out)[0].scheme == MaskScheme(1, 1)
+
+
+@pytest.mark.parametrize("ranking", ("beam", "full", "sampled"))
+@pytest.mark.parametrize("weights", ("trained", "all zero, so that all scores tie"))
+def test_another_batch_size_changes_no_rank_and_another_run_nothing(tmp_path, run, folder, model, ranking, weights):
+    if weights != "trained":
+        shutil.copytree(model, tmp_path / "m")
+        tensors = load_file(model / "model.safetensors")
+        save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, tmp_path / "m" / "model.safetensors")
+        model = tmp_path / "m"
+    found = []
+    for size in (64, 64, 1, 5):
+        code, said, _ = run(evaluate, "--data", folder, "--weights", model, "--ranking", ranking, "--negatives", 5, "--show", 12,
+                            "--batch-size", size, "--json", tmp_path / "report.json")  # fmt: skip
+        assert code == 0
+        found.append((said, json.loads((tmp_path / "report.json").read_text())))
+    assert found[0] == found[1]
+    assert all(report["ranks"] == found[0][1]["ranks"] for _, report in found)
 
 
 # --- wrong input
