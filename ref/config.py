@@ -78,7 +78,7 @@ def _positive(values, name, source, default=None, kind=int):
     value = values.get(name, default)
     if type(value) not in (int, kind) or not 0 < value < (2**31 if kind is int else 1e300):
         raise ValueError(f"{source}: {name} is {value!r}; expected a positive {'integer' if kind is int else 'number'}")
-    return value
+    return kind(value)
 
 
 def _refuse_unsupported(values, source):

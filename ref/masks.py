@@ -95,10 +95,8 @@ class MaskScheme:
         """
         middle = num_layers - self.intra_layers - self.cross_layers
         if middle < 0:
-            raise ValueError(
-                f"intra_layers {self.intra_layers} + cross_layers {self.cross_layers} is more than "
-                f"the {num_layers} layers of the model"
-            )
+            raise ValueError(f"intra_layers {self.intra_layers} + cross_layers {self.cross_layers} is more than "
+                             f"the {num_layers} layers of the model")  # fmt: skip
         return ["IN"] * self.intra_layers + ["OR"] * middle + ["CR"] * self.cross_layers
 
 

@@ -43,10 +43,8 @@ class Objective:
         if loss == "all" and settings.softmax == "catalogue":
             raise ValueError("--loss all predicts text too, which no catalogue holds; use --softmax full")
         if loss == "titles" and not settings.layout.same_everywhere:
-            raise ValueError(
-                "--loss titles needs a layout in which a title reads the same as entry and as target; "
-                f"{settings.layout.name!r} does not (use 'lines', or --loss target)"
-            )
+            raise ValueError("--loss titles needs a layout in which a title reads the same as entry and as target; "
+                             f"{settings.layout.name!r} does not (use 'lines', or --loss target)")  # fmt: skip
         self.encoder, self.trie, self.titles, self.settings, self.loss = encoder, trie, titles, settings, loss
         self.chosen = [np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))]
         self.title_tokens = np.array([len(nodes) for nodes in self.chosen])

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,21 @@ def main():
             faults.append("a reader wrote files")
             print(faults[-1])
     return 1 if faults else 0
+
+
+@pytest.mark.parametrize("row", [b"u,i0,000000000000000001\n", b"u,i0,1,,,,,,"], ids=["rows", "columns"])
+def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, row):
+    folder = write_interactions(tmp_path, made_up_rows(), suffix=".gz")
+    with gzip.open(folder / "interactions.csv.gz", "wb") as file:
+        file.write(b"user_id,item_id,timestamp\n")
+        for _ in range(60):
+            file.write(row * (2**20 // len(row)))
+    packed = (folder / "interactions.csv.gz").stat().st_size
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="interactions.csv.gz: broken gzip: what it holds is more than 50 times as large"):
+        dataset.load(folder)
+    assert tracemalloc.get_traced_memory()[1] < 10 * packed + 300 * 2**20
+    tracemalloc.stop()
 
 
 def run(inputs):
