@@ -381,6 +381,7 @@ bad("width no multiple", ONE, config(num_attention_heads=5, num_key_value_heads=
 for value in (0, -24, "24", True, 24.0, None, 2**40):
     bad(f"hidden_size {value!r}", ONE, config(hidden_size=value), CONFIG, f"hidden_size is {value!r}", "positive integer")
 bad("vocabulary beyond all memory", ONE, config(vocab_size=2**31 - 1), "model.safetensors", "model.embed_tokens.weight is (450, 24)", "(2147483647, 24)")
+bad("a billion layers", ONE, config(num_hidden_layers=10**9), CONFIG, "num_hidden_layers is 1000000000", "10000 at most")
 bad("theta infinite", ONE, rope("default", rope_theta=float("inf")), CONFIG, "rope_theta is inf", "positive number")
 bad("biases said, none there", ONE, config(attention_bias=True), "model.safetensors", "missing model.layers.1.self_attn.o_proj.bias (24,)")
 bad("tied, with a head", ONE, config(tie_word_embeddings=True), "model.safetensors", "unexpected lm_head.weight (450, 24)")
@@ -487,6 +488,12 @@ def test_a_bad_folder_ends_a_process_with_one_line_and_no_traceback(script, more
 
     assert done.returncode == 2
     assert done.stderr.startswith(f"{script}: {folder / CONFIG}: rope_type is 'yarn'") and done.stderr.count("\n") == 1
+
+
+def test_a_number_may_be_written_as_a_long_integer(good, tmp_path):
+    folder = shutil.copytree(good[ONE], tmp_path / "m")
+    config(rms_norm_eps=10**30)(folder)
+    assert Llama.from_pretrained(folder)(torch.tensor([[1, 2]]), torch.tensor([[0, 1]])).isfinite().all()
 
 
 def test_the_rope_frequencies_of_old_conversions_are_passed_over(good, tmp_path):
