@@ -1,8 +1,8 @@
 """Run the grid of plan.md, a finished run at a time: python tests/study/run.py FOLDER --books BOOKS --workers 2
 
 FOLDER/runs.jsonl gets a line for each finished run; run the same command again and it does what is not in there. A training that was
-stopped goes on after its last epoch. FOLDER/models keeps the model, FOLDER/logs the output of each run. Without --books the runs on
-Amazon Books are left out. Nothing of the titles gets into runs.jsonl: figures only, by which report.py draws table and figure.
+stopped goes on after its last epoch. A run takes 5 to 10 minutes of one core. FOLDER/models keeps the model, FOLDER/logs the output of each run. Without --books the runs on
+Amazon Books are left out. SASRec needs tests/study/requirements.txt. Nothing of the titles gets into runs.jsonl: figures only, by which report.py draws table and figure.
 """
 
 import argparse
@@ -56,7 +56,8 @@ def grid(books):
     scratch = [Run("scratch", schedule, seed) for seed in range(5) for schedule in SCHEDULES]
     decide = tuple(run.name for run in scratch if run.schedule in BOTH)
     runs = scratch[:6] + [Run("sasrec", "-", seed) for seed in range(5)] + scratch[6:]
-    pretrain = Run("pretrain", (0, 0), 0, "titles", ("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--min-item", "1", "--valid-limit", "500"))
+    language = ("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--min-item", "1", "--valid-limit", "500")
+    pretrain = Run("pretrain", (0, 0), 0, "titles", language)
     for seed in range(3):
         runs += [Run(f"flip-{name}", "best", seed, options=options, after=decide) for name, options in FLIPS.items()]
         if books:

@@ -1,10 +1,9 @@
 """SASRec (Kang & McAuley 2018) on the splits and by the metrics of evaluate.py: python tests/study/sasrec.py --json FILE
 
-Item embedding plus position embedding, a causal transformer (torch's own layers), scores by the same item embedding. Two known
-changes make it stronger than in its paper: cross-entropy over all items instead of one negative (Klenitskiy & Vasilev 2023), and norms
-before the blocks. It sees what the language models see: windows of `history` + 1 entries, each entry predicted from those before it.
-Width and dropout are chosen by the validation targets, and so is the epoch. Its softmax is over the catalogue's titles, so
-its negative log-likelihood of a target compares with that of evaluate.py.
+The model is that of the library RePlay (tests/study/requirements.txt), with cross-entropy over all items in place of one negative, which
+is stronger than the paper's (Klenitskiy & Vasilev 2023). It sees what the language models see: windows of `history` + 1 entries, each
+entry predicted from those before it. Width and dropout are chosen by the validation targets, and so is the epoch. Its softmax
+is over the titles of the catalogue, so its negative log-likelihood of a target compares with that of evaluate.py.
 """
 
 import argparse
@@ -14,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
+from replay.data import FeatureHint, FeatureSource, FeatureType
+from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
+from replay.nn.sequential import SasRec
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import evaluate  # noqa: E402
@@ -26,48 +26,35 @@ SETTINGS = [{"size": size, "dropout": dropout} for size in (64, 128) for dropout
 BATCH, PATIENCE, EPOCHS = 128, 6, 100
 
 
-class SASRec(nn.Module):
-    def __init__(self, titles, history, size, dropout, layers=2, heads=2):
-        super().__init__()
-        self.items, self.places = nn.Embedding(titles, size), nn.Embedding(history, size)
-        block = nn.TransformerEncoderLayer(size, heads, 4 * size, dropout, "gelu", batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(block, layers, nn.LayerNorm(size), enable_nested_tensor=False)
-        self.dropout = nn.Dropout(dropout)
-        for embedding in (self.items, self.places):
-            nn.init.normal_(embedding.weight, std=0.02)
-
-    def forward(self, entries):
-        """Scores of all titles behind each entry: int (B, T), padded on the right -> (B, T, titles)."""
-        T = entries.shape[1]
-        x = self.dropout(self.items(entries) + self.places.weight[:T])
-        return self.blocks(x, nn.Transformer.generate_square_subsequent_mask(T), is_causal=True) @ self.items.weight.T
+def new_model(titles, history, size, dropout):
+    """The library's SASRec: two blocks of two heads, cross-entropy over all items; item `titles` is padding."""
+    items = TensorFeatureInfo(
+        "item", FeatureType.CATEGORICAL, is_seq=True, feature_hint=FeatureHint.ITEM_ID, embedding_dim=size, padding_value=titles,
+        cardinality=titles, feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item")],
+    )  # fmt: skip
+    return SasRec.from_params(TensorSchema([items]), size, 2, 2, history, dropout, hidden_dim=4 * size)
 
 
-def padded(histories, width):
-    """(B, width), what is shorter is filled up on the right, where nobody looks."""
-    return torch.tensor(np.stack([np.pad(history, (0, width - len(history))) for history in histories]).astype(np.int64))
+def padded(histories, data):
+    """Filled up on the left, as the library wants it: int (B, history)."""
+    rows = [np.pad(entries, (data.history - len(entries), 0), constant_values=len(data.titles)) for entries in histories]
+    return torch.tensor(np.stack(rows).astype(np.int64))
 
 
-def training_batches(data, rng):
-    """(shown, next) of an epoch, int (B, history) each; -100: nothing to predict."""
-    windows = data.training_windows("titles", rng)
-    windows = windows[rng.permutation(len(windows))]
-    for begin in range(0, len(windows), BATCH):
-        some = [data.entries[start:end] for start, end in zip(windows.starts[begin : begin + BATCH], windows.ends[begin : begin + BATCH])]
-        shown = padded([window[:-1] for window in some], data.history)
-        following = padded([window[1:] for window in some], data.history)
-        following[torch.arange(data.history) >= torch.tensor([len(window) - 1 for window in some])[:, None]] = -100
-        yield shown, following
+def training_loss(model, windows, data):
+    """Mean cross-entropy of every entry that has one before it."""
+    shown, following = (padded([window[part] for window in windows], data) for part in (slice(None, -1), slice(1, None)))
+    real = shown < len(data.titles)
+    return model({"item": shown}, real, positive_labels=following[..., None], target_padding_mask=real[..., None])["loss"]
 
 
 @torch.inference_mode()
-def log_probs(model, histories, width):
+def log_probs(model, histories, data):
     """Of all titles behind each history, float32 (users, titles)."""
     out = []
     for begin in range(0, len(histories), 512):
-        some = histories[begin : begin + 512]
-        last = torch.tensor([len(history) - 1 for history in some])
-        out.append(model(padded(some, width))[torch.arange(len(some)), last].log_softmax(-1))
+        shown = padded(histories[begin : begin + 512], data)
+        out.append(model({"item": shown}, shown < len(data.titles))["logits"].log_softmax(-1))
     return torch.cat(out)
 
 
@@ -79,20 +66,23 @@ def split(windows, data):
 def fit(data, seed, setting, epochs):
     """(validation loss of each epoch, the model of the best one)."""
     torch.manual_seed(seed)
-    model = SASRec(len(data.titles), data.history, **setting)
+    model = new_model(len(data.titles), data.history, **setting)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     histories, targets = split(data.valid, data)
     curve, best = [], None
     for epoch in range(1, epochs + 1):
         model.train()
-        for shown, following in training_batches(data, np.random.default_rng([seed, epoch])):
-            loss = F.cross_entropy(model(shown).flatten(0, 1), following.flatten())
+        rng = np.random.default_rng([seed, epoch])
+        windows = data.training_windows("titles", rng)
+        windows = windows[rng.permutation(len(windows))]
+        for begin in range(0, len(windows), BATCH):
+            some = windows[slice(begin, begin + BATCH)]
             optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            training_loss(model, [data.entries[s:e] for s, e in zip(some.starts, some.ends)], data).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         model.eval()
-        curve.append(-log_probs(model, histories, data.history)[range(len(targets)), targets].mean().item())
+        curve.append(-log_probs(model, histories, data)[range(len(targets)), targets].mean().item())
         if min(curve) == curve[-1]:
             best = copy.deepcopy(model)
         print(f"{setting} epoch {epoch}: validation {curve[-1]:.4f} nats a title", flush=True)
@@ -115,7 +105,7 @@ def main():
     (curve, model), setting = min(fits, key=lambda one: min(one[0][0]))
     asked = evaluate.parse_options(["--ranking", "full"])
     users = evaluate.test_users(data, asked)
-    scores = log_probs(model, users.histories, data.history).numpy()
+    scores = log_probs(model, users.histories, data).numpy()
     nll = -scores[range(len(users.targets)), users.targets].astype(np.float64)
     found = evaluate.rank_scores("SASRec", users, scores.__getitem__, asked, np.arange(len(data.titles)), nll)
     write_json(options.json, {
