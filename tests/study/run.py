@@ -1,8 +1,9 @@
 """Run the grid of plan.md, a finished run at a time: python tests/study/run.py FOLDER --books BOOKS --workers 2
 
 FOLDER/runs.jsonl gets a line for each finished run; run the same command again and it does what is not in there. A training that was
-stopped goes on after its last epoch. A run takes 5 to 10 minutes of one core. FOLDER/models keeps the model, FOLDER/logs the output of each run. Without --books the runs on
-Amazon Books are left out. SASRec needs tests/study/requirements.txt. Nothing of the titles gets into runs.jsonl: figures only, by which report.py draws table and figure.
+stopped goes on after its last epoch. A run takes 5 to 10 minutes of one core, all of them about 8 hours. FOLDER/models keeps the model,
+FOLDER/logs the output of each run. Without --books the runs on Amazon Books are left out. SASRec needs tests/study/requirements.txt.
+Nothing of the titles gets into runs.jsonl: figures only, by which report.py draws table and figure.
 """
 
 import argparse
