@@ -6,6 +6,7 @@
 """
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ref import cli, dataset, lora, recommender
+from ref import cli, dataset, lora, parallel, recommender
 from ref.decode import Decoder, ItemCache
 from ref.files import write_json
 from ref.objective import Objective
@@ -26,6 +27,7 @@ COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  #
 
 
 def parse_options(arguments=None):
+    """The options of the command line; raises ValueError naming one that makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
@@ -49,6 +51,7 @@ def parse_options(arguments=None):
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
     cli.check_device(options.device)
+    parallel.start(options.device)
     return options
 
 
@@ -151,6 +154,7 @@ class Users:
 
 
 def test_users(data, options):
+    """The Users to rank for; with --ranking sampled each has its own negatives, drawn from (--seed, number of the user)."""
     windows = data.test[: options.limit]
     histories = [data.entries[start : end - 1] for start, end in zip(windows.starts, windows.ends)]
     targets = data.entries[windows.ends - 1]
@@ -166,7 +170,8 @@ def test_users(data, options):
     return Users(histories, targets, candidates)
 
 
-def result(name, users, ranks, aucs=None, nll=None):
+def result(name, ranks, aucs=None, nll=None):
+    """A Result from the rank of each user's target, with AUC and negative log-likelihood where they are known."""
     metrics = metrics_of(ranks)
     metrics |= {} if aucs is None else {"AUC": np.array(aucs)}
     metrics |= {} if nll is None else {"NLL": nll}
@@ -183,7 +188,7 @@ def rank_scores(name, users, scores_of, options, answers, nll=None):
         rank, auc = rank_and_auc(scores, target, answers if users.candidates is None else users.candidates[user])
         ranks.append(np.inf if options.ranking == "beam" and rank > options.beam_width else rank)
         aucs.append(auc)
-    return result(name, users, ranks, None if options.ranking == "beam" else aucs, nll)
+    return result(name, ranks, None if options.ranking == "beam" else aucs, nll)
 
 
 def evaluate_model(folder, data, users, options):
@@ -194,38 +199,39 @@ def evaluate_model(folder, data, users, options):
     answer = trie.title[trie.leaf]  # titles of the same tokens are one answer: the first of them
     objective = Objective(encoder, trie, data.titles, settings, "target")
     room = trie.depth.max()
-    top, ranks, nll, scores, dropped = [], [], [], [], 0
+    done = []  # of each batch: history entries dropped, negative log-likelihoods, what was found for each user
     size = 1 if options.ranking == "sampled" else options.batch_size
-    for begin in tqdm(range(0, len(users.targets), size), desc=str(folder), disable=None, unit="batch"):
+    batches = range(0, len(users.targets), size)[parallel.RANK :: parallel.WORLD]
+    for begin in tqdm(batches, desc=str(folder), disable=parallel.RANK > 0 or None, unit="batch"):
         some = range(begin, min(begin + size, len(users.targets)))
         prompts = [encoder.encode([data.titles[i] for i in users.histories[u]], reserve=room) for u in some]
-        dropped += sum(prompt.dropped for prompt in prompts)
         shown = [users.histories[u][prompt.dropped :] for u, prompt in zip(some, prompts)]
         windows = [np.append(history, users.targets[u]) for u, history in zip(some, shown)]
-        nll.append(target_nll(model, objective, windows, options.device))
         if options.ranking == "beam":
             banned = [set(answer[users.histories[u]].tolist()) for u in some] if options.exclude_seen else None
-            for u, found in zip(some, decoder.beam_search(prompts, options.beam_width, banned)):
-                place = [title for title, _ in found]
-                target = answer[users.targets[u]]
-                ranks.append(place.index(target) + 1 if target in place else np.inf)
-                top.append(found[:5])
+            found = decoder.beam_search(prompts, options.beam_width, banned)
         else:
             titles = users.candidates[begin] if users.candidates else None
-            for row in decoder.title_log_probs(prompts, titles):
-                scores.append(row.astype(np.float32))
-    if dropped:
-        print(f"{folder}: {dropped} history entries did not fit into {encoder.max_length} tokens and were left out")
-    nll = np.concatenate(nll)
+            found = [row.astype(np.float32) for row in decoder.title_log_probs(prompts, titles)]
+        dropped = sum(prompt.dropped for prompt in prompts)
+        done.append((dropped, target_nll(model, objective, windows, options.device), found))
+    everyone = parallel.gather(done)  # the processes took turns
+    dropped, nll, found = zip(*(everyone[i % parallel.WORLD][i // parallel.WORLD] for i in range(sum(map(len, everyone)))))
+    nll, found = np.concatenate(nll), list(itertools.chain(*found))
+    if sum(dropped):
+        print(f"{folder}: {sum(dropped)} history entries did not fit into {encoder.max_length} tokens and were left out")
     if options.ranking == "beam":
-        return result(str(folder), users, ranks, nll=nll), (top, answer)
+        places = [[title for title, _ in best] for best in found]
+        ranks = [place.index(t) + 1 if t in place else np.inf for place, t in zip(places, answer[users.targets])]
+        return result(str(folder), ranks, nll=nll), ([best[:5] for best in found], answer)
     answers = np.flatnonzero(answer == np.arange(len(answer)))
     canonical = Users(users.histories, answer[users.targets], users.candidates)
-    for user in range(min(options.show, len(scores))):
-        row = np.where(np.isin(answer, answer[users.histories[user]]), -np.inf, scores[user]) if options.exclude_seen else scores[user]
+    top = []
+    for user, row in enumerate(found[: options.show]):
+        row = np.where(np.isin(answer, answer[users.histories[user]]), -np.inf, row) if options.exclude_seen else row
         best = answers[np.argsort(-row[answers], kind="stable")[:5]]
         top.append([(int(title), float(row[title])) for title in best if row[title] > -np.inf])
-    return rank_scores(str(folder), canonical, scores.__getitem__, options, answers, nll), (top, answer)
+    return rank_scores(str(folder), canonical, found.__getitem__, options, answers, nll), (top, answer)
 
 
 @torch.inference_mode()
@@ -313,6 +319,7 @@ def report(data, users, results, models, options, softmaxes):
 
 
 def main():
+    """Rank, compare, print; raises ValueError or FileNotFoundError for what cannot be used."""
     options = parse_options()
     folders = options.weights or [folder for folder in DEFAULT_WEIGHTS if Path(folder, "model.safetensors").exists()]
     if not folders:

@@ -4,6 +4,7 @@
     python train.py --data FOLDER        your own interactions (README, "Your own data")
     python train.py --weights FOLDER     start from a Hugging Face Llama folder
     python train.py --resume FOLDER      go on with a training that was stopped or killed
+    torchrun --nproc-per-node=N train.py ...         the same in N processes (README, "Many processes")
 """
 
 import argparse
@@ -20,10 +21,14 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ref import cli, dataset, lora
+from ref import cli, dataset, lora, parallel
 from ref.config import LlamaConfig
 from ref.checkpoint import write_tensors
 from ref.files import parse_json, read_json, read_text, uninterrupted, write_atomically, write_json
@@ -38,6 +43,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 
 def parse_options(arguments=None):
+    """The options of the command line, or with --resume those of the training; raises ValueError naming one that makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
@@ -77,6 +83,7 @@ def parse_options(arguments=None):
     add("--lora-dropout", type=float, default=0.05, help="on what the adapter reads (default: %(default)s)")
     add("--lora-targets", default="q_proj,v_proj", help="matrices that get an update (default: %(default)s)")
     add("--checkpoint-activations", action=argparse.BooleanOptionalAction, default=False, help="keep fewer activations, compute them twice")
+    add("--shard", action=argparse.BooleanOptionalAction, default=False, help="divide the model over the processes of torchrun, instead of a copy in each")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
     add("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()}, or as before with --resume)")
     add("--dtype", choices=DTYPES, default="float32",
@@ -87,22 +94,42 @@ def parse_options(arguments=None):
         wanted = {name for name, value in vars(options).items() if value != parser.get_default(name)}
         if wanted - {"resume", "threads"}:
             raise ValueError(f"--resume takes all options but --threads from {options.resume}; drop --{min(wanted - {'resume', 'threads'})}")
-        return resumed(options)
+        return resumed(options, parser)
     options.threads = options.threads or torch.get_num_threads()
     return checked(options)
 
 
-def resumed(options):
+def resumed(options, parser):
     """The options of the training in --resume, as the first line of its log has them."""
     path = Path(options.resume) / "log.jsonl"
     first = parse_json(read_text(path).partition("\n")[0], f"{path}, line 1")
     before = first.get("options")
-    if not isinstance(before, dict) or set(before) != set(vars(options)) or "fingerprint" not in first.get("data", {}):
+    known = isinstance(first.get("data"), dict) and "fingerprint" in first["data"] and type(first.get("processes")) is int
+    if not known or not isinstance(before, dict) or set(before) != set(vars(options)):
         raise ValueError(f"{path}: its first line is not one that this train.py wrote; the training cannot be resumed")
-    threads = options.threads or before["threads"]
-    if threads != before["threads"]:
-        print(f"{threads} threads instead of {before['threads']}: the weights will not be the same to the byte")
-    return checked(argparse.Namespace(**before | {"resume": options.resume, "out": options.resume, "threads": threads}))
+
+    def refuse(message):
+        raise ValueError(f"{path}, line 1: {message}") from None
+
+    parser.error = refuse
+    before = parser.parse_args([word for name, value in before.items() for word in as_arguments(name, value)])
+    try:
+        checked(before)
+    except ValueError as error:
+        refuse(error)
+    for what, now, then in (("threads", options.threads or before.threads, before.threads), ("processes", parallel.WORLD, first.get("processes"))):
+        if now != then:
+            print(f"{now} {what} instead of {then}: the weights will not be the same to the byte")
+    before.resume, before.out, before.threads = options.resume, options.resume, options.threads or before.threads
+    return checked(before)
+
+
+def as_arguments(name, value):
+    """An option as one writes it."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [] if value is None else [f"--{flag}={value}"]
 
 
 def checked(options):
@@ -120,8 +147,11 @@ def checked(options):
         raise ValueError(f"--threads is {options.threads}; expected at most {16 * cores} on {cores} cores")
     if options.lora_rank and not options.weights:
         raise ValueError("--lora-rank trains an adapter of an existing model; name it with --weights")
+    if options.shard and "WORLD_SIZE" not in os.environ:
+        raise ValueError("--shard divides a model over processes; start them with torchrun --nproc-per-node=N train.py")
     options.lora_alpha = options.lora_alpha or (2.0 * options.lora_rank if options.lora_rank else None)
     cli.check_device(options.device)
+    parallel.start(options.device)
     return options
 
 
@@ -208,19 +238,65 @@ def entries_of(windows, data):
     return [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 
-def negative_log_likelihood(model, objective, batch, options):
-    """Of all predicted tokens of a batch, in nats."""
-    with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=autocast(options)):
-        return -objective.token_log_probs(model, batch).sum()
+class NegativeLogLikelihood(torch.nn.Module):
+    """Of all predicted tokens of a batch, in nats: the module whose gradients several processes share."""
+
+    def __init__(self, model, options):
+        super().__init__()
+        self.model, self.autocast = model, {"device_type": torch.device(options.device).type, "enabled": autocast(options)}
+
+    def forward(self, objective, batch):
+        with torch.autocast(dtype=torch.bfloat16, **self.autocast):
+            return -objective.token_log_probs(self.model, batch).sum()
 
 
-@torch.inference_mode()
-def validate(model, objective, batches, options):
-    """Mean negative log-likelihood of the validation targets, in nats a title."""
-    model.eval()
-    total = sum(negative_log_likelihood(model, objective, batch, options).item() for batch in batches)
-    model.train()
-    return total / sum(batch.units for batch in batches)
+def shared(module, layers, options):
+    """`module` such that a backward pass leaves the *mean* of all processes' gradients in each of them.
+
+    --shard: a process holds a part of each parameter, and one of `layers` at a time is made whole.
+    """
+    if options.shard:
+        mesh = dist.init_device_mesh(torch.device(options.device).type, (parallel.WORLD,))
+        for part in (*layers, module):
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)  # also after validation, which has no backward pass
+    elif dist.is_initialized():
+        module = DistributedDataParallel(module)
+    return module
+
+
+def over_processes(values):
+    """The sums of a list of numbers over all processes."""
+    return [sum(column) for column in zip(*parallel.gather(values))]
+
+
+def part_of(tensor, parameter):
+    """What of a whole tensor belongs where `parameter`, sharded or not, is."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor) and tensor.dim():
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
+
+
+def own_parts(entries, rounds):
+    """The windows that this process computes, in each of some rounds: [(windows, weight)].
+
+    All processes take part in all rounds, because they wait for each other there; one with nothing left computes with weight 0.
+    """
+    number = rounds * parallel.WORLD
+    return [(entries[i::number] or entries[:1], int(i < len(entries))) for i in range(parallel.RANK, number, parallel.WORLD)]
+
+
+@torch.no_grad()
+def validate(nll, objective, entries, device):
+    """Mean negative log-likelihood of the validation targets, in nats a title; some 64 windows at a time."""
+    nll.eval()
+    sums = []
+    for windows, weight in own_parts(entries, math.ceil(len(entries) / (64 * parallel.WORLD))):
+        batch = objective.batch(windows, device)
+        sums.append((weight * nll(objective, batch).item(), weight * batch.units))
+    nll.train()
+    nats, titles = over_processes([sum(column) for column in zip(*sums)])
+    return nats / titles
 
 
 def learning_rate(step, total, options):
@@ -231,22 +307,38 @@ def learning_rate(step, total, options):
     return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def make_optimizer(model, options):
+def make_optimizer(parameters, options):
     """AdamW; weight decay on matrices, not on norms and biases."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad]
     matrices, vectors = ([p for p in trained if (p.dim() > 1) is wide] for wide in (True, False))
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
 
 
-def epochs(options, data, model, objective, optimizer=None, done=None):
+def step_gradients(options, nll, objective, entries):
+    """Add to the gradients those of the mean nats a title of a step's windows.
+
+    Returns nats, tokens and dropped history entries of this process, and the titles of all.
+    """
+    rounds = min(options.accumulate, math.ceil(len(entries) / parallel.WORLD))
+    parts = [(objective.batch(windows, options.device), weight) for windows, weight in own_parts(entries, rounds)]
+    (titles,) = over_processes([sum(weight * batch.units for batch, weight in parts)])
+    nats = tokens = dropped = 0
+    for batch, weight in parts:
+        loss = nll(objective, batch)
+        (loss * weight * parallel.WORLD / titles).backward()  # times WORLD: the processes' gradients will be averaged
+        nats, tokens, dropped = nats + weight * loss.item(), tokens + weight * batch.real_tokens, dropped + weight * batch.dropped
+    return nats, tokens, dropped, titles
+
+
+def epochs(options, data, nll, objective, optimizer=None, done=None):
     """Train, and yield after each epoch what there is to say about it. done: what was said last, if some are trained already."""
-    optimizer, since, tokens = optimizer or make_optimizer(model, options), time.perf_counter(), 0
+    optimizer, since, tokens = optimizer or make_optimizer(nll.parameters(), options), time.perf_counter(), 0
     done = done or {"epoch": 0, "step": 0, "of": options.max_steps, "dropped": 0}
     step, total, dropped = done["step"], done["of"], done["dropped"]
     if total and step >= total:
         return
-    with tqdm(disable=None, unit="step", initial=step) as bar:
+    with tqdm(disable=parallel.RANK > 0 or None, unit="step", initial=step) as bar:
         for epoch in itertools.count(done["epoch"] + 1):
             rng = np.random.default_rng([options.seed, epoch])
             windows = data.training_windows(objective.loss, rng)
@@ -256,31 +348,26 @@ def epochs(options, data, model, objective, optimizer=None, done=None):
             if total is None:
                 total = options.epochs * len(batches)
             bar.total = total
-            losses, units = [], []  # of each step: nats, titles
+            steps = []  # of each: nats, tokens and dropped entries of this process; titles of all
             for chosen in batches[: total - step]:
-                entries = entries_of(chosen, data)
-                parts = [objective.batch(entries[i :: options.accumulate], options.device)
-                         for i in range(min(options.accumulate, len(entries)))]  # fmt: skip
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, total, options)
-                losses.append(0.0)
-                units.append(sum(part.units for part in parts))
-                for batch in parts:
-                    nll = negative_log_likelihood(model, objective, batch, options)
-                    (nll / units[-1]).backward()
-                    losses[-1] += nll.item()
-                    tokens, dropped = tokens + batch.real_tokens, dropped + batch.dropped
-                torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+                steps.append(step_gradients(options, nll, objective, entries_of(chosen, data)))
+                torch.nn.utils.clip_grad_norm_(nll.parameters(), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
                 step += 1
                 bar.update()
-                bar.set_postfix_str(f"loss {sum(losses) / sum(units):.3f}", refresh=False)
+                nats, *_, titles = map(sum, zip(*steps[-100:]))
+                bar.set_postfix_str(f"loss {parallel.WORLD * nats / titles:.3f}", refresh=False)
+            *own, titles = zip(*steps)
+            losses, read, left_out = map(over_processes, own)
+            tokens, dropped = tokens + sum(read), dropped + sum(left_out)
             if not math.isfinite(sum(losses)):
                 raise ValueError(f"the training loss is {sum(losses)} at step {step}; try a smaller --lr")
             rate = round(tokens / (time.perf_counter() - since))
-            by_ten = [sum(losses[i : i + 10]) / sum(units[i : i + 10]) for i in range(0, len(losses), 10)]
-            yield {"epoch": epoch, "step": step, "of": total, "train": sum(losses) / sum(units), "tokens_per_second": rate,
+            by_ten = [sum(losses[i : i + 10]) / sum(titles[i : i + 10]) for i in range(0, len(losses), 10)]
+            yield {"epoch": epoch, "step": step, "of": total, "train": sum(losses) / sum(titles), "tokens_per_second": rate,
                    "dropped": dropped, "train_by_ten_steps": by_ten}  # fmt: skip
             if step >= total:
                 return
@@ -289,7 +376,7 @@ def epochs(options, data, model, objective, optimizer=None, done=None):
 def first_line(options, data, model, loss):
     """What is needed to run this training again."""
     return {
-        "options": vars(options), "loss": loss, "scheme": vars(model.scheme), "config": model.config.to_dict(),
+        "options": vars(options), "processes": parallel.WORLD, "loss": loss, "scheme": vars(model.scheme), "config": model.config.to_dict(),
         "data": {"source": data.source, "titles": len(data.titles), "entries": len(data.entries), "fingerprint": fingerprint(data)},
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
         "sentencepiece": sentencepiece.__version__, "machine": platform.platform(),
@@ -305,14 +392,19 @@ def fingerprint(data):
 
 def write_state(out, model, optimizer, epoch, best):
     """All that the next epoch depends on: state-0 and state-1 take turns, so that the one before is whole while this is written."""
-    tensors = {"rng": torch.get_rng_state()}
+    tensors = {"rng": torch.stack(parallel.gather(torch.get_rng_state()))}
     for name, p in model.named_parameters():
         if p.requires_grad:
             tensors |= {f"{name}|{key}": value for key, value in {"weight": p, **optimizer.state[p]}.items()}
     path = out / f"state-{epoch['epoch'] % 2}.safetensors"
     write_tensors(path, tensors)
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    write_json(path.with_suffix(".json"), {"sha256": checksum, "epoch": epoch, "best": best})
+    if parallel.RANK == 0:
+        write_json(path.with_suffix(".json"), {"sha256": state_checksum(path, epoch, best), "epoch": epoch, "best": best})
+
+
+def state_checksum(path, epoch, best):
+    """SHA-256 of a file of tensors and what is said about it."""
+    return hashlib.sha256(path.read_bytes() + json.dumps([epoch, best]).encode()).hexdigest()
 
 
 def read_state(out, model, optimizer):
@@ -321,21 +413,22 @@ def read_state(out, model, optimizer):
     for path in sorted(out.glob("state-?.json")):
         try:
             state, tensors = read_json(path), path.with_suffix(".safetensors")
-            if hashlib.sha256(tensors.read_bytes()).hexdigest() != state["sha256"]:
-                raise ValueError(f"{tensors}: is not what {path.name} was written for")
+            if state_checksum(tensors, state["epoch"], state["best"]) != state["sha256"]:
+                raise ValueError(f"is not what was written with {tensors.name}")
             found.append((state["epoch"]["epoch"], state, tensors))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            print(f"not used: {error}")
+            print(f"not used: {path}: {error}")
     if not found:
         return None, None
     _, state, path = max(found, key=lambda one: one[0])
     tensors = load_file(path)
-    torch.set_rng_state(tensors["rng"])
+    if len(tensors["rng"]) == parallel.WORLD:
+        torch.set_rng_state(tensors["rng"][parallel.RANK].clone())
     for name, p in model.named_parameters():
         if p.requires_grad:
             kept = {key.rpartition("|")[2]: value for key, value in tensors.items() if key.rpartition("|")[0] == name}
-            p.data.copy_(kept.pop("weight"))
-            optimizer.state[p] = {key: value.to(p.device) for key, value in kept.items()}
+            p.data.copy_(part_of(kept.pop("weight"), p))
+            optimizer.state[p] = {key: part_of(value, p) for key, value in kept.items()}
     return state["epoch"], state["best"]
 
 
@@ -366,6 +459,7 @@ def finished(out):
 
 
 def train(options):
+    """Train, write model and log to --out, and return the exit code; raises ValueError for data or models that cannot be used."""
     out = Path(options.out)
     if not options.resume and ((out / "model.safetensors").exists() or (out / "adapter_model.safetensors").exists()):
         raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
@@ -381,28 +475,30 @@ def train(options):
     if options.resume:
         refuse_other_data(out, data)
     model, encoder, settings = prepare(options, data)
+    if parallel.RANK:  # the same weights everywhere, but each process drops out its own
+        torch.manual_seed(int(np.random.default_rng([options.seed, parallel.RANK]).integers(2**63)))
     loss = options.loss or ("titles" if settings.layout.same_everywhere else "target")
     trie = build_trie(encoder, data.titles)
     objective, target_only = (Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target"))
-    valid = data.valid[: options.valid_limit]
-    validation = [target_only.batch(entries_of(valid[i : i + 64], data), options.device) for i in range(0, len(valid), 64)]
+    validation = entries_of(data.valid[: options.valid_limit], data)
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
           f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "
           f"softmax {settings.softmax}")  # fmt: skip
 
-    for path in {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))}:
+    for path in {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))} if parallel.RANK == 0 else ():
         path.unlink()  # half files, and states of a training that this one replaces
-    optimizer = make_optimizer(model, options)
+    nll = shared(NegativeLogLikelihood(model, options), model.layers, options)
+    optimizer = make_optimizer(nll.parameters(), options)
     epoch, best = read_state(out, model, optimizer) if options.resume else (None, None)
     start_log(out, first_line(options, data, model, loss), epoch)
     encoder.tokenizer.save(out)
     settings.save(out)
     if options.resume:
         print(f"going on after epoch {epoch['epoch']}, step {epoch['step']} of {epoch['of']}" if epoch else "no state to go on from: from the start")
-    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+    with open(os.devnull if parallel.RANK else out / "log.jsonl", "a", encoding="utf-8") as log:
         try:
-            for epoch in epochs(options, data, model, objective, optimizer, epoch):
-                epoch["valid"] = validate(model, target_only, validation, options)
+            for epoch in epochs(options, data, nll, objective, optimizer, epoch):
+                epoch["valid"] = validate(nll, target_only, validation, options.device)
                 tqdm.write("epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} nats "
                            "a title, {tokens_per_second:,} tokens a second".format(**epoch))  # fmt: skip
                 if best is None or epoch["valid"] < best["valid"]:
@@ -415,7 +511,7 @@ def train(options):
             kept = f"{out} holds the model of step {best['step']}" if best else f"{out} holds no model yet"
             print(f"\nstopped; {kept}; --resume {out} goes on", flush=True)
             return 130
-    for path in out.glob("state-?.*"):
+    for path in out.glob("state-?.*") if parallel.RANK == 0 else ():
         path.unlink()
     print(f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}")
     if epoch["dropped"]:

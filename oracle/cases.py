@@ -1,6 +1,5 @@
 """Golden cases: what is in their files. They are made from recipes by `oracle.recipes`."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+from ref.files import read_json
 
 FOLDER = Path(__file__).parents[1] / "ref" / "golden" / "cases"
 INPUTS = ("input_ids", "segment_ids", "position_ids", "labels")
@@ -56,11 +57,18 @@ def load(name, folder=FOLDER):
     """Read one case. Raises FileNotFoundError or ValueError, naming the file."""
     if not (Path(folder) / name / "case.json").is_file():
         raise FileNotFoundError(f"case {name!r} not found in {folder}; expected one of: {', '.join(names(folder))}")
-    info = json.loads((Path(folder) / name / "case.json").read_text(encoding="utf-8"))
+    path, info = Path(folder) / name / "tensors.safetensors", read_json(Path(folder) / name / "case.json")
+    for field, kind in (("name", str), ("config", dict), ("scheme", dict), ("rows", list), ("outputs", list)):
+        if not isinstance(info.get(field), kind) or not info[field]:
+            raise ValueError(f"{path.with_name('case.json')}: {field} is {info.get(field)!r}; expected {kind.__name__}")
     try:
-        return Case(info, load_file(Path(folder) / name / "tensors.safetensors"))
+        case = Case(info, load_file(path))
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{Path(folder) / name / 'tensors.safetensors'}: {error}; expected safetensors") from None
+        raise ValueError(f"{path}: {error}; expected safetensors") from None
+    missing = [name for name in (*INPUTS, *info["outputs"]) if not isinstance(name, str) or name not in case.tensors]
+    if missing:
+        raise ValueError(f"{path}: holds no {missing[0]!r}, which case.json lists")
+    return case
 
 
 def names(folder=FOLDER):

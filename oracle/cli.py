@@ -45,6 +45,7 @@ def report(examined, as_json, skipped=()):
 
 
 def print_result(result):
+    """The line of a case, and where and by how much it deviates."""
     if result["ok"]:
         print(f"ok    {result['case']}: {len(result['compared'])} tensors, "
               f"at most {result['largest']:.2g} of the tolerance")
@@ -60,6 +61,7 @@ def print_result(result):
 
 
 def list_cases(options):
+    """Print each case and what it catches."""
     loaded = [cases.load(name).info for name in cases.names()]
     if options.json:
         print(json.dumps([{key: info[key] for key in ("name", "what", "catches", "only_here")} for info in loaded]))
@@ -71,11 +73,13 @@ def list_cases(options):
 
 
 def check(options):
+    """Compare a dump with a case; raises ValueError if it cannot be read."""
     case, found = cases.load(options.case), compare.read_dump(options.dump)
     return report([(case, found, compare.examine(case, found))], options.json)
 
 
 def run(options):
+    """Compare an adapter with the cases that it can run; raises ValueError if it fails in one."""
     adapter, examined, skipped = load_adapter(options.adapter), [], []
     for name in options.case or cases.names():
         case = cases.load(name)
@@ -94,6 +98,7 @@ def run(options):
 
 
 def load_adapter(path):
+    """The function `run` of a Python file, which is executed; raises ValueError or FileNotFoundError naming the file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: not found; expected a Python file that defines run(case)")
     specification = importlib.util.spec_from_file_location("adapter", path)
@@ -112,6 +117,7 @@ def write(options):
 
 
 def main(arguments=None):
+    """0: right, 1: a deviation, 2: unusable input."""
     parser = argparse.ArgumentParser(prog="python -m ref.golden", description="Golden cases of HatLLM's masks.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = {name: commands.add_parser(name, help=text) for name, text in {

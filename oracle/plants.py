@@ -118,6 +118,7 @@ def empty_rows(value):
 
 
 def causal_by_position(m, case):
+    """A key is seen where its position id, not its place, is at most the query's."""
     m.OR = lambda s, j, k, scheme: s[k] != -1
     p = case.position_ids
     masks(lambda masks, case: masks & (p[:, None, :] <= p[:, :, None]))(m, case)
@@ -147,6 +148,7 @@ def keys_not_reordered(m, case):
 
 
 def reordered_block(residual_from_normed=False, parallel=False):
+    """A layer that adds its residual to the normed input, or feeds the MLP with what attention was fed."""
     def layer(x, mask, angles, weights, config, at, trace):
         def norm(x, which):
             return right.rms_norm(x, weights[f"model.{at}.{which}_layernorm.weight"], config["rms_norm_eps"])
@@ -157,6 +159,7 @@ def reordered_block(residual_from_normed=False, parallel=False):
 
 
 def rotate_interleaved(x, angles):
+    """RoPE on neighbours (0, 1), (2, 3), ... in place of halves."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     even, odd = x[..., 0::2], x[..., 1::2]
     return np.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)

@@ -5,6 +5,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ref import parallel
 from ref.config import LlamaConfig
 from ref.files import read_json, replacing, write_json
 from ref.masks import MaskScheme
@@ -116,6 +117,6 @@ def write_tensors(path, parameters):
     """Write tensors (name -> tensor) as safetensors, atomically."""
     with replacing(path) as beside:
         try:
-            save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, beside, {"format": "pt"})
+            save_file({name: parallel.whole(p).contiguous() for name, p in parameters.items()}, beside, {"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{path}: {error}") from None

@@ -1,14 +1,21 @@
 """One way for every command to end: bad input is one line on standard error and exit code 2."""
 
+import os
 import sys
 
 import torch
 
+from ref import parallel
+
 
 def run(name, main):
-    """Run `main()` and exit with what it returns."""
+    """Run `main()` and exit with what it returns; of several processes only the first prints, but for errors."""
+    if parallel.RANK:
+        sys.stdout, name = open(os.devnull, "w"), f"{name}, process {parallel.RANK}"
     try:
-        sys.exit(main())
+        code = main()
+        parallel.finish()
+        sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, OverflowError) as error:

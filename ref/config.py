@@ -38,6 +38,8 @@ class LlamaConfig:
         heads = _positive(values, "num_attention_heads", source)
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
         config = {name: _positive(values, name, source) for name in sizes}
+        if config["num_hidden_layers"] > 10_000:
+            raise ValueError(f"{source}: num_hidden_layers is {config['num_hidden_layers']}; expected 10000 at most")
         kv_heads = heads if values.get("num_key_value_heads") is None else _positive(values, "num_key_value_heads", source)
         if values.get("head_dim") is None:
             if config["hidden_size"] % heads:
@@ -76,7 +78,7 @@ def _positive(values, name, source, default=None, kind=int):
     value = values.get(name, default)
     if type(value) not in (int, kind) or not 0 < value < (2**31 if kind is int else 1e300):
         raise ValueError(f"{source}: {name} is {value!r}; expected a positive {'integer' if kind is int else 'number'}")
-    return value
+    return kind(value)
 
 
 def _refuse_unsupported(values, source):

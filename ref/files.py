@@ -23,7 +23,14 @@ def uninterrupted():
 
 @contextmanager
 def replacing(path):
-    """Give a path beside `path` to write to; flush it to disk, then rename: readers see the old file or the new."""
+    """Give a path beside `path` to write to; flush it to disk, then rename: readers see the old file or the new.
+
+    Of several processes (torchrun), the first alone writes.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere) / "file"
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with uninterrupted():

@@ -130,6 +130,7 @@ class KVCache:
         return mask[:, :, columns]
 
     def append(self, layer, k, v):
+        """All keys and values of a layer, (B, K, T, D) each, once new ones (B, K, Q, D) are stored behind those so far."""
         if layer in self.layers:
             k, v = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (k, v)))
         if layer not in self.closed:

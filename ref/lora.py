@@ -95,8 +95,8 @@ def base_of(folder, base=None):
         return folder
     if whole:
         raise ValueError(f"{folder}: holds both an adapter and {whole[0]}; which one is meant?")
-    named = base or _read_config(path)["base_model_name_or_path"]
-    if not isinstance(named, str | os.PathLike) or not Path(named).is_dir():
+    named = base or _read_config(path).get("base_model_name_or_path")
+    if not isinstance(named, str | os.PathLike) or not os.path.isdir(named):
         raise FileNotFoundError(f"{path}: the base model {named!r} is no folder here; name it with --base")
     return named
 
@@ -115,11 +115,16 @@ def read_config(folder, base=None):
 def load(model, folder):
     """Put the adapter of a folder on a model and merge it. Raises ValueError naming file and field."""
     config = _read_config(Path(folder) / "adapter_config.json")
-    add(model, config["r"], config["lora_alpha"], targets=config["target_modules"])
     path = Path(folder) / "adapter_model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    checkpoint.copy_tensors(checkpoint.find_tensors(path, [path], None, parameters(model)), parameters(model))
+    sizes = config["r"], config["lora_alpha"], 0.0, config["target_modules"]
+    with torch.device("meta"):  # no memory before the file is known to fit
+        expected = type(model)(model.config, model.scheme)
+        add(expected, *sizes)
+    files = checkpoint.find_tensors(path, [path], None, parameters(expected))
+    add(model, *sizes)
+    checkpoint.copy_tensors(files, parameters(model))
     merge(model)
     model.requires_grad_(True)
 

@@ -95,10 +95,8 @@ class MaskScheme:
         """
         middle = num_layers - self.intra_layers - self.cross_layers
         if middle < 0:
-            raise ValueError(
-                f"intra_layers {self.intra_layers} + cross_layers {self.cross_layers} is more than "
-                f"the {num_layers} layers of the model"
-            )
+            raise ValueError(f"intra_layers {self.intra_layers} + cross_layers {self.cross_layers} is more than "
+                             f"the {num_layers} layers of the model")  # fmt: skip
         return ["IN"] * self.intra_layers + ["OR"] * middle + ["CR"] * self.cross_layers
 
 
@@ -107,14 +105,13 @@ def _or(precedes, s_k):
 
 
 def _in(allowed, s_j, s_k, scheme):
-    if scheme.text == "isolated":
-        return allowed & ((s_j < 1) | (s_k == s_j))
-    return allowed & ~((s_j >= 1) & (s_k >= 1) & (s_j != s_k))
+    open_to = (s_j < 1) | (s_k == s_j)
+    return allowed & (open_to if scheme.text == "isolated" else open_to | (s_k < 1))
 
 
 def _cr(allowed, s_j, s_k, itself, scheme):
-    own_item = (s_j >= 1) & (s_k == s_j)
-    return allowed & ~(own_item & ~itself if scheme.cross_self else own_item)
+    open_to = (s_j < 1) | (s_k != s_j)
+    return allowed & (open_to | itself if scheme.cross_self else open_to)
 
 
 def build_masks(segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = None) -> dict[str, Tensor]:
@@ -139,12 +136,10 @@ def build_masks(segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = 
     s_j = segment_ids[:, first:, None]  # (B, Q, 1)
     s_k = segment_ids[:, None, :]  # (B, 1, T)
 
-    allowed = _or(order, s_k) & (s_j != -1)  # R3: a padding row is emptied, and filled again below
+    allowed = torch.where(s_j == -1, itself, _or(order, s_k))  # R3
     masks = {"IN": _in(allowed, s_j, s_k, scheme), "OR": allowed, "CR": _cr(allowed, s_j, s_k, itself, scheme)}
-    alone = itself & (s_j == -1)
-    masks["IN"], masks["OR"] = masks["IN"] | alone, allowed | alone  # a real row of these holds itself at least
-    empty = s_j == -1 if scheme.cross_self else ~masks["CR"].any(-1, keepdim=True)  # R4
-    masks["CR"] = masks["CR"] | (itself & empty)
+    if not scheme.cross_self:
+        masks["CR"] |= itself & ~masks["CR"].any(-1, keepdim=True)  # R4
     return masks
 
 

@@ -43,10 +43,8 @@ class Objective:
         if loss == "all" and settings.softmax == "catalogue":
             raise ValueError("--loss all predicts text too, which no catalogue holds; use --softmax full")
         if loss == "titles" and not settings.layout.same_everywhere:
-            raise ValueError(
-                "--loss titles needs a layout in which a title reads the same as entry and as target; "
-                f"{settings.layout.name!r} does not (use 'lines', or --loss target)"
-            )
+            raise ValueError("--loss titles needs a layout in which a title reads the same as entry and as target; "
+                             f"{settings.layout.name!r} does not (use 'lines', or --loss target)")  # fmt: skip
         self.encoder, self.trie, self.titles, self.settings, self.loss = encoder, trie, titles, settings, loss
         self.chosen = [np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))]
         self.title_tokens = np.array([len(nodes) for nodes in self.chosen])
@@ -103,7 +101,7 @@ class Objective:
             tokens, real = self._tokens(children, hidden), torch.from_numpy(real).to(hidden.device)
             logits = model.lm_head(hidden[first:])
             out.append(child_log_softmax(logits, tokens, real, self.settings).gather(1, column[first:]))
-        return torch.cat(out)[:, 0] if out else hidden.sum(1)  # (N,)
+        return torch.cat(out)[:, 0] if out else model.lm_head(hidden).sum(1)  # (N,)
 
     def _tokens(self, nodes, like):
         return torch.from_numpy(self.trie.token[nodes].clip(0)).to(like.device)

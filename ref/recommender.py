@@ -58,10 +58,8 @@ def read_recommender(folder) -> Recommender:
 def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig):
     """Refuse a tokenizer with more tokens than the embedding has rows."""
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"{tokenizer.source} has {tokenizer.vocab_size} tokens, but config.json says vocab_size "
-            f"{config.vocab_size}; the tokenizer does not fit the embedding"
-        )
+        raise ValueError(f"{tokenizer.source} has {tokenizer.vocab_size} tokens, but config.json says vocab_size "
+                         f"{config.vocab_size}; the tokenizer does not fit the embedding")  # fmt: skip
 
 
 def read_tokenizer(folder, base=None) -> Tokenizer:

@@ -42,10 +42,8 @@ class Trie:
             columns["in_item"].append(flags[place][first])
             differs = np.flatnonzero(flags[place] != flags[place][first][node])
             if len(differs):
-                raise ValueError(
-                    f"delimiters='text' cannot tell {titles[active[differs[0]]]!r} from a title that begins like it: "
-                    "the same token is a delimiter in one and part of the title in the other"
-                )
+                raise ValueError(f"delimiters='text' cannot tell {titles[active[differs[0]]]!r} from a title that begins like it: "
+                                 "the same token is a delimiter in one and part of the title in the other")  # fmt: skip
             self.levels.append(self.levels[-1] + len(keys))
         self.token, self.parent, self.in_item = (np.concatenate(column) for column in columns.values())
         self.leaf = at

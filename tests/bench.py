@@ -166,7 +166,7 @@ def building(options, titles):
 
 
 def growth(options):
-    """One table a quantity: its sizes, seconds and MB at each, and the exponents of size in both."""
+    """One table a quantity: its sizes, seconds and MB at each, and the exponents of size in both over the larger sizes."""
     most = 1 if options.small else 100
     tables = {
         "prompt tokens": (searching, "length", [64, 128, 256, 512, 1024, 2048][: 2 * most]),
@@ -184,7 +184,8 @@ def growth(options):
             runs = [peak_growth(work) for _ in range(repeats)]
             points.append((size, statistics.median(s for _, s in runs), statistics.median(m for m, _ in runs)))
             print(f"{size:>10,} {name}: {points[-1][1]:10.3f} s {points[-1][2]:10.1f} MB", flush=True)
-        size, *values = (np.log(np.maximum(column, 1e-3)) for column in zip(*points))
+        larger = points[len(points) // 2 - 1 :]  # small sizes measure what a call costs anyway
+        size, *values = (np.log(np.maximum(column, 1e-3)) for column in zip(*larger))
         exponents = [float(np.polyfit(size, column, 1)[0]) for column in values]
         print(f"{'exponent of ' + name:>30}: {exponents[0]:.2f} in time, {exponents[1]:.2f} in memory\n", flush=True)
         yield {"quantity": name, "points": points, "exponent_time": exponents[0], "exponent_memory": exponents[1]}

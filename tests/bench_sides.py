@@ -159,7 +159,7 @@ def training(model, objectives, batches, weight_decay_of):
     """(prove, ours, theirs): training steps; objectives and batches of our side and of theirs (full softmax)."""
     theirs, give_masks = in_transformers(model)
     model.train(), theirs.train()
-    optimizers = [train.make_optimizer(side, weight_decay_of) for side in (model, theirs)]
+    optimizers = [train.make_optimizer(side.parameters(), weight_decay_of) for side in (model, theirs)]
 
     def our_loss(i=0):
         log_probs = objectives[0].token_log_probs(model, batches[0][i % len(batches[0])])
@@ -311,6 +311,13 @@ def plain_scores(model, objective, batches):
     ])  # fmt: skip
 
 
+def forward_passes(world):
+    """How many a search takes: other masks find other titles, of other lengths."""
+    with mock.patch.object(Llama, "hidden_states", autospec=True, side_effect=Llama.hidden_states) as forward:
+        world.decoder.beam_search(world.prompts, WIDTH)
+    return str(forward.call_count)
+
+
 def beam_hat(options, tiny):
     """HatLLM masks against causal ones, both ours; each list proven against plain sequences."""
     schemes = (TINY_HAT if tiny else None), CAUSAL
@@ -325,7 +332,7 @@ def beam_hat(options, tiny):
                 plain = plain_scores(world.decoder.model, world.objective, [batch])
                 worst = max(worst, np.abs(plain - [score for _, score in found]).max())
         require(worst < 1e-4, f"scores differ from the plain path by {worst:.1e}")
-        return f"scores differ from the plain path by {worst:.1e}"
+        return f"scores differ from the plain path by {worst:.1e}; the searches take {' and '.join(map(forward_passes, worlds))} forward passes"
 
     ours, causal = (lambda i, w=world: w.decoder.beam_search(w.prompts, WIDTH) for world in worlds)
     return prove, ours, causal

@@ -478,11 +478,12 @@ def test_a_command_given_a_bad_folder_says_one_line_and_ends_with_code_2(script,
     assert code == 2 and len(said.splitlines()) == 1 and all(word in said for word in BAD[name][2]), said
 
 
-@pytest.mark.parametrize("script", ["evaluate.py", "train.py"])
-def test_a_bad_folder_ends_a_process_with_one_line_and_no_traceback(script, good, tmp_path):
+@pytest.mark.parametrize("script, more", [("evaluate.py", []), ("train.py", ["--out", "{}/out"])])
+def test_a_bad_folder_ends_a_process_with_one_line_and_no_traceback(script, more, good, tmp_path):
     folder = spoilt(good, "yarn", tmp_path / "bad")
+    arguments = [script, "--weights", folder, *(word.format(tmp_path) for word in more)]
 
-    done = subprocess.run([sys.executable, script, "--weights", folder], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 2
     assert done.stderr.startswith(f"{script}: {folder / CONFIG}: rope_type is 'yarn'") and done.stderr.count("\n") == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from fixtures_data import (  # noqa: F401
     MADE_UP, TINY, TITLES, interactions_folder, made_up_rows, presplit_folder, sentencepiece_model, write_interactions, write_llm,
 )  # fmt: skip
@@ -210,11 +210,12 @@ def test_the_seed_decides_the_first_weights(prepared):
 
 def test_validation_is_without_dropout_and_training_goes_on_with_it(prepared):
     options, data, model, objective = prepared("--dropout", 0.5)
-    batches = [objective.batch(train.entries_of(data.valid, data))]
-    found = {train.validate(model.train(), objective, batches, options) for _ in range(3)}
-    expected = -objective.token_log_probs(model.eval(), batches[0]).sum().item() / batches[0].units
+    entries, nll = train.entries_of(data.valid, data), train.NegativeLogLikelihood(model, options)
+    found = {train.validate(nll.train(), objective, entries, "cpu") for _ in range(3)}
+    batch = objective.batch(entries)
+    expected = -objective.token_log_probs(model.eval(), batch).sum().item() / batch.units
     assert list(found) == [pytest.approx(expected, rel=1e-6)]
-    train.validate(model.train(), objective, batches, options)
+    train.validate(nll.train(), objective, entries, "cpu")
     assert model.training
 
 
@@ -243,7 +244,7 @@ def test_five_steps_are_those_of_adamw_written_out(prepared):
                 first[name], second[name] = 0.9 * first[name] + 0.1 * g, 0.95 * second[name] + 0.05 * g * g
                 step = (first[name] / (1 - 0.9**taken)) / ((second[name] / (1 - 0.95**taken)).sqrt() + 1e-8)
                 expected[name] = p * (1 - rate * decay * (p.dim() > 1)) - rate * step
-    for _ in train.epochs(options, data, model, objective):
+    for _ in train.epochs(options, data, train.NegativeLogLikelihood(model, options), objective):
         pass
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], rtol=1e-9, atol=1e-10)
@@ -265,7 +266,7 @@ def test_a_step_in_parts_is_the_step_at_once(prepared, parts):
     weights = []
     for more in ((), ("--accumulate", parts)):
         options, data, model, objective = prepared(*exact, *more)
-        lines = list(train.epochs(options, data, model, objective))
+        lines = list(train.epochs(options, data, train.NegativeLogLikelihood(model, options), objective))
         weights.append((dict(model.named_parameters()), lines[-1]["train"]))
     for name, p in weights[0][0].items():
         torch.testing.assert_close(p, weights[1][0][name], rtol=1e-9, atol=1e-12)
@@ -304,7 +305,7 @@ def test_bfloat16_training_keeps_float32_weights_and_deviates_by_its_rounding_al
     for dtype in ("float32", "bfloat16"):
         options, data, model, objective = prepared("--dtype", dtype, "--dropout", 0, "--out", tmp_path / dtype)
         batch = objective.batch(train.entries_of(data.valid, data))
-        losses.append(train.negative_log_likelihood(model, objective, batch, options))
+        losses.append(train.NegativeLogLikelihood(model, options)(objective, batch))
         losses[-1].backward()
         assert {p.dtype for p in model.parameters()} | {p.grad.dtype for p in model.parameters()} == {torch.float32}
     assert 0 < abs(losses[1].item() / losses[0].item() - 1) < 2**-8
@@ -694,6 +695,24 @@ def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, folder):
     assert f"{out} holds the model of step" in printed
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith("state-")) == MODEL_FILES
     assert recommender.load(out)[0].scheme == MaskScheme(1, 1)
+
+
+@pytest.mark.parametrize("ranking", ("beam", "full", "sampled"))
+@pytest.mark.parametrize("weights", ("trained", "all zero, so that all scores tie"))
+def test_another_batch_size_changes_no_rank_and_another_run_nothing(tmp_path, run, folder, model, ranking, weights):
+    if weights != "trained":
+        shutil.copytree(model, tmp_path / "m")
+        tensors = load_file(model / "model.safetensors")
+        save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, tmp_path / "m" / "model.safetensors")
+        model = tmp_path / "m"
+    found = []
+    for size in (64, 64, 1, 5):
+        code, said, _ = run(evaluate, "--data", folder, "--weights", model, "--ranking", ranking, "--negatives", 5, "--show", 12,
+                            "--batch-size", size, "--json", tmp_path / "report.json")  # fmt: skip
+        assert code == 0
+        found.append((said, json.loads((tmp_path / "report.json").read_text())))
+    assert found[0] == found[1]
+    assert all(report["ranks"] == found[0][1]["ranks"] for _, report in found)
 
 
 # --- wrong input

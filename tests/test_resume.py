@@ -93,34 +93,42 @@ def test_killed_while_a_file_is_written_it_ends_with_the_same_bytes(folder, whol
         assert found.returncode == 2 and "log.jsonl: no such file" in found.stderr
 
 
-def kill_until_it_ends(rng, folder, out, kills):
-    """Kill and resume `kills` times, at writes and at random instants; how often it was killed."""
-    command, killed = ("--data", folder, "--out", out, *LONG), 0
-    for _ in range(kills):
-        if rng.random() < 0.6:
-            killed += kill_at(rng.randrange(1, 9), rng.choice(("before", "half", "after")), *command)
-        else:
-            process = subprocess.Popen([sys.executable, "train.py", *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
-            time.sleep(rng.uniform(1, 3))
-            process.kill()
-            killed += process.wait() != 0
-        if (out / "log.jsonl").exists():
-            command = ("--resume", out)
-    return killed
+def kill_at_random(rng, *arguments):
+    """Run train.py until a write or a random instant after it began to train; True if it was killed there."""
+    if rng.random() < 0.6:
+        return kill_at(rng.randrange(1, 9), rng.choice(("before", "half", "after")), *arguments)
+    process = subprocess.Popen([sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("model:"):
+            break
+    time.sleep(rng.uniform(0, 0.4))
+    process.kill()
+    process.communicate()
+    return process.returncode != 0
+
+
+def survive(kills, rng, folder, whole, tmp_path):
+    """Kill and resume trainings, one after the other, until `kills` kills are done; each must end as if it had not been killed."""
+    killed = training = 0
+    while killed < kills:
+        out, training = tmp_path / str(training), training + 1
+        command = ("--data", folder, "--out", out, *LONG)
+        while killed < kills and kill_at_random(rng, *command):
+            killed += 1
+            command = ("--resume", out) if (out / "log.jsonl").exists() else command
+        if killed == kills:
+            assert python("train.py", *command).returncode == 0
+        assert result_of(out) == result_of(whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_twenty_times_it_ends_with_the_same_bytes(folder, whole, tmp_path, seed):
-    assert kill_until_it_ends(random.Random(seed), folder, tmp_path / "m", 20) > 5
-    python("train.py", "--resume", tmp_path / "m")
-    assert result_of(tmp_path / "m") == result_of(whole)
+    survive(20, random.Random(seed), folder, whole, tmp_path)
 
 
 def test_killed_and_resumed_several_times_it_ends_with_the_same_bytes(folder, whole, tmp_path):
-    assert kill_until_it_ends(random.Random(7), folder, tmp_path / "m", 5) > 2
-    python("train.py", "--resume", tmp_path / "m")
-    assert result_of(tmp_path / "m") == result_of(whole)
+    survive(5, random.Random(7), folder, whole, tmp_path)
 
 
 def newest_state(folder):

