@@ -17,10 +17,9 @@ import torch
 from tqdm import tqdm
 
 from ref import attention, cli, dataset, lora, parallel, recommender
-from ref.decode import Decoder, ItemCache
+from ref.decode import Decoder, padded
 from ref.files import write_atomically, write_json
 from ref.objective import Objective
-from ref.prompt import Layout, PromptEncoder
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
@@ -49,7 +48,6 @@ def parse_options(arguments=None):
     add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
     add("--json", metavar="FILE", help="write the report, ranks of every user included")
     add("--attention", action="store_true", help="measure where the attention goes (ref/attention.py) instead of ranking")
-    add("--layout", help="of --attention: another one than the model's (lines, instruction, a JSON file)")
     add("--svg", metavar="FILE", help="draw what --attention measures")
     options = parser.parse_args(arguments)
     for name, least in (("beam_width", 1), ("negatives", 1), ("limit", 1), ("batch_size", 1), ("show", 0), ("seed", 0)):
@@ -57,9 +55,8 @@ def parse_options(arguments=None):
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
     cli.check_device(options.device)
-    for name in ("svg", "layout"):
-        if getattr(options, name) and not options.attention:
-            raise ValueError(f"--{name} belongs to --attention, which is not given")
+    if options.svg and not options.attention:
+        raise ValueError("--svg belongs to --attention, which is not given")
     parallel.start(options.device)
     return options
 
@@ -198,6 +195,43 @@ def rank_scores(name, users, scores_of, options, answers, nll=None):
         ranks.append(np.inf if options.ranking == "beam" and rank > options.beam_width else rank)
         aucs.append(auc)
     return result(name, ranks, None if options.ranking == "beam" else aucs, nll)
+
+
+class ItemCache:
+    """What the IN layers make of every title of a catalogue, computed once (`evaluate.py --cache-items`).
+
+    With text="isolated" an entry sees itself alone there, and RoPE turns by distances: its states are the same wherever
+    it stands. A prompt that holds nothing but entries can then start behind the IN layers. Raises ValueError for any
+    other scheme or layout.
+    """
+
+    def __init__(self, model, encoder, titles, batch_size=256):
+        scheme, layout = model.scheme, encoder.layout
+        if (scheme.text, scheme.delimiters, scheme.target) != ("isolated", "item", "item") or not scheme.intra_layers:
+            raise ValueError(f"--cache-items needs IN layers with text='isolated' and delimiters and target 'item'; found {scheme}")
+        if layout.before or layout.after or layout.bos:
+            raise ValueError(f"--cache-items needs a layout without text around the entries; {layout.name!r} has some")
+        self.states = {}  # the tokens of an entry, as bytes -> (its tokens, C)
+        for begin in range(0, len(titles), batch_size):
+            prompts = [encoder.encode([title]) for title in titles[begin : begin + batch_size]]
+            input_ids, segment_ids = padded(prompts)
+            with torch.inference_mode():
+                states = model.hidden_states(*(
+                    torch.from_numpy(array).to(model.norm.weight.device) for array in (input_ids, segment_ids)
+                ), stop=scheme.intra_layers)  # fmt: skip
+            for prompt, rows in zip(prompts, states):
+                self.states[prompt.input_ids.tobytes()] = rows[: len(prompt.input_ids)].clone()
+
+    def of(self, prompts):
+        """The states (U, T, C) of whole prompts, padded with zeros; ValueError for an entry that is not in the catalogue."""
+        found = []
+        for prompt in prompts:
+            entries = np.split(prompt.input_ids, np.flatnonzero(np.diff(prompt.entry)) + 1)
+            try:
+                found.append(torch.cat([self.states[entry.tobytes()] for entry in entries]))
+            except KeyError:
+                raise ValueError(f"--cache-items: an entry of this prompt is no title of the catalogue: {prompt.text[:200]!r}") from None
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
 
 def evaluate_model(folder, data, users, options):
@@ -341,8 +375,6 @@ class Attention:
 def measure_attention(folder, data, users, options):
     """The Attention of a model folder over the prompts and targets of the test users."""
     model, encoder, _ = recommender.load(folder, DTYPES[options.dtype], options.device, options.base)
-    if options.layout:
-        encoder = PromptEncoder(encoder.tokenizer, Layout.load(options.layout), model.scheme, encoder.max_length)
     prompts = [encoder.encode([data.titles[i] for i in history], data.titles[target])
                for history, target in zip(users.histories, users.targets)]  # fmt: skip
     return Attention(folder, model.scheme.kinds(len(model.layers)), *attention.measure(model, tqdm(prompts, desc=folder, disable=None)))

@@ -15,6 +15,8 @@ the target's tokens. Where the mass goes, and what a token of the class gets of 
 Skew: per_pair(Q, same item) / per_pair(Q, other items), of means over heads. The shares alone do not tell it: other items have more tokens.
 """
 
+from contextlib import ExitStack
+
 import numpy as np
 import torch
 
@@ -49,14 +51,12 @@ def measure(model, prompts):
         for sums, matrix in ((mass, found), (pairs, (mask[0] == 0).to(found))):
             sums[attention.layer] += torch.einsum("hjk,cjk,qj->hqc", matrix, keys.to(found), queries.to(found)).double().cpu().numpy()
 
-    handles = [layer.self_attn.register_forward_pre_hook(watch) for layer in model.layers]
-    try:
+    with ExitStack() as stack:  # removes the hooks
+        for layer in model.layers:
+            stack.enter_context(layer.self_attn.register_forward_pre_hook(watch))
         for prompt in prompts:
             queries, keys = (which.to(device) for which in classes(prompt.entry, prompt.prompt_length))
             sizes += queries.sum(1).cpu().numpy()
             model.hidden_states(*(torch.from_numpy(ids)[None].to(device) for ids in (prompt.input_ids, prompt.segment_ids)))
-    finally:
-        for handle in handles:
-            handle.remove()
     with np.errstate(invalid="ignore"):
         return mass / sizes[:, None], mass / pairs, sizes

@@ -155,11 +155,10 @@ def test_report_table_and_picture_say_the_same(folders, report):
     assert len(list(drawn)) == 4  # the legend
 
 
-def test_the_shares_of_the_report_are_those_of_the_prompts_of_the_users_and_the_layout(folders, tmp_path, monkeypatch):
+def test_the_shares_of_the_report_are_those_of_the_prompts_of_the_users(folders, tmp_path, monkeypatch):
     data, _, hat = folders
-    evaluated(monkeypatch, "--data", data, "--weights", hat, "--attention", "--layout", "movies", "--json", tmp_path / "report.json")
+    evaluated(monkeypatch, "--data", data, "--weights", hat, "--attention", "--json", tmp_path / "report.json")
     model, encoder, _ = evaluate.recommender.load(hat)
-    encoder.layout = evaluate.Layout.load("movies")
     loaded = evaluate.dataset.load(data, 10, 10, 5)
     windows = [loaded.entries[start:end] for start, end in zip(loaded.test.starts, loaded.test.ends)]
     prompts = [encoder.encode([loaded.titles[i] for i in window[:-1]], loaded.titles[window[-1]]) for window in windows]
@@ -167,7 +166,6 @@ def test_the_shares_of_the_report_are_those_of_the_prompts_of_the_users_and_the_
     np.testing.assert_allclose(found["share"], looped(model.double(), prompts)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name, value", (("svg", "picture.svg"), ("layout", "movies")))
-def test_options_of_the_attention_alone_are_refused_without_it(monkeypatch, name, value):
-    with pytest.raises(ValueError, match=f"--{name} belongs to --attention"):
-        evaluated(monkeypatch, f"--{name}", value)
+def test_a_picture_without_attention_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="--svg belongs to --attention"):
+        evaluated(monkeypatch, "--svg", "picture.svg")

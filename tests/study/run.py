@@ -31,7 +31,7 @@ from ref.files import read_json, write_atomically  # noqa: E402
 SCHEDULES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2))
 BOTH = ((1, 1), (2, 1), (1, 2))  # of these the best is taken further
 FLIPS = {"cross-self": ("--no-cross-self",), "delimiters": ("--delimiters", "text"), "target": ("--target", "text")}
-EVALUATED = ("movielens", "books")
+LIMITS = {"movielens": (), "books": ("--limit", "2000")}  # test users; all 4,383 would not fit into a file of 1 MB
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")
 
 
@@ -93,7 +93,7 @@ def do(run, folder, folders, records, extra):
     data = ["--data", folders[run.data]] if folders[run.data] else []
     record = {"run": run.name, "group": run.group, "schedule": schedule, "seed": run.seed, "data": run.data}
     if "sasrec" in run.group:
-        call([HERE / "sasrec.py", *data, "--seed", run.seed, "--json", report, *extra], log)
+        call([HERE / "sasrec.py", *data, *LIMITS[run.data], "--seed", run.seed, "--json", report, *extra], log)
         return record | read_json(report) | {"seconds": round(time.time() - began)}
     options = [folder / "models" / o if o in run.after else o for o in (*run.options, *extra)]
     masks = ["--intra-layers", schedule[0], "--cross-layers", schedule[1]]
@@ -105,8 +105,8 @@ def do(run, folder, folders, records, extra):
         "steps": epochs[-1]["step"], "train": [round(e["train"], 4) for e in epochs], "valid": [round(e["valid"], 4) for e in epochs],
         "best": min(e["valid"] for e in epochs),
     }  # fmt: skip
-    if run.data in EVALUATED:
-        call([ROOT / "evaluate.py", *data, "--weights", model, "--ranking", "full", "--json", report], log)
+    if run.data in LIMITS:
+        call([ROOT / "evaluate.py", *data, "--weights", model, "--ranking", "full", *LIMITS[run.data], "--json", report], log)
         record |= figures(read_json(report), str(model))
     return record | {"seconds": round(time.time() - began)}
 
@@ -122,7 +122,7 @@ def figures(report, name):
 def users_of(name, folder):
     """The line of a data set: of each test user the length of history and how often the target is in training; ranks of the counting baselines."""
     data = dataset.load(folder)
-    options = evaluate.parse_options(["--ranking", "full"])
+    options = evaluate.parse_options(["--ranking", "full", *LIMITS[name]])
     users, every = evaluate.test_users(data, options), np.arange(len(data.titles))
     ranks = {}
     for baseline, scorer in evaluate.Baselines(data).scorers().items():
@@ -160,7 +160,7 @@ def work(folder, runs, folders, workers, extra=()):
         write_atomically(path, "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records.values()).encode())
 
     for name, where in folders.items():
-        if name in EVALUATED and f"users/{name}" not in records:
+        if name in LIMITS and f"users/{name}" not in records:
             keep(users_of(name, where))
     with ThreadPoolExecutor(workers) as pool:
         waiting = [run for run in runs if run.name not in records]

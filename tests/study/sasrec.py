@@ -94,6 +94,7 @@ def fit(data, seed, setting, epochs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
+    parser.add_argument("--limit", help="only the first so many test users")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-steps", type=int, help="one epoch and one setting only, to try the command out")
     parser.add_argument("--json", required=True, metavar="FILE", help="where the figures go")
@@ -103,7 +104,7 @@ def main():
     settings, epochs = (SETTINGS[:1], 1) if options.max_steps else (SETTINGS, EPOCHS)
     fits = [(fit(data, options.seed, setting, epochs), setting) for setting in settings]
     (curve, model), setting = min(fits, key=lambda one: min(one[0][0]))
-    asked = evaluate.parse_options(["--ranking", "full"])
+    asked = evaluate.parse_options(["--ranking", "full", *(["--limit", options.limit] if options.limit else [])])
     users = evaluate.test_users(data, asked)
     scores = log_probs(model, users.histories, data).numpy()
     nll = -scores[range(len(users.targets)), users.targets].astype(np.float64)
