@@ -402,7 +402,7 @@ def attention_svg(models, width=150):
     Behind a band: how many times as much a token of the same item gets as one of another (skew, ref/attention.py)."""
     colours, out, top = dict(zip(attention.KEYS, ("#e45756", "#4c78a8", "#b8bcc2", "#f2cf5b"))), [], 66
     panel, stripe = 3 * (width + 50) + 52, [max(2, 24 // found.share.shape[1]) for found in models]
-    height = max(top + len(found.kinds) * (found.share.shape[1] * h + 4) for found, h in zip(models, stripe)) + 44
+    height = max(top + len(found.kinds) * (found.share.shape[1] * h + 4) for found, h in zip(models, stripe)) + 50
     for place, (found, h) in enumerate(zip(models, stripe)):
         left, H = place * panel + 52, found.share.shape[1]
         out.append(f'<text x="{left}" y="22" font-size="14" font-weight="bold">{escape(found.name)}</text>')
@@ -420,10 +420,10 @@ def attention_svg(models, width=150):
                     ends = np.append(0, found.share[number, head, q].cumsum()) * width
                     out += [f'<rect x="{x + ends[c]:.1f}" y="{y + head * h}" width="{ends[c + 1] - ends[c]:.1f}" height="{h}" fill="{colours[key]}"/>'
                             for c, key in enumerate(attention.KEYS) if ends[c + 1] - ends[c] >= 0.05]  # fmt: skip
-    legend = "".join(f'<rect x="{52 + 100 * c}" y="{height - 30}" width="12" height="12" fill="{colour}"/>'
-                     f'<text x="{69 + 100 * c}" y="{height - 20}">{key}</text>' for c, (key, colour) in enumerate(colours.items()))  # fmt: skip
-    legend += f'<text x="{470}" y="{height - 20}" fill="#5f6368">share of the attention; a band a layer, a stripe a head; ' \
-              "3 ×: a token of the same item gets three times as much as one of another</text>"
+    legend = "".join(f'<rect x="{52 + 100 * c}" y="{height - 38}" width="12" height="12" fill="{colour}"/>'
+                     f'<text x="{69 + 100 * c}" y="{height - 28}">{key}</text>' for c, (key, colour) in enumerate(colours.items()))  # fmt: skip
+    legend += (f'<text x="52" y="{height - 6}" fill="#5f6368">a band a layer, a stripe a head; 3 ×: a token of the same item gets three times '
+               "as much as one of another</text>")  # fmt: skip
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {panel * len(models)} {height}" font-family="sans-serif" '
                       f'font-size="12"><rect width="{panel * len(models)}" height="{height}" fill="white"/>', *out, legend, "</svg>\n"])  # fmt: skip
 

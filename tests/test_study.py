@@ -153,7 +153,7 @@ def test_slices_are_those_of_the_users_and_small_ones_are_left_out(runs):
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines[3:]}
     assert lines[1].endswith("| scratch 1/0 | scratch 1/1 |")
     assert {name: (row[1], row[3]) for name, row in cells.items()} == {
-        "history of 10 to 10": ("40", cells["history of 10 to 10"][3]), "target never in training": ("12", "0.00 [0.00, 0.00]"),
+        "history of 10": ("40", cells["history of 10"][3]), "target never in training": ("12", "0.00 [0.00, 0.00]"),
         "target 1 to 9 times": ("12", "0.00 [0.00, 0.00]"), "target 100 times or more": ("16", "-0.50 [-0.50, -0.50]"),
     }  # fmt: skip
 

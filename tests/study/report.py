@@ -108,7 +108,8 @@ def table(rows, users):
 def slices(record):
     """{name: bool (users,)} of a data set: history length and how often the target is in training."""
     length, count = np.array(record["history"]), np.array(record["count"])
-    masks = {f"history of {low} to {high}": (length >= low) & (length <= high) for low, high in ((1, 4), (5, 9), (10, 10))}
+    masks = {f"history of {low} to {high}": (length >= low) & (length <= high) for low, high in ((1, 4), (5, 9))}
+    masks["history of 10"] = length == 10
     masks["target never in training"] = count == 0
     for low, high in ((1, 9), (10, 49), (50, 99), (100, 10**9)):
         masks[f"target {low} to {high} times" if high < 10**9 else "target 100 times or more"] = (count >= low) & (count <= high)
@@ -160,7 +161,7 @@ def picture(rows):
         y += 20
     ticks = [f'<path d="M{x(t):.1f} {top - 8}V{y}" stroke="{"#202124" if abs(t) < step / 2 else "#e0e0e0"}"/>'
              f'<text x="{x(t):.1f}" y="{top - 12}" text-anchor="middle" fill="#5f6368">{t:g}</text>'
-             for t in np.round(np.arange(low, high + step / 2, step), 6)]  # fmt: skip
+             for t in np.round(np.arange(low, high + step / 2, step), 6) + 0.0]  # fmt: skip
     size = f"{left + width + 190} {y + 20}"
     title = "Negative log-likelihood of the next title, difference to plain causal attention (nats; left is better)"
     foot = "mean over seeds and users, 95 % interval; small circles: single seeds"
