@@ -48,6 +48,7 @@ def test_the_best_schedule_is_chosen_by_validation_over_all_seeds():
     losses = {(1, 1): (6.0, 6.9), (2, 1): (6.4, 6.4), (1, 2): (6.5, 6.5), (0, 0): (1.0, 1.0)}
     records = {f"{s}{n}": {"group": "scratch", "schedule": list(s), "best": value, "metrics": {"NLL": -value}}
                for s, values in losses.items() for n, value in enumerate(values)}  # fmt: skip
+    records |= {"t": {"group": "tiny", "schedule": [1, 2], "best": 1.0}, "u": {"run": "users/movielens"}}
     assert run.best_schedule(records) == (2, 1)
 
 
@@ -139,6 +140,7 @@ def runs(tmp_path):
 
 def test_the_table_says_what_the_runs_say(runs, capsys):
     rows, users = report.read(runs)
+    assert {tuple(r["seed"] for r in records) for records in rows.values()} == {(0, 1, 2), (1,)}
     lines = {line.split(" | ")[0].strip("| "): line for line in report.table(rows, users).splitlines()}
     assert lines["causal (0/0)"].startswith("| causal (0/0) | 3 | 6.000 [6.000, 6.000] | – | 0.500 [")
     assert lines["1/1"].startswith("| 1/1 | 3 | 5.800 [") and "| -0.200 [" in lines["1/1"] and "\\*" in lines["1/1"]

@@ -12,6 +12,7 @@ import fcntl
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,13 +26,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 import evaluate  # noqa: E402
-from ref import dataset  # noqa: E402
+from ref import cli, dataset  # noqa: E402
 from ref.files import read_json, write_atomically  # noqa: E402
 
 SCHEDULES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2))
 BOTH = ((1, 1), (2, 1), (1, 2))  # of these the best is taken further
 FLIPS = {"cross-self": ("--no-cross-self",), "delimiters": ("--delimiters", "text"), "target": ("--target", "text")}
 LIMITS = {"movielens": (), "books": ("--limit", "2000")}  # test users; all 4,383 would not fit into a file of 1 MB
+CHILDREN, HELD = set(), []  # commands at work; the open lock file, which they hold too, should this process be killed
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")
 
 
@@ -78,11 +80,20 @@ def best_schedule(records):
 
 def call(command, log):
     """Run a command on one thread, its output into a file; RuntimeError where it fails."""
-    with open(log, "ab") as file:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, stdout=file, stderr=file, env=environment).returncode
+    command, environment = [sys.executable, *map(str, command)], os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(log, "ab") as file, subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=environment, pass_fds=HELD) as process:
+        CHILDREN.add(process)
+        code = process.wait()
+        CHILDREN.discard(process)
     if code:
         raise RuntimeError(f"exit code {code}: {log}")
+
+
+def stop(*_):
+    """On SIGTERM: end what runs, too."""
+    for process in list(CHILDREN):
+        process.terminate()
+    raise KeyboardInterrupt
 
 
 def do(run, folder, folders, records, extra):
@@ -198,8 +209,13 @@ def main():
     folder = options.folder.resolve()
     for name in ("models", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)
     with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: this folder is at work already
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another run.py is at work there, or a command that it left behind") from None
+        HELD.append(lock.fileno())
         if not (folder / "titles" / "interactions.csv").exists():
             write_titles(folder / "titles")
         folders = {"movielens": None, "titles": folder / "titles"} | ({"books": options.books} if options.books else {})
@@ -211,4 +227,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run("run.py", main)
