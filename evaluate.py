@@ -3,20 +3,22 @@
     python evaluate.py                                  what train.py made, the shipped models, baselines
     python evaluate.py --weights runs/a runs/b          several models side by side; differences are to the first
     python evaluate.py --ranking full --show 3          exact scores of all titles; three users in detail
+    python evaluate.py --attention --svg FILE           where the attention of each layer goes, in place of the ranking
 """
 
 import argparse
 import itertools
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ref import cli, dataset, lora, parallel, recommender
-from ref.decode import Decoder, ItemCache
-from ref.files import write_json
+from ref import attention, cli, dataset, lora, parallel, recommender
+from ref.decode import Decoder, padded
+from ref.files import write_atomically, write_json
 from ref.objective import Objective
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -45,12 +47,16 @@ def parse_options(arguments=None):
     add("--dtype", choices=DTYPES, default="float32")
     add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
     add("--json", metavar="FILE", help="write the report, ranks of every user included")
+    add("--attention", action="store_true", help="measure where the attention goes (ref/attention.py) instead of ranking")
+    add("--svg", metavar="FILE", help="draw what --attention measures")
     options = parser.parse_args(arguments)
     for name, least in (("beam_width", 1), ("negatives", 1), ("limit", 1), ("batch_size", 1), ("show", 0), ("seed", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
     cli.check_device(options.device)
+    if options.svg and not options.attention:
+        raise ValueError("--svg belongs to --attention, which is not given")
     parallel.start(options.device)
     return options
 
@@ -191,6 +197,43 @@ def rank_scores(name, users, scores_of, options, answers, nll=None):
     return result(name, ranks, None if options.ranking == "beam" else aucs, nll)
 
 
+class ItemCache:
+    """What the IN layers make of every title of a catalogue, computed once (`evaluate.py --cache-items`).
+
+    With text="isolated" an entry sees itself alone there, and RoPE turns by distances: its states are the same wherever
+    it stands. A prompt that holds nothing but entries can then start behind the IN layers. Raises ValueError for any
+    other scheme or layout.
+    """
+
+    def __init__(self, model, encoder, titles, batch_size=256):
+        scheme, layout = model.scheme, encoder.layout
+        if (scheme.text, scheme.delimiters, scheme.target) != ("isolated", "item", "item") or not scheme.intra_layers:
+            raise ValueError(f"--cache-items needs IN layers with text='isolated' and delimiters and target 'item'; found {scheme}")
+        if layout.before or layout.after or layout.bos:
+            raise ValueError(f"--cache-items needs a layout without text around the entries; {layout.name!r} has some")
+        self.states = {}  # the tokens of an entry, as bytes -> (its tokens, C)
+        for begin in range(0, len(titles), batch_size):
+            prompts = [encoder.encode([title]) for title in titles[begin : begin + batch_size]]
+            input_ids, segment_ids = padded(prompts)
+            with torch.inference_mode():
+                states = model.hidden_states(*(
+                    torch.from_numpy(array).to(model.norm.weight.device) for array in (input_ids, segment_ids)
+                ), stop=scheme.intra_layers)  # fmt: skip
+            for prompt, rows in zip(prompts, states):
+                self.states[prompt.input_ids.tobytes()] = rows[: len(prompt.input_ids)].clone()
+
+    def of(self, prompts):
+        """The states (U, T, C) of whole prompts, padded with zeros; ValueError for an entry that is not in the catalogue."""
+        found = []
+        for prompt in prompts:
+            entries = np.split(prompt.input_ids, np.flatnonzero(np.diff(prompt.entry)) + 1)
+            try:
+                found.append(torch.cat([self.states[entry.tobytes()] for entry in entries]))
+            except KeyError:
+                raise ValueError(f"--cache-items: an entry of this prompt is no title of the catalogue: {prompt.text[:200]!r}") from None
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+
+
 def evaluate_model(folder, data, users, options):
     """The Result of a model folder, its best five titles for each user to show, and which title each title counts as."""
     model, encoder, settings = recommender.load(folder, DTYPES[options.dtype], options.device, options.base)
@@ -318,6 +361,91 @@ def report(data, users, results, models, options, softmaxes):
         print(f"\nwrote {options.json}")
 
 
+@dataclass(frozen=True)
+class Attention:
+    """What ref/attention.py measures of a model: kinds of its L layers; share and per_pair (L, H, 3, 4); the number of queries (3,)."""
+
+    name: str
+    kinds: list
+    share: np.ndarray
+    per_pair: np.ndarray
+    sizes: np.ndarray
+
+
+def measure_attention(folder, data, users, options):
+    """The Attention of a model folder over the prompts and targets of the test users."""
+    model, encoder, _ = recommender.load(folder, DTYPES[options.dtype], options.device, options.base)
+    prompts = [encoder.encode([data.titles[i] for i in history], data.titles[target])
+               for history, target in zip(users.histories, users.targets)]  # fmt: skip
+    return Attention(folder, model.scheme.kinds(len(model.layers)), *attention.measure(model, tqdm(prompts, desc=folder, disable=None)))
+
+
+def attention_table(found):
+    """Lines for a terminal: a row a layer, means over heads."""
+    keys = [f"{key:>12}" for key in attention.KEYS]
+    lines = [found.name]
+    share, per_pair = found.share.mean(1), found.per_pair.mean(1)
+    for q, query in enumerate(attention.QUERIES):
+        lines += ["", f"  {f'from {found.sizes[q]} {query}':<32}{'share':>12}{'':36}{'per allowed pair':>18}{'':36}{'same / other':>12}"]
+        lines.append(f"  {'layer':<26}" + "".join(keys) + "      " + "".join(keys))
+        for number, kind in enumerate(found.kinds):
+            rows = (share[number, q], per_pair[number, q])
+            cells = ["".join(f"{'-':>12}" if np.isnan(value) else f"{value:>12.4f}" for value in row) for row in rows]
+            skew = rows[1][0] / rows[1][1]
+            lines.append(f"  {number:>3} {kind:<22}{cells[0]}      {cells[1]}" + (f"{'-':>12}" if np.isnan(skew) else f"{skew:>12.2f}"))
+    return "\n".join(lines) + "\n"
+
+
+def attention_svg(models, width=150):
+    """A panel a model: a band a layer, first layer on top, in it a stripe a head; across, the four shares of each kind of query.
+
+    Behind a band: how many times as much a token of the same item gets as one of another (skew, ref/attention.py)."""
+    colours, out, top = dict(zip(attention.KEYS, ("#e45756", "#4c78a8", "#b8bcc2", "#f2cf5b"))), [], 66
+    panel, stripe = 3 * (width + 50) + 52, [max(2, 24 // found.share.shape[1]) for found in models]
+    height = max(top + len(found.kinds) * (found.share.shape[1] * h + 4) for found, h in zip(models, stripe)) + 50
+    for place, (found, h) in enumerate(zip(models, stripe)):
+        left, H = place * panel + 52, found.share.shape[1]
+        out.append(f'<text x="{left}" y="22" font-size="14" font-weight="bold">{escape(found.name)}</text>')
+        for q, query in enumerate(attention.QUERIES):
+            x = left + q * (width + 50)
+            out.append(f'<text x="{x}" y="46">from {escape(query)}</text>')
+            out += [f'<text x="{x + at * width}" y="60" font-size="9" fill="#5f6368" text-anchor="middle">{at:.0%}</text>' for at in (0, 0.5, 1)]
+            for number, kind in enumerate(found.kinds):
+                y = top + number * (H * h + 4)
+                same, other = found.per_pair[number, :, q].mean(0)[:2]
+                labels = [(x + width + 4, "start", f"{same / other:.1f} ×")] * bool(same / other > 0)
+                labels += [(left - 8, "end", f"{number} {kind}")] * (q == 0)
+                out += [f'<text x="{at}" y="{y + H * h / 2 + 4}" text-anchor="{anchor}">{label}</text>' for at, anchor, label in labels]
+                for head in range(H):
+                    ends = np.append(0, found.share[number, head, q].cumsum()) * width
+                    out += [f'<rect x="{x + ends[c]:.1f}" y="{y + head * h}" width="{ends[c + 1] - ends[c]:.1f}" height="{h}" fill="{colours[key]}"/>'
+                            for c, key in enumerate(attention.KEYS) if ends[c + 1] - ends[c] >= 0.05]  # fmt: skip
+    legend = "".join(f'<rect x="{52 + 100 * c}" y="{height - 38}" width="12" height="12" fill="{colour}"/>'
+                     f'<text x="{69 + 100 * c}" y="{height - 28}">{key}</text>' for c, (key, colour) in enumerate(colours.items()))  # fmt: skip
+    legend += (f'<text x="52" y="{height - 6}" fill="#5f6368">a band a layer, a stripe a head; 3 ×: a token of the same item gets three times '
+               "as much as one of another</text>")  # fmt: skip
+    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {panel * len(models)} {height}" font-family="sans-serif" '
+                      f'font-size="12"><rect width="{panel * len(models)}" height="{height}" fill="white"/>', *out, legend, "</svg>\n"])  # fmt: skip
+
+
+def report_attention(data, users, folders, options):
+    """Print the tables of --attention, write what --json and --svg ask for."""
+    models = [measure_attention(folder, data, users, options) for folder in folders]
+    print(f"\n{data.source}: attention over the prompts and targets of {len(users.targets)} test users; means over heads\n")
+    print("\n".join(map(attention_table, models)))
+    if options.json:
+        write_json(options.json, {
+            "options": vars(options), "data": data.source, "users": len(users.targets), "queries": attention.QUERIES, "keys": attention.KEYS,
+            "models": {found.name: {
+                "kinds": found.kinds, "sizes": found.sizes.tolist(), "share": found.share.tolist(),
+                "per_pair": np.where(np.isnan(found.per_pair), None, found.per_pair).tolist(),
+            } for found in models},
+        })  # fmt: skip
+    if options.svg:
+        write_atomically(options.svg, attention_svg(models).encode())
+    print("".join(f"wrote {path}\n" for path in (options.json, options.svg) if path), end="")
+
+
 def main():
     """Rank, compare, print; raises ValueError or FileNotFoundError for what cannot be used."""
     options = parse_options()
@@ -332,6 +460,8 @@ def main():
         raise ValueError(f"models trained with other (history, min_item, min_user) cannot be compared: {sorted(shape)}")
     data = dataset.load(options.data, *shape.pop())
     users = test_users(data, options)
+    if options.attention:
+        return report_attention(data, users, list(dict.fromkeys(map(str, folders))), options)
     results, tops = [], {}
     for folder in dict.fromkeys(folders):
         found, tops[str(folder)] = evaluate_model(folder, data, users, options)

@@ -93,11 +93,8 @@ def weight_files(folder):
 def _refuse_differences(path, found, expected):
     lines = [f"missing {name} {expected[name]}" for name in expected if name not in found]
     lines += [f"unexpected {name} {found[name]}" for name in found if name not in expected]
-    lines += [
-        f"{name} is {found[name]}, expected {expected[name]}"
-        for name in expected
-        if name in found and found[name] != expected[name]
-    ]
+    both = [name for name in expected if name in found]
+    lines += [f"{name} is {found[name]}, expected {expected[name]}" for name in both if found[name] != expected[name]]
     if lines:
         raise ValueError(f"{path} does not fit config.json: " + "; ".join(lines))
 

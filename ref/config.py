@@ -89,10 +89,8 @@ def _refuse_unsupported(values, source):
         raise ValueError(f"{source}: model_type is {model_type!r}; expected 'llama' or 'mistral'")
     window = values.get("sliding_window", 4096 if model_type == "mistral" else None)  # as transformers reads it
     if window is not None:
-        raise ValueError(
-            f"{source}: sliding_window is {window!r}{'' if 'sliding_window' in values else ' (absent means that)'}; only null is "
-            f"supported. If no prompt is longer than the window, set it to null and max_position_embeddings to {window!r}"
-        )
+        raise ValueError(f"{source}: sliding_window is {window!r}{'' if 'sliding_window' in values else ' (absent means that)'}; only null is "
+                         f"supported. If no prompt is longer than the window, set it to null and max_position_embeddings to {window!r}")  # fmt: skip
     for name, only in (_ONLY | (_NO_BIASES if model_type == "mistral" else {})).items():
         if values.get(name, only) != only:
             raise ValueError(f"{source}: {name} is {values[name]!r}; only {json.dumps(only)} is supported")

@@ -195,9 +195,7 @@ def _load_presplit(folder, source, history):
     catalogue, entries = _catalogue(titles, np.array(entries, np.int64))
     untitled = [item for item, row in number.items() if row is None]
     notes = (f"{len(untitled)} items without a title left out ({', '.join(untitled[:5])}), and {dropped} rows",)
-    return Dataset(
-        source, catalogue, entries, windows[train], windows[valid], windows[test], history, True, notes * bool(untitled)
-    )
+    return Dataset(source, catalogue, entries, windows[train], windows[valid], windows[test], history, True, notes * bool(untitled))
 
 
 def _catalogue(titles, items):

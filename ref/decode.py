@@ -1,9 +1,8 @@
 """Beam search and exact ranking over the titles of a catalogue.
 
-A user's prompt is computed once. What is generated stands behind it as a *tree*: several
-continuations side by side, each token attending to the prompt and to its own ancestors, by the same
-predicates as everywhere (`build_masks` with an `order`). So neither keys nor values are copied from
-beam to beam, and a title that begins like another shares its tokens.
+A user's prompt is computed once. What is generated stands behind it as a *tree*: several continuations side by side, each token
+attending to the prompt and to its own ancestors, by the same predicates as everywhere (`build_masks` with an `order`). So neither
+keys nor values are copied from beam to beam, and a title that begins like another shares its tokens.
 
 Shapes: U users, W beams, N nodes of the trie, M children of a node at most, C hidden, V vocabulary.
 """
@@ -30,10 +29,9 @@ class Decoder:
     def beam_search(self, prompts, width, banned=None):
         """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
 
-        Each step extends every live beam by all its children in the trie. Titles that end among
-        the best `width` candidates are finished; the best `width` that do not end live on. A user's
-        search stops when no live beam can pass the last of `width` finished titles. No length
-        normalization; ties by catalogue order. banned: a set of titles a user that may not finish.
+        Each step extends every live beam by all its children in the trie. Titles that end among the best `width` candidates are finished;
+        the best `width` that do not end live on. A user's search stops when no live beam can pass the last of `width` finished titles. No
+        length normalization; ties by catalogue order. banned: a set of titles a user that may not finish.
         """
         trie, users = self.trie, np.arange(len(prompts))  # users: those whose search goes on, U of them
         cache, hidden, lengths, last = self._read_prompts(prompts)
@@ -87,9 +85,8 @@ class Decoder:
     def title_log_probs(self, prompts, titles=None, chunk=256):
         """Exact log-probability of every title (or of `titles`, others -inf), float64 (U, titles).
 
-        Every node of the trie that matters is computed in chunks of `chunk` nodes, in preorder, so
-        that the ancestors of a chunk lie in it or above its first node. With the catalogue's
-        softmax, tails that belong to one title alone cost nothing and are left out.
+        Every node of the trie that matters is computed in chunks of `chunk` nodes, in preorder, so that the ancestors of a chunk lie in
+        it or above its first node. With the catalogue's softmax, tails that belong to one title alone cost nothing and are left out.
         """
         trie = self.trie
         cache, hidden, lengths, last = self._read_prompts(prompts)
@@ -147,13 +144,10 @@ class Decoder:
             segment_ids = np.where(alive, segment_ids, -1)  # a beam that does not exist is padding
         num_prompt = cache.segment_ids.shape[1] + nodes.shape[1] - ancestors.shape[2]
         prompt = np.ones((*nodes.shape, num_prompt), bool)
-        return self.model.hidden_states(
-            self._tensor(np.maximum(trie.token[nodes], 0)),
-            self._tensor(segment_ids),
-            self._tensor(lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1),
-            cache,
-            self._tensor(np.concatenate((prompt, ancestors), axis=2)),
-        )
+        position_ids = lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1
+        parts = (np.maximum(trie.token[nodes], 0), segment_ids, position_ids, np.concatenate((prompt, ancestors), axis=2))
+        input_ids, segment_ids, position_ids, order = map(self._tensor, parts)
+        return self.model.hidden_states(input_ids, segment_ids, position_ids, cache, order)
 
     def _child_log_probs(self, nodes, hidden):
         """Log-probability of each child of each node: (N, M) float64, and the children, -1 for none."""
@@ -202,43 +196,6 @@ def child_log_softmax(logits: Tensor, tokens: Tensor, real: Tensor, settings: Re
     if settings.softmax == "catalogue":
         return logits.gather(1, tokens).masked_fill(~real, -torch.inf).log_softmax(-1)
     return logits.log_softmax(-1).gather(1, tokens).masked_fill(~real, -torch.inf)
-
-
-class ItemCache:
-    """What the IN layers make of every title of a catalogue, computed once (`evaluate.py --cache-items`).
-
-    With text="isolated" an entry sees itself alone there, and RoPE turns by distances: its states are the same wherever
-    it stands. A prompt that holds nothing but entries can then start behind the IN layers. Raises ValueError for any
-    other scheme or layout.
-    """
-
-    def __init__(self, model: Llama, encoder, titles, batch_size=256):
-        scheme, layout = model.scheme, encoder.layout
-        if (scheme.text, scheme.delimiters, scheme.target) != ("isolated", "item", "item") or not scheme.intra_layers:
-            raise ValueError(f"--cache-items needs IN layers with text='isolated' and delimiters and target 'item'; found {scheme}")
-        if layout.before or layout.after or layout.bos:
-            raise ValueError(f"--cache-items needs a layout without text around the entries; {layout.name!r} has some")
-        self.states = {}  # the tokens of an entry, as bytes -> (its tokens, C)
-        for begin in range(0, len(titles), batch_size):
-            prompts = [encoder.encode([title]) for title in titles[begin : begin + batch_size]]
-            input_ids, segment_ids = padded(prompts)
-            with torch.inference_mode():
-                states = model.hidden_states(*(
-                    torch.from_numpy(array).to(model.norm.weight.device) for array in (input_ids, segment_ids)
-                ), stop=scheme.intra_layers)  # fmt: skip
-            for prompt, rows in zip(prompts, states):
-                self.states[prompt.input_ids.tobytes()] = rows[: len(prompt.input_ids)].clone()
-
-    def of(self, prompts):
-        """The states (U, T, C) of whole prompts, padded with zeros; ValueError for an entry that is not in the catalogue."""
-        found = []
-        for prompt in prompts:
-            entries = np.split(prompt.input_ids, np.flatnonzero(np.diff(prompt.entry)) + 1)
-            try:
-                found.append(torch.cat([self.states[entry.tobytes()] for entry in entries]))
-            except KeyError:
-                raise ValueError(f"--cache-items: an entry of this prompt is no title of the catalogue: {prompt.text[:200]!r}") from None
-        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
 
 def padded(prompts):

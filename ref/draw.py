@@ -44,11 +44,8 @@ def masks_svg(masks, tokens, segments, cell=17):
     side = cell * len(tokens)
     panel = left + side + 24
     width, height = panel * len(masks) + 8, top + side + 44
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="monospace" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+           f'height="{height}" font-family="monospace" font-size="11">', f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
     for number, (kind, mask) in enumerate(masks.items()):
         out.append(f'<g transform="translate({panel * number + left} {top})">')
         out.append(f'<text x="0" y="{14 - top}" font-size="12" font-weight="bold">{escape(_TITLES[kind].split(":")[0])}</text>')
@@ -58,9 +55,7 @@ def masks_svg(masks, tokens, segments, cell=17):
             out.append(f'<text transform="translate({middle + 4} -6) rotate(-90)" fill="{colour}">{escape(label)}</text>')
             for k, allowed in enumerate(mask[j]):
                 fill = _COLOURS[max(segments[k], 0) % len(_COLOURS)] if allowed else "#f3f3f3"
-                out.append(
-                    f'<rect x="{cell * k}" y="{cell * j}" width="{cell - 1}" height="{cell - 1}" fill="{fill}"/>'
-                )
+                out.append(f'<rect x="{cell * k}" y="{cell * j}" width="{cell - 1}" height="{cell - 1}" fill="{fill}"/>')
         out.append("</g>")
     x = left
     for segment in sorted(set(segments)):

@@ -101,10 +101,8 @@ class PromptEncoder:
                 if check_border:
                     self._check_border(prompt, history[dropped:], target)
                 return prompt
-        raise ValueError(
-            f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; the model reads "
-            f"{self.max_length}: {(history[-1] if history else target)[:80]!r}"
-        )
+        raise ValueError(f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; the model reads "
+                         f"{self.max_length}: {(history[-1] if history else target)[:80]!r}")  # fmt: skip
 
     def _stretches(self, history, target):
         """[(text, entry, is it a title?)] in order; their texts joined are the prompt."""
@@ -134,10 +132,8 @@ class PromptEncoder:
             ids, entry, is_title = [self.tokenizer.bos_id, *ids], np.append(0, entry), np.append(False, is_title)
         if self.layout.eos and target is not None:
             ids, entry, is_title = [*ids, self.tokenizer.eos_id], np.append(entry, len(history) + 1), np.append(is_title, False)
-        return Prompt(
-            text, np.array(ids), self._segments(entry, is_title, len(history)), entry,
-            int((entry <= len(history)).sum()), dropped,
-        )  # fmt: skip
+        segments, prompt_length = self._segments(entry, is_title, len(history)), int((entry <= len(history)).sum())
+        return Prompt(text, np.array(ids), segments, entry, prompt_length, dropped)
 
     def _segments(self, entry, is_title, num_history):
         segments = entry if self.scheme.delimiters == "item" else np.where(is_title, entry, 0)

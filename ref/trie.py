@@ -1,8 +1,7 @@
 """The titles of a catalogue as a tree of tokens, in flat arrays.
 
-Node 0 is the root: the end of the prompt. Every other node is one token; a path from the root to a
-leaf is one title. Nodes are numbered level by level, the children of a node side by side, ordered
-by token.
+Node 0 is the root: the end of the prompt. Every other node is one token; a path from the root to a leaf is one title. Nodes are
+numbered level by level, the children of a node side by side, ordered by token.
 """
 
 import numpy as np

@@ -16,6 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+import evaluate
 import train
 from peers import transformers_peer as peer
 from ref import dataset, decode, recommender
@@ -345,7 +346,7 @@ def cache_items(options, tiny):
     model = model_tiny(scheme) if tiny else model_135m(options, scheme)
     world, data = recommending(model, 64 if tiny else large_users(options)), dataset.load()
     seen = sorted({title for history in world.histories for title in history})
-    cache = decode.ItemCache(model, recommender.load(TINY)[1], [data.titles[title] for title in seen])
+    cache = evaluate.ItemCache(model, recommender.load(TINY)[1], [data.titles[title] for title in seen])
     cached = Decoder(model, world.trie, world.decoder.settings, cache)
 
     def run(decoder):

@@ -16,7 +16,7 @@ import evaluate
 import train
 from oracle import cases
 from ref.config import LlamaConfig
-from ref.decode import Decoder, ItemCache, prune
+from ref.decode import Decoder, prune
 from ref.llama import KVCache, Llama
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS
@@ -104,7 +104,7 @@ def two_decoders(encoder_for, model_for):
     def make(scheme=ISOLATED, seed=0, softmax="catalogue"):
         model, encoder = model_for(scheme, seed, num_hidden_layers=4), encoder_for(scheme)
         trie = build_trie(encoder, TITLES)
-        items = ItemCache(model, encoder, TITLES, batch_size=7)
+        items = evaluate.ItemCache(model, encoder, TITLES, batch_size=7)
         return encoder, [Decoder(model, trie, Recommender(LAYOUTS["lines"], softmax), cached) for cached in (None, items)]
 
     return make
@@ -141,12 +141,12 @@ def test_an_entry_that_is_no_title_of_the_catalogue_is_named(two_decoders):
 def test_cached_items_are_refused_under_other_schemes(encoder_for, model_for, change):
     scheme = replace(ISOLATED, **change)
     with pytest.raises(ValueError, match="--cache-items needs IN layers with text='isolated'.*" + next(iter(change))):
-        ItemCache(model_for(scheme), encoder_for(scheme), TITLES)
+        evaluate.ItemCache(model_for(scheme), encoder_for(scheme), TITLES)
 
 
 def test_cached_items_are_refused_in_a_layout_with_text(encoder_for, model_for):
     with pytest.raises(ValueError, match="without text around the entries; 'instruction' has some"):
-        ItemCache(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
+        evaluate.ItemCache(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
 
 
 @pytest.mark.parametrize("ranking", ["beam", "full", "sampled"])

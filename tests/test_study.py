@@ -1,0 +1,185 @@
+"""The study's runner and report (tests/study): nothing is trained here."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from conftest import TITLES, mask_table
+from study import report, run
+
+from ref.dataset import EMBEDDED, load
+from ref.masks import MaskScheme, build_masks
+
+RUNS = [run.Run("scratch", (0, 0), 0), run.Run("scratch", (1, 1), 0), run.Run("flip-x", "best", 0, after=("scratch/1-1/0",))]
+
+
+# --- plan
+
+
+def test_isolated_text_changes_no_mask_where_a_prompt_has_no_text(encoder_for):
+    for history in (TITLES[:1], TITLES[3:9], ["Heat", "Heat"]):
+        s = encoder_for().encode(history, "Alien").segment_ids
+        assert s.min() == 1
+        visible, isolated = (build_masks(torch.from_numpy(s)[None], MaskScheme(1, 1, text=text)) for text in ("visible", "isolated"))
+        for kind in ("IN", "OR", "CR"):
+            assert torch.equal(visible[kind], isolated[kind])
+            assert isolated[kind][0].tolist() == mask_table(kind, s.tolist(), MaskScheme(1, 1, text="visible"))
+
+
+def test_the_grid_is_that_of_the_plan():
+    runs = run.grid(books=True)
+    assert len({r.name for r in runs}) == len(runs)
+    count = {}
+    for r in runs:
+        count.setdefault((r.group, r.schedule), []).append(r.seed)
+    schedules = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2)]
+    expected = {("scratch", s): [0, 1, 2, 3, 4] for s in schedules} | {("tiny", s): [0, 1, 2] for s in schedules}
+    expected |= {(f"flip-{option}", "best"): [0, 1, 2] for option in ("cross-self", "delimiters", "target")}
+    expected |= {("books", (0, 0)): [0, 1, 2], ("books", "best"): [0, 1, 2], ("pretrain", (0, 0)): [0]}
+    assert count == expected | {("sasrec", "-"): [0, 1, 2, 3, 4], ("books-sasrec", "-"): [0, 1, 2]}
+    place = {r.name: number for number, r in enumerate(runs)}
+    assert all(place[name] < place[r.name] for r in runs for name in r.after)
+    assert not any("books" in r.group for r in run.grid(books=None))
+
+
+def test_the_best_schedule_is_chosen_by_validation_over_all_seeds():
+    losses = {(1, 1): (6.0, 6.9), (2, 1): (6.4, 6.4), (1, 2): (6.5, 6.5), (0, 0): (1.0, 1.0)}
+    records = {f"{s}{n}": {"group": "scratch", "schedule": list(s), "best": value, "metrics": {"NLL": -value}}
+               for s, values in losses.items() for n, value in enumerate(values)}  # fmt: skip
+    records |= {"t": {"group": "tiny", "schedule": [1, 2], "best": 1.0}, "u": {"run": "users/movielens"}}
+    assert run.best_schedule(records) == (2, 1)
+
+
+# --- runner
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Call `work` with runs that only note that they were done; names in `broken` fail."""
+    done, broken = [], set()
+
+    def pretend(one, folder, folders, records, extra):
+        if one.name in broken:
+            raise RuntimeError("exit code 1")
+        done.append(one.name)
+        return {"run": one.name, "group": one.group, "seconds": 0}
+
+    monkeypatch.setattr(run, "do", pretend)
+    return lambda workers=1: (run.work(tmp_path, RUNS, {}, workers), done, broken, tmp_path / "runs.jsonl")
+
+
+@pytest.mark.parametrize("workers", (1, 2))
+def test_finished_runs_are_not_repeated(work, workers):
+    for _ in range(3):
+        failed, done, _, path = work(workers)
+        assert failed == 0 and sorted(done) == sorted(r.name for r in RUNS)
+        assert sorted(json.loads(line)["run"] for line in path.read_text().splitlines()) == sorted(done)
+
+
+def test_a_run_that_fails_stops_only_those_that_need_it_and_is_tried_again(work, capsys):
+    _, done, broken, path = work()
+    path.unlink()
+    done.clear()
+    broken.add("scratch/1-1/0")
+    assert work()[0] == 2 and done == ["scratch/0-0/0"]
+    said = capsys.readouterr().err
+    assert "scratch/1-1/0 failed: exit code 1" in said and "flip-x/best/0 not done" in said
+    broken.clear()
+    assert work()[0] == 0 and done == ["scratch/0-0/0", "scratch/1-1/0", "flip-x/best/0"]
+
+
+def test_a_crash_loses_only_the_run_in_progress(work, monkeypatch, tmp_path):
+    pretend = run.do
+
+    def crash(one, *arguments):
+        if one.group == "flip-x":
+            raise SystemError("power cut")
+        return pretend(one, *arguments)
+
+    monkeypatch.setattr(run, "do", crash)
+    with pytest.raises(SystemError):
+        run.work(tmp_path, RUNS, {}, 1)
+    assert list(run.read_runs(tmp_path / "runs.jsonl")) == ["scratch/0-0/0", "scratch/1-1/0"]
+
+
+def test_lists_of_titles_hold_every_film_and_no_order(tmp_path):
+    run.write_titles(tmp_path)
+    data = load(tmp_path, min_item=1)
+    counts = np.bincount(data.entries, minlength=len(data.titles))
+    assert data.source != str(EMBEDDED) and len(data.titles) > 9000 and counts.min() > 0 and counts.max() < 400
+    lists = [data.entries[start : end + 2] for start, end in zip(data.train.starts, data.train.ends)]
+    assert {len(one) for one in lists} == {100} and all((np.diff(one.astype(int)) < 0).any() for one in lists)
+
+
+# --- report
+
+COUNTS = [0] * 12 + [5] * 12 + [100] * 16
+
+
+def record(group, schedule, seed, nll, ranks=None):
+    return {"run": f"{group}/{schedule}/{seed}", "group": group, "schedule": schedule, "seed": seed, "data": "movielens", "nll": nll,
+            "ranks": ranks or [1] * len(nll)}  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Causal 6.0 for every user; 1/1 better by 0.5 for the 16 users of common targets, in each of three seeds; 1/0 noise around causal."""
+    rng, lines = np.random.default_rng(0), [{"run": "users/movielens", "group": "users", "data": "movielens", "history": [10] * 40, "count": COUNTS,
+                                             "titles": 9, "ranks": {"most popular": [1, 0] * 20}}]  # fmt: skip
+    for seed in range(3):
+        lines.append(record("scratch", [0, 0], seed, [6.0] * 40, [2, 0] * 20))
+        lines.append(record("scratch", [1, 1], seed, [6.0 - 0.5 * (count == 100) for count in COUNTS]))
+        lines.append(record("scratch", [1, 0], seed, (6 + rng.normal(size=40)).tolist()))
+    lines.append(record("flip-target", [1, 1], 1, [6.25] * 40))
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    return path
+
+
+def test_the_table_says_what_the_runs_say(runs, capsys):
+    rows, users = report.read(runs)
+    assert {tuple(r["seed"] for r in records) for records in rows.values()} == {(0, 1, 2), (1,)}
+    lines = {line.split(" | ")[0].strip("| "): line for line in report.table(rows, users).splitlines()}
+    assert lines["causal (0/0)"].startswith("| causal (0/0) | 3 | 6.000 [6.000, 6.000] | – | 0.500 [")
+    assert lines["1/1"].startswith("| 1/1 | 3 | 5.800 [") and "| -0.200 [" in lines["1/1"] and "\\*" in lines["1/1"]
+    assert "\\*" not in lines["1/0"]
+    assert "| 0.450 [" in lines["1/1, target"] and "| 1 |" in lines["1/1, target"]  # 6.25 - 5.8: to the schedule that it flips
+    assert lines["most popular, movielens"].endswith("] |") and "| – | – | – | 0.500 [" in lines["most popular, movielens"]
+
+
+def test_slices_are_those_of_the_users_and_small_ones_are_left_out(runs):
+    rows, users = report.read(runs)
+    lines = report.slice_table(rows, users).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines[3:]}
+    assert lines[1].endswith("| scratch 1/0 | scratch 1/1 |")
+    assert {name: (row[1], row[3]) for name, row in cells.items()} == {
+        "history of 10": ("40", cells["history of 10"][3]), "target never in training": ("12", "0.00 [0.00, 0.00]"),
+        "target 1 to 9 times": ("12", "0.00 [0.00, 0.00]"), "target 100 times or more": ("16", "-0.50 [-0.50, -0.50]"),
+    }  # fmt: skip
+
+
+def test_the_interval_counts_users_and_seeds():
+    rng = np.random.default_rng(1)
+    users, seeds = rng.normal(size=(1, 900)), rng.normal(size=(25, 1))
+    mean, low, high = report.interval(users + np.zeros((25, 1)))
+    assert high - low == pytest.approx(2 * 1.96 * users.std() / 30, rel=0.1) and mean == pytest.approx(users.mean())
+    _, low, high = report.interval(np.zeros((1, 900)) + seeds)
+    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / 5, rel=0.15)
+    assert np.diff(report.interval(users, 99)[1:]) > np.diff(report.interval(users)[1:])
+
+
+def test_differences_pair_the_same_seeds():
+    one = [record("scratch", [1, 1], seed, [float(seed), 2.0 * seed]) for seed in (0, 1, 2)]
+    other = [record("scratch", [0, 0], seed, [10.0 * seed, 1.0]) for seed in (2, 1)]
+    assert report.paired(sorted(one, key=lambda r: r["seed"]), sorted(other, key=lambda r: r["seed"])).tolist() == [[-9.0, 1.0], [-18.0, 3.0]]
+
+
+def test_the_figure_has_a_row_for_each_comparison(runs):
+    rows, _ = report.read(runs)
+    svg = ElementTree.fromstring(report.picture(rows))
+    texts = ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"1/1", "1/0", "1/1, target"} <= set(texts) and "causal (0/0)" not in texts and any(text.startswith("-0.200 [") for text in texts)
+    circles = list(svg.iter("{http://www.w3.org/2000/svg}circle"))
+    assert len(circles) == 3 + 3 + 3 + 1
