@@ -238,6 +238,14 @@ def entries_of(windows, data):
     return [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 
+def refuse_too_long(windows, data, objective):
+    """ValueError if the window with the longest target and last history entry does not fit into the model: now, not hours later."""
+    if len(windows):
+        last = np.stack((windows.ends - 2, windows.ends - 1))
+        longest = objective.title_tokens[data.entries[last]].sum(0).argmax()
+        objective.batch(entries_of(windows[[longest]], data))
+
+
 class NegativeLogLikelihood(torch.nn.Module):
     """Of all predicted tokens of a batch, in nats: the module whose gradients several processes share."""
 
@@ -480,7 +488,10 @@ def train(options):
     loss = options.loss or ("titles" if settings.layout.same_everywhere else "target")
     trie = build_trie(encoder, data.titles)
     objective, target_only = (Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target"))
-    validation = entries_of(data.valid[: options.valid_limit], data)
+    validation = data.valid[: options.valid_limit]
+    for windows in (validation, data.training_windows("target", np.random.default_rng(0))):
+        refuse_too_long(windows, data, target_only)
+    validation = entries_of(validation, data)
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
           f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "
           f"softmax {settings.softmax}")  # fmt: skip

@@ -615,6 +615,15 @@ def test_evaluation_says_how_many_history_entries_did_not_fit(tmp_path, run):
     assert code == 0 and ("left out" in out or "dropped" in out)
 
 
+@pytest.mark.parametrize("place", (5, 7), ids=["training target", "validation target"])
+def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(tmp_path, run, place):
+    rows = [(f"u{user}", "long" if (user, at) == (5, place) else f"i{(user + at) % 5}", at) for user in range(24) for at in range(9)]
+    folder, llm = crowded(tmp_path, room=290)
+    write_interactions(folder, rows, FIVE | {"long": "q" * 300})
+    code, out, err = run(train, "--data", folder, "--weights", llm, "--out", tmp_path / "m", *MADE_UP, "--threads", 1)
+    assert code == 2 and "the model reads 290" in err and "epoch" not in out and not (tmp_path / "m" / "log.jsonl").exists()
+
+
 def test_models_trained_with_other_filters_are_not_compared(tmp_path, run, folder, model):
     other = edited(model, tmp_path / "other", recommender={"history": 5})
     code, _, err = run(evaluate, "--data", folder, "--weights", model, other)
