@@ -1,11 +1,16 @@
 """Many interactions: how long reading them and beginning to train takes, and how much memory."""
 
+import csv
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from make_interactions import make
+
+from ref import dataset
 
 ROOT = Path(__file__).parents[1]
 # Trains one step; prints the seconds and MB (peak of the resident set) when the data is read and when the step is done.
@@ -42,6 +47,28 @@ def begin(folder):
 def test_half_a_million_interactions_are_read_in_seconds(tmp_path):
     (read, memory), (started, _) = begin(make(tmp_path, 500_000, 5_000, 10_000))
     assert read < 20 and started < 60 and memory < 800
+
+
+def test_a_shuffled_file_is_filtered_and_split_as_by_loops(tmp_path):
+    folder, fewest = make(tmp_path, 200_000, 2_000, 8_000), {"user": 30, "item": 12}
+    header, *lines = (folder / "interactions.csv").read_text().splitlines()
+    random.Random(0).shuffle(lines)
+    (folder / "interactions.csv").write_text("\n".join([header, *lines]))
+    with open(folder / "items.csv", newline="") as file:
+        titles = {row["item_id"]: row["title"] for row in csv.DictReader(file)}
+    sequences, kept, before = {line.split(",")[0]: [] for line in lines}, lines, None
+    while kept != before:
+        users, items = (Counter(line.split(",")[column] for line in kept) for column in (0, 1))
+        before, kept = kept, [k for k in kept if users[k.split(",")[0]] >= fewest["user"] and items[k.split(",")[1]] >= fewest["item"]]
+    assert 0 < len(kept) < len(lines)
+    for line in kept:
+        user, item, time = line.split(",")
+        sequences[user].append((int(time), titles[item]))
+    expected = [[title for _, title in sorted(sequence, key=lambda entry: entry[0])] for sequence in sequences.values() if sequence]
+    data = dataset.load(folder, 10, fewest["item"], fewest["user"])
+    for windows, (begin, end) in ((data.test, (-11, None)), (data.valid, (-12, -1)), (data.train, (None, -2))):
+        shown = [[data.titles[entry] for entry in data.entries[s:e]] for s, e in zip(windows.starts, windows.ends)]
+        assert shown == [sequence[begin:end] for sequence in expected]
 
 
 @pytest.mark.slow
