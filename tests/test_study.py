@@ -38,6 +38,7 @@ def test_the_grid_is_that_of_the_plan():
     expected = {("scratch", s): [0, 1, 2, 3, 4] for s in schedules} | {("tiny", s): [0, 1, 2] for s in schedules}
     expected |= {(f"flip-{option}", "best"): [0, 1, 2] for option in ("cross-self", "delimiters", "target")}
     expected |= {("books", (0, 0)): [0, 1, 2], ("books", "best"): [0, 1, 2], ("pretrain", (0, 0)): [0]}
+    expected |= {(f"attention-{group}", s): ["all"] for group in ("scratch", "tiny") for s in schedules} | {("attention-pretrain", (0, 0)): ["all"]}
     assert count == expected | {("sasrec", "-"): [0, 1, 2, 3, 4], ("books-sasrec", "-"): [0, 1, 2]}
     place = {r.name: number for number, r in enumerate(runs)}
     assert all(place[name] < place[r.name] for r in runs for name in r.after)
@@ -139,7 +140,7 @@ def runs(tmp_path):
 
 
 def test_the_table_says_what_the_runs_say(runs, capsys):
-    rows, users = report.read(runs)
+    rows, users, _ = report.read(runs)
     assert {tuple(r["seed"] for r in records) for records in rows.values()} == {(0, 1, 2), (1,)}
     lines = {line.split(" | ")[0].strip("| "): line for line in report.table(rows, users).splitlines()}
     assert lines["causal (0/0)"].startswith("| causal (0/0) | 3 | 6.000 [6.000, 6.000] | – | 0.500 [")
@@ -150,7 +151,7 @@ def test_the_table_says_what_the_runs_say(runs, capsys):
 
 
 def test_slices_are_those_of_the_users_and_small_ones_are_left_out(runs):
-    rows, users = report.read(runs)
+    rows, users, _ = report.read(runs)
     lines = report.slice_table(rows, users).splitlines()
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines[3:]}
     assert lines[1].endswith("| scratch 1/0 | scratch 1/1 |")
@@ -177,9 +178,25 @@ def test_differences_pair_the_same_seeds():
 
 
 def test_the_figure_has_a_row_for_each_comparison(runs):
-    rows, _ = report.read(runs)
+    rows, *_ = report.read(runs)
     svg = ElementTree.fromstring(report.picture(rows))
     texts = ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"1/1", "1/0", "1/1, target"} <= set(texts) and "causal (0/0)" not in texts and any(text.startswith("-0.200 [") for text in texts)
     circles = list(svg.iter("{http://www.w3.org/2000/svg}circle"))
     assert len(circles) == 3 + 3 + 3 + 1
+
+
+def test_attention_is_averaged_over_heads_and_models_and_skew_over_or_layers():
+    def model(same):
+        """Two layers, IN and OR, of two heads; in the OR layer the second head gives twice what the first gives."""
+        share, per_pair = np.zeros((2, 2, 3, 4)), np.full((2, 2, 3, 4), np.nan)
+        share[0, :, 0], share[1, :, 0] = (same, 0, 0, 1 - same), (0.5, 0.25, 0.25, 0)
+        per_pair[1, 0, :, :2], per_pair[1, 1, :, :2] = (same, 0.1), (2 * same, 0.2)
+        return {"kinds": ["IN", "OR"], "share": share.tolist(), "per_pair": np.where(np.isnan(per_pair), None, per_pair).tolist()}
+
+    found = run.attention_figures({"models": {"a": model(0.2), "b": model(0.4)}})
+    assert found["per_pair"][0][0] == [[None] * 4] * 3 and found["per_pair"][1][1][2][:2] == [0.6, 0.15]
+    records = [{"group": "attention-scratch", "schedule": [1, 0], "data": "movielens", **found}]
+    expected = "| from scratch | 1/0 | movielens | 40.0% | 12.5% | 12.5% | 35.0% | 3.0 | 3.0 |"
+    assert report.attention_table(records).splitlines()[2:] == [expected]
+    assert report.attention_table(records * 2).splitlines()[2:] == [expected]

@@ -18,20 +18,29 @@ from evaluate import metrics_of  # noqa: E402
 from ref.files import read_text, write_atomically  # noqa: E402
 
 DRAWS = 2000
-TITLES = {"scratch": "from scratch, MovieLens", "sasrec": "", "flip": "best schedule with one option changed (difference to it)",
-          "tiny": "from a language model of titles, MovieLens", "books": "from scratch, Amazon Books", "books-sasrec": ""}  # fmt: skip
+SECTIONS = {  # group: heading of its rows; groups of one heading stand together
+    "scratch": "from scratch, MovieLens", "sasrec": "from scratch, MovieLens",
+    "flip": "best schedule with one option changed (difference to it)", "tiny": "from a language model of titles, MovieLens",
+    "books": "from scratch, Amazon Books", "books-sasrec": "from scratch, Amazon Books",
+    "llm": "SmolLM2-135M-Instruct, Amazon Books, 500 users", "lora": "SmolLM2-135M-Instruct, Amazon Books, 500 users",
+}  # fmt: skip
+COMPARED_WITH = {"sasrec": "scratch", "books-sasrec": "books"}  # their causal models
+ATTENTION = {"attention-llm": "SmolLM2 as it comes", "lora": "SmolLM2 after LoRA", "attention-pretrain": "language model of titles",
+             "attention-tiny": "fine-tuned from it", "attention-scratch": "from scratch"}  # fmt: skip
 
 
 def read(path):
-    """{(group, schedule): [records by seed]} and {data: record of its users}."""
-    rows, users = {}, {}
+    """{(group, schedule): [records by seed]}, {data: record of its users}, and the records that hold attention."""
+    rows, users, attention = {}, {}, []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         record = json.loads(line)
         if record["group"] == "users":
             users[record["data"]] = record
         elif "nll" in record:
             rows.setdefault((record["group"], "/".join(map(str, record["schedule"]))), []).append(record)
-    return {key: sorted(records, key=lambda r: r["seed"]) for key, records in rows.items()}, users
+        if "share" in record:
+            attention.append(record)
+    return {key: sorted(records, key=lambda r: r["seed"]) for key, records in rows.items()}, users, attention
 
 
 def of_ranks(ranks):
@@ -40,9 +49,12 @@ def of_ranks(ranks):
 
 
 def columns(records):
-    """{"NLL", "HR@10", "NDCG@10": float (seeds, users)}."""
-    metrics = [of_ranks(record["ranks"]) for record in records]
-    return {"NLL": np.array([record["nll"] for record in records])} | {name: np.array([m[name] for m in metrics]) for name in ("HR@10", "NDCG@10")}
+    """{"NLL" and, where all titles were ranked, "HR@10", "NDCG@10": float (seeds, users)}."""
+    found = {"NLL": np.array([record["nll"] for record in records])}
+    if "ranks" in records[0]:
+        metrics = [of_ranks(record["ranks"]) for record in records]
+        found |= {name: np.array([m[name] for m in metrics]) for name in ("HR@10", "NDCG@10")}
+    return found
 
 
 def interval(values, level=95):
@@ -62,20 +74,22 @@ def paired(records, others, name="NLL", mask=slice(None)):
 
 def reference(group, schedule, rows):
     """The key of what a row is compared with: causal of its group and data; the same schedule unchanged for a flip; None for itself."""
-    home = {"sasrec": "scratch", "books-sasrec": "books"}.get(group, group)
-    key = ("scratch", schedule) if group.startswith("flip") else (home, "0/0")
+    key = ("scratch", schedule) if group.startswith("flip") else (COMPARED_WITH.get(group, group), "0/0")
     return key if key in rows and key != (group, schedule) else None
+
+
+def kind_of(group):
+    return "flip" if group.startswith("flip") else group
 
 
 def ordered(rows):
     """Keys in the order of the table."""
-    place = [*TITLES]
-    return sorted(rows, key=lambda key: (place.index(key[0].split("-")[0] if key[0].startswith("flip") else key[0]), *key))
+    return sorted(rows, key=lambda key: ([*SECTIONS].index(kind_of(key[0])), *key))
 
 
 def name_of(group, schedule):
-    return {"sasrec": "SASRec", "books-sasrec": "SASRec"}.get(group) or (f"{schedule}, {group[5:]}" if group.startswith("flip") else
-                                                                         "causal (0/0)" if schedule == "0/0" else schedule)  # fmt: skip
+    special = {"sasrec": "SASRec", "books-sasrec": "SASRec", "llm": "as it comes"}.get(group)
+    return special or (f"{schedule}, {group[5:]}" if group.startswith("flip") else "causal (0/0)" if schedule == "0/0" else schedule)
 
 
 def show(values, digits=3):
@@ -88,16 +102,15 @@ def table(rows, users):
     lines = ["| model | seeds | NLL | NLL, difference to causal | HR@10 | NDCG@10 |", "| --- | --- | --- | --- | --- | --- |"]
     for group, schedule in ordered(rows):
         records, other = rows[group, schedule], reference(group, schedule, rows)
-        title = TITLES.get("flip" if group.startswith("flip") else group)
-        if title and f"| *{title}* | | | | | |" not in lines:
-            lines.append(f"| *{title}* | | | | | |")
+        heading = f"| *{SECTIONS[kind_of(group)]}* | | | | | |"
+        lines += [] if heading in lines else [heading]
         found, difference = columns(records), "–"
         if other:
             values = paired(records, rows[other])
             _, low, high = interval(values, 99)
             difference = show(interval(values)) + " \\*" * bool(low > 0 or high < 0)
         cells = [name_of(group, schedule), str(len(records)), show(interval(found["NLL"])), difference]
-        lines.append("| " + " | ".join([*cells, *(show(interval(found[name])) for name in ("HR@10", "NDCG@10"))]) + " |")
+        lines.append("| " + " | ".join([*cells, *(show(interval(found[name])) if name in found else "–" for name in ("HR@10", "NDCG@10"))]) + " |")
     for data, record in users.items():
         for name, ranks in record["ranks"].items():
             found = of_ranks(ranks)
@@ -120,7 +133,7 @@ def slice_table(rows, users):
     """Markdown: NLL, difference to causal, on each slice of at least ten users."""
     lines = []
     for data, record in users.items():
-        compared = [key for key in ordered(rows) if rows[key][0]["data"] == data and reference(*key, rows) and not key[0].startswith("flip")]
+        compared = [key for key in ordered(rows) if rows[key][0]["data"] == data and reference(*key, rows) and kind_of(key[0]) not in ("flip", "lora")]
         if not compared:
             continue
         lines += ["", f"| {data}: NLL, difference to causal | users | " + " | ".join(f"{g} {name_of(g, s)}" for g, s in compared) + " |"]
@@ -128,6 +141,22 @@ def slice_table(rows, users):
         for name, mask in slices(record).items():
             cells = [show(interval(paired(rows[key], rows[reference(*key, rows)], mask=mask)), 2) for key in compared]
             lines.append(f"| {name} | {mask.sum()} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def attention_table(records):
+    """Markdown: shares of history tokens, mean over layers; and skew, the ratio of their per_pair in OR layers (ref/attention.py)."""
+    lines = ["| attention of | schedule | data | same item | other items | text | itself | skew, history tokens | skew, target tokens |",
+             "| --- " * 9 + "|"]  # fmt: skip
+    rows = {}
+    for record in records:
+        key = ([*ATTENTION].index(record["group"]), "/".join(map(str, record["schedule"])), record["data"])
+        rows.setdefault(key, []).append(record)
+    for key in sorted(rows):
+        share, per_pair = (np.concatenate([np.array(r[name], float) for r in rows[key]]) for name in ("share", "per_pair"))  # (models, L, 3, 4)
+        between = per_pair[:, [kind == "OR" for kind in rows[key][0]["kinds"]]].mean((0, 1))  # (3, 4)
+        cells = [[*ATTENTION.values()][key[0]], *key[1:], *(f"{value:.1%}" for value in share.mean((0, 1))[0])]
+        lines.append("| " + " | ".join([*cells, *(f"{same / other:.1f}" for same, other in between[[0, 2], :2])]) + " |")
     return "\n".join(lines)
 
 
@@ -146,10 +175,10 @@ def picture(rows):
         return left + width * (value - low) / max(high - low, step)
 
     for key in compared:
-        group = "flip" if key[0].startswith("flip") else key[0].removeprefix("books-").replace("sasrec", "books" if key[0][0] == "b" else "scratch")
-        if group != said:
-            y, said = y + 14, group
-            out.append(f'<text x="8" y="{y}" font-weight="bold">{escape(TITLES[group])}</text>')
+        heading = SECTIONS[kind_of(key[0])]
+        if heading != said:
+            y, said = y + 14, heading
+            out.append(f'<text x="8" y="{y}" font-weight="bold">{escape(heading)}</text>')
             y += 20
         mean, begin, end = means[key]
         colour = "#5f6368" if begin <= 0 <= end else "#2e7d32" if end < 0 else "#c62828"
@@ -175,8 +204,8 @@ def main():
     parser.add_argument("runs", nargs="?", type=Path, default=HERE / "runs.jsonl")
     parser.add_argument("--svg", metavar="FILE", help="draw the figure")
     options = parser.parse_args()
-    rows, users = read(options.runs)
-    print(table(rows, users) + "\n" + slice_table(rows, users))
+    rows, users, attention = read(options.runs)
+    print(table(rows, users), slice_table(rows, users).strip(), attention_table(attention), sep="\n\n")
     if options.svg:
         write_atomically(options.svg, picture(rows).encode())
 

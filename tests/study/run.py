@@ -43,7 +43,7 @@ class Run:
 
     group: str
     schedule: tuple | str
-    seed: int
+    seed: int | str
     data: str = "movielens"
     options: tuple = ()  # of train.py
     after: tuple = ()
@@ -69,7 +69,10 @@ def grid(books):
         runs += [pretrain] * (seed == 0)
         runs += [Run("tiny", schedule, seed, options=("--epochs", "6", "--weights", pretrain.name), after=(pretrain.name,))
                  for schedule in SCHEDULES]  # fmt: skip
-    return runs
+    for group in ("scratch", "tiny"):
+        ways = [(s, tuple(run.name for run in runs if (run.group, run.schedule) == (group, s))) for s in SCHEDULES]
+        runs += [Run(f"attention-{group}", schedule, "all", after=names) for schedule, names in ways]
+    return runs + [Run("attention-pretrain", (0, 0), "all", after=(pretrain.name,))]
 
 
 def best_schedule(records):
@@ -106,6 +109,10 @@ def do(run, folder, folders, records, extra):
     if "sasrec" in run.group:
         call([HERE / "sasrec.py", *data, *LIMITS[run.data], "--seed", run.seed, "--json", report, *extra], log)
         return record | read_json(report) | {"seconds": round(time.time() - began)}
+    if "attention" in run.group:
+        models = [folder / "models" / name for name in run.after]
+        call([ROOT / "evaluate.py", "--weights", *models, "--attention", "--limit", 200, "--json", report], log)
+        return record | attention_figures(read_json(report)) | {"seconds": round(time.time() - began)}
     options = [folder / "models" / o if o in run.after else o for o in (*run.options, *extra)]
     masks = ["--intra-layers", schedule[0], "--cross-layers", schedule[1]]
     train = [*data, "--out", model, "--seed", run.seed, "--threads", 1, *masks, *options]
@@ -128,6 +135,13 @@ def figures(report, name):
         "metrics": {key: round(report["metrics"][name][key][0], 5) for key in METRICS if key in report["metrics"][name]},
         "ranks": [rank or 0 for rank in report["ranks"][name]], "nll": [round(value, 3) for value in report["nll"][name]],
     }  # fmt: skip
+
+
+def attention_figures(report):
+    """What a line keeps of a report of evaluate.py --attention: of each model share and per_pair, means over heads, (L, 3, 4)."""
+    models = list(report["models"].values())
+    means = {key: [np.array(model[key], float).mean(1).round(5) for model in models] for key in ("share", "per_pair")}
+    return {"kinds": models[0]["kinds"], **{key: [np.where(np.isnan(m), None, m).tolist() for m in value] for key, value in means.items()}}
 
 
 def users_of(name, folder):

@@ -14,6 +14,7 @@ FOLDER/model (not committed). Checked: our logits are those of transformers. The
 
 import argparse
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,11 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from ref.files import read_json, write_atomically  # noqa: E402
 from ref.llama import Llama  # noqa: E402
+from ref.recommender import Recommender  # noqa: E402
+from study.run import attention_figures  # noqa: E402
 
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
 STEPS, BATCH = 64, 16  # 1,024 windows
@@ -42,6 +46,7 @@ def convert(folder):
     plain = transformers.LlamaForCausalLM(model.config)
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
+    Recommender(softmax="catalogue").save(folder)  # so that its likelihoods compare with those after training
 
 
 @torch.inference_mode()
@@ -81,6 +86,23 @@ def steps(folder, books, limit):
                                    "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
 
 
+def collect(folder):
+    """Write FOLDER/runs.jsonl, in the form of that of run.py."""
+    records = [{"run": f"attention-llm/{data}", "group": "attention-llm", "schedule": [0, 0], "data": data}
+               | attention_figures(read_json(folder / f"attention-{data}.json")) for data in ("movielens", "books")]  # fmt: skip
+    for name, seed in (("before", None), *((name, seed) for seed in range(2) for name in SCHEDULES)):
+        stem = name if seed is None else f"after-{name}-{seed}"
+        (nll,) = read_json(folder / f"{stem}.json")["nll"].values()
+        group, schedule = ("llm", (0, 0)) if seed is None else ("lora", SCHEDULES[name])
+        record = {"run": f"{group}/{'-'.join(map(str, schedule))}/{seed or 0}", "group": group, "schedule": schedule, "seed": seed or 0, "data": "books"}
+        if seed is not None:
+            epoch = json.loads((folder / "lora" / f"{name}-{seed}" / "log.jsonl").read_text().splitlines()[-1])
+            record |= {"steps": epoch["step"], "train": [round(value, 4) for value in epoch["train_by_ten_steps"]], "best": epoch["valid"]}
+            record |= attention_figures(read_json(folder / f"after-attention-{name}-{seed}.json"))
+        records.append(record | {"nll": [round(value, 3) for value in nll]})
+    write_atomically(folder / "runs.jsonl", "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records).encode())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=lambda name: Path(name).resolve())
@@ -96,6 +118,8 @@ def main():
         if not Path(file).exists():
             print("python", *command, flush=True)
             subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+    if not options.convert_only:
+        collect(options.folder)
 
 
 if __name__ == "__main__":
