@@ -130,17 +130,16 @@ def slices(record):
 
 
 def slice_table(rows, users):
-    """Markdown: NLL, difference to causal, on each slice of at least ten users."""
+    """Markdown, a table a data set: NLL, difference to causal, on each slice of at least ten users."""
     lines = []
     for data, record in users.items():
         compared = [key for key in ordered(rows) if rows[key][0]["data"] == data and reference(*key, rows) and kind_of(key[0]) not in ("flip", "lora")]
-        if not compared:
-            continue
-        lines += ["", f"| {data}: NLL, difference to causal | users | " + " | ".join(f"{g} {name_of(g, s)}" for g, s in compared) + " |"]
-        lines.append("| --- " * (len(compared) + 2) + "|")
-        for name, mask in slices(record).items():
-            cells = [show(interval(paired(rows[key], rows[reference(*key, rows)], mask=mask)), 2) for key in compared]
-            lines.append(f"| {name} | {mask.sum()} | " + " | ".join(cells) + " |")
+        masks = slices(record)
+        lines += ["", f"| {data} | " + " | ".join(f"{name} ({mask.sum()})" for name, mask in masks.items()) + " |", "| --- " * (len(masks) + 1) + "|"]
+        for group, schedule in compared:
+            name = name_of(group, schedule) + ", fine-tuned" * (group == "tiny")
+            differences = [paired(rows[group, schedule], rows[reference(group, schedule, rows)], mask=mask) for mask in masks.values()]
+            lines.append(f"| {name} | " + " | ".join(show(interval(values), 2) for values in differences) + " |")
     return "\n".join(lines)
 
 
