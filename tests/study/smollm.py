@@ -17,15 +17,20 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from ref.files import read_json, write_atomically  # noqa: E402
+import evaluate  # noqa: E402
+from ref import dataset, recommender  # noqa: E402
+from ref.files import read_json, write_atomically, write_json  # noqa: E402
 from ref.llama import Llama  # noqa: E402
-from ref.recommender import Recommender  # noqa: E402
+from ref.objective import Objective  # noqa: E402
 from study.run import attention_figures  # noqa: E402
 
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
@@ -46,7 +51,7 @@ def convert(folder):
     plain = transformers.LlamaForCausalLM(model.config)
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
-    Recommender(softmax="catalogue").save(folder)  # so that its likelihoods compare with those after training
+    recommender.Recommender(softmax="catalogue").save(folder)  # so that its likelihoods compare with those after training
 
 
 @torch.inference_mode()
@@ -64,15 +69,25 @@ def check(folder):
     print(f"logits as transformers computes them (deviation {worst:.1g}); it goes on with {tokenizer.decode(ours[0, -1].argmax())!r}")
 
 
+@torch.inference_mode()
+def write_likelihoods(path, weights, books, limit):
+    """Negative log-likelihoods of the first test targets, in nats, as evaluate.py computes them; nothing is ranked."""
+    model, encoder, settings = recommender.load(weights)
+    data = dataset.load(books, settings.history)
+    objective = Objective(encoder, recommender.build_trie(encoder, data.titles), data.titles, settings, "target")
+    entries = [data.entries[s:e] for s, e in zip(data.test.starts[:limit], data.test.ends[:limit])]
+    parts = [evaluate.target_nll(model, objective, entries[i : i + 4], "cpu") for i in tqdm(range(0, len(entries), 4), disable=None)]
+    write_json(path, np.concatenate(parts).tolist())
+
+
 def steps(folder, books, limit):
-    """(file that a step leaves, command) of all steps."""
+    """(file that a step leaves, command or function) of all steps."""
     model, data = folder / "model", {"movielens": [], "books": ["--data", books]}
     for name, where in data.items():
         stem = folder / f"attention-{name}"
         yield f"{stem}.json", ["evaluate.py", *where, "--weights", model, "--attention", "--limit", limit or 200,
                                "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
-    asked = (*data["books"], "--ranking", "sampled", "--negatives", 1, "--limit", limit or 500)  # only the likelihoods are wanted
-    yield folder / "before.json", ["evaluate.py", *asked, "--weights", model, "--json", folder / "before.json"]
+    yield folder / "before.json", partial(write_likelihoods, folder / "before.json", model, books, limit or 500)
     lora = ("--lora-rank", 8, "--lora-targets", "q_proj,k_proj,v_proj,o_proj", "--lr", 1e-3, "--warmup", 6, "--batch-size", BATCH,
             "--accumulate", 4, "--loss", "target", "--dtype", "bfloat16", "--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS)  # fmt: skip
     for seed in range(2):
@@ -81,7 +96,7 @@ def steps(folder, books, limit):
             train = ["train.py", *data["books"], "--weights", model, *masks, *lora]
             yield out / "adapter_model.safetensors", [*train, "--seed", seed, "--out", out]
             report, stem = folder / f"after-{name}-{seed}.json", folder / f"after-attention-{name}-{seed}"
-            yield report, ["evaluate.py", *asked, "--weights", out, "--json", report]
+            yield report, partial(write_likelihoods, report, out, books, limit or 500)
             yield f"{stem}.json", ["evaluate.py", *data["books"], "--weights", out, "--attention", "--limit", limit or 200,
                                    "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
 
@@ -92,14 +107,13 @@ def collect(folder):
                | attention_figures(read_json(folder / f"attention-{data}.json")) for data in ("movielens", "books")]  # fmt: skip
     for name, seed in (("before", None), *((name, seed) for seed in range(2) for name in SCHEDULES)):
         stem = name if seed is None else f"after-{name}-{seed}"
-        (nll,) = read_json(folder / f"{stem}.json")["nll"].values()
         group, schedule = ("llm", (0, 0)) if seed is None else ("lora", SCHEDULES[name])
         record = {"run": f"{group}/{'-'.join(map(str, schedule))}/{seed or 0}", "group": group, "schedule": schedule, "seed": seed or 0, "data": "books"}
         if seed is not None:
             epoch = json.loads((folder / "lora" / f"{name}-{seed}" / "log.jsonl").read_text().splitlines()[-1])
             record |= {"steps": epoch["step"], "train": [round(value, 4) for value in epoch["train_by_ten_steps"]], "best": epoch["valid"]}
             record |= attention_figures(read_json(folder / f"after-attention-{name}-{seed}.json"))
-        records.append(record | {"nll": [round(value, 3) for value in nll]})
+        records.append(record | {"nll": [round(value, 3) for value in read_json(folder / f"{stem}.json", list)]})
     write_atomically(folder / "runs.jsonl", "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records).encode())
 
 
@@ -114,10 +128,10 @@ def main():
     if not (model / "model.safetensors").exists():
         convert(model)
     check(model)
-    for file, command in [] if options.convert_only else steps(options.folder, options.books, options.limit):
+    for file, step in [] if options.convert_only else steps(options.folder, options.books, options.limit):
         if not Path(file).exists():
-            print("python", *command, flush=True)
-            subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+            print(f"making {file}", flush=True)
+            step() if callable(step) else subprocess.run([sys.executable, *map(str, step)], cwd=ROOT, check=True)
     if not options.convert_only:
         collect(options.folder)
 
