@@ -34,7 +34,7 @@ from ref.objective import Objective  # noqa: E402
 from study.run import attention_figures  # noqa: E402
 
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
-STEPS, BATCH = 64, 16  # 1,024 windows
+STEPS, BATCH = 128, 8  # 1,024 windows
 
 
 def convert(folder):
@@ -89,7 +89,7 @@ def steps(folder, books, limit):
                                "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
     yield folder / "before.json", partial(write_likelihoods, folder / "before.json", model, books, limit or 500)
     lora = ("--lora-rank", 8, "--lora-targets", "q_proj,k_proj,v_proj,o_proj", "--lr", 1e-3, "--warmup", 6, "--batch-size", BATCH,
-            "--accumulate", 4, "--loss", "target", "--dtype", "bfloat16", "--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS)  # fmt: skip
+            "--accumulate", 2, "--dropout", 0, "--loss", "target", "--dtype", "bfloat16", "--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS)  # fmt: skip
     for seed in range(2):
         for name, (intra, cross) in SCHEDULES.items():
             out, masks = folder / "lora" / f"{name}-{seed}", ("--intra-layers", intra, "--cross-layers", cross)
