@@ -58,14 +58,15 @@ def grid(books):
     """All runs, the most telling first."""
     scratch = [Run("scratch", schedule, seed) for seed in range(5) for schedule in SCHEDULES]
     decide = tuple(run.name for run in scratch if run.schedule in BOTH)
-    runs = scratch[:6] + [Run("sasrec", "-", seed) for seed in range(5)] + scratch[6:]
+    peers = [Run("sasrec", "-", seed, after=("sasrec/-/0",) * (seed > 0)) for seed in range(5)]
+    runs = scratch[:6] + peers[:2] + scratch[6:] + peers[2:]
     language = ("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--min-item", "1", "--valid-limit", "500")
     pretrain = Run("pretrain", (0, 0), 0, "titles", language)
     for seed in range(3):
         runs += [Run(f"flip-{name}", "best", seed, options=options, after=decide) for name, options in FLIPS.items()]
         if books:
             runs += [Run("books", schedule, seed, "books", ("--epochs", "3"), decide) for schedule in ((0, 0), "best")]
-            runs.append(Run("books-sasrec", "-", seed, "books"))
+            runs.append(Run("books-sasrec", "-", seed, "books", after=("books-sasrec/-/0",) * (seed > 0)))
         runs += [pretrain] * (seed == 0)
         runs += [Run("tiny", schedule, seed, options=("--epochs", "6", "--weights", pretrain.name), after=(pretrain.name,))
                  for schedule in SCHEDULES]  # fmt: skip
@@ -107,7 +108,9 @@ def do(run, folder, folders, records, extra):
     data = ["--data", folders[run.data]] if folders[run.data] else []
     record = {"run": run.name, "group": run.group, "schedule": schedule, "seed": run.seed, "data": run.data}
     if "sasrec" in run.group:
-        call([HERE / "sasrec.py", *data, *LIMITS[run.data], "--seed", run.seed, "--json", report, *extra], log)
+        setting = records[run.after[0]]["options"] if run.after else {}
+        setting = [word for name, value in setting.items() for word in (f"--{name}", value)]
+        call([HERE / "sasrec.py", *data, *LIMITS[run.data], "--seed", run.seed, "--json", report, *setting, *extra], log)
         return record | read_json(report) | {"seconds": round(time.time() - began)}
     if "attention" in run.group:
         models = [folder / "models" / name for name in run.after]

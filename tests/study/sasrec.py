@@ -2,7 +2,7 @@
 
 The model is that of the library RePlay (tests/study/requirements.txt), with cross-entropy over all items in place of one negative, which
 is stronger than the paper's (Klenitskiy & Vasilev 2023). It sees what the language models see: windows of `history` + 1 entries, each
-entry predicted from those before it. Width and dropout are chosen by the validation targets, and so is the epoch. Its softmax
+entry predicted from those before it. Width and dropout are chosen by the validation targets (run.py: with seed 0), and so is the epoch. Its softmax
 is over the titles of the catalogue, so its negative log-likelihood of a target compares with that of evaluate.py.
 """
 
@@ -96,12 +96,15 @@ def main():
     parser.add_argument("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
     parser.add_argument("--limit", help="only the first so many test users")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, help="with --dropout: this setting alone")
+    parser.add_argument("--dropout", type=float)
     parser.add_argument("--max-steps", type=int, help="one epoch and one setting only, to try the command out")
     parser.add_argument("--json", required=True, metavar="FILE", help="where the figures go")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = dataset.load(options.data)
-    settings, epochs = (SETTINGS[:1], 1) if options.max_steps else (SETTINGS, EPOCHS)
+    settings = [{"size": options.size, "dropout": options.dropout}] if options.size else SETTINGS
+    settings, epochs = (settings[:1], 1) if options.max_steps else (settings, EPOCHS)
     fits = [(fit(data, options.seed, setting, epochs), setting) for setting in settings]
     (curve, model), setting = min(fits, key=lambda one: min(one[0][0]))
     asked = evaluate.parse_options(["--ranking", "full", *(["--limit", options.limit] if options.limit else [])])
