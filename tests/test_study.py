@@ -121,7 +121,7 @@ COUNTS = [0] * 12 + [5] * 12 + [100] * 16
 
 def record(group, schedule, seed, nll, ranks=None):
     return {"run": f"{group}/{schedule}/{seed}", "group": group, "schedule": schedule, "seed": seed, "data": "movielens", "nll": nll,
-            "ranks": ranks or [1] * len(nll)}  # fmt: skip
+            "best": 7 + seed, "ranks": ranks or [1] * len(nll)}  # fmt: skip
 
 
 @pytest.fixture
@@ -147,7 +147,8 @@ def test_the_table_says_what_the_runs_say(runs, capsys):
     assert lines["1/1"].startswith("| 1/1 | 3 | 5.800 [") and "| -0.200 [" in lines["1/1"] and "\\*" in lines["1/1"]
     assert "\\*" not in lines["1/0"]
     assert "| 0.450 [" in lines["1/1, target"] and "| 1 |" in lines["1/1, target"]  # 6.25 - 5.8: to the schedule that it flips
-    assert lines["most popular, movielens"].endswith("] |") and "| – | – | – | 0.500 [" in lines["most popular, movielens"]
+    assert lines["causal (0/0)"].endswith(" | 8.000 |")  # 7, 8 and 9
+    assert lines["most popular, movielens"].endswith("] | – |") and "| – | – | – | 0.500 [" in lines["most popular, movielens"]
 
 
 def test_slices_are_those_of_the_users_and_small_ones_are_left_out(runs):

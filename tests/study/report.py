@@ -99,10 +99,10 @@ def show(values, digits=3):
 
 def table(rows, users):
     """Markdown: a row a model."""
-    lines = ["| model | seeds | NLL | NLL, difference to causal | HR@10 | NDCG@10 |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| model | seeds | NLL | NLL, difference to causal | HR@10 | NDCG@10 | validation NLL |", "| --- " * 7 + "|"]
     for group, schedule in ordered(rows):
         records, other = rows[group, schedule], reference(group, schedule, rows)
-        heading = f"| *{SECTIONS[kind_of(group)]}* | | | | | |"
+        heading = f"| *{SECTIONS[kind_of(group)]}* | | | | | | |"
         lines += [] if heading in lines else [heading]
         found, difference = columns(records), "–"
         if other:
@@ -110,11 +110,13 @@ def table(rows, users):
             _, low, high = interval(values, 99)
             difference = show(interval(values)) + " \\*" * bool(low > 0 or high < 0)
         cells = [name_of(group, schedule), str(len(records)), show(interval(found["NLL"])), difference]
-        lines.append("| " + " | ".join([*cells, *(show(interval(found[name])) if name in found else "–" for name in ("HR@10", "NDCG@10"))]) + " |")
+        cells += [show(interval(found[name])) if name in found else "–" for name in ("HR@10", "NDCG@10")]
+        cells.append(f"{np.mean([record['best'] for record in records]):.3f}" if "best" in records[0] else "–")
+        lines.append("| " + " | ".join(cells) + " |")
     for data, record in users.items():
         for name, ranks in record["ranks"].items():
             found = of_ranks(ranks)
-            lines.append(f"| {name}, {data} | – | – | – | " + " | ".join(show(interval(found[m][None])) for m in ("HR@10", "NDCG@10")) + " |")
+            lines.append(f"| {name}, {data} | – | – | – | " + " | ".join(show(interval(found[m][None])) for m in ("HR@10", "NDCG@10")) + " | – |")
     return "\n".join(lines)
 
 
