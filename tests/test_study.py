@@ -38,6 +38,7 @@ def test_the_grid_is_that_of_the_plan():
     expected = {("scratch", s): [0, 1, 2, 3, 4] for s in schedules} | {("tiny", s): [0, 1, 2] for s in schedules}
     expected |= {(f"flip-{option}", "best"): [0, 1, 2] for option in ("cross-self", "delimiters", "target")}
     expected |= {("books", (0, 0)): [0, 1, 2], ("books", "best"): [0, 1, 2], ("pretrain", (0, 0)): [0]}
+    expected |= {("validation", s): [0, 1, 2, 3, 4] for s in schedules}
     expected |= {(f"attention-{group}", s): ["all"] for group in ("scratch", "tiny") for s in schedules} | {("attention-pretrain", (0, 0)): ["all"]}
     assert count == expected | {("sasrec", "-"): [0, 1, 2, 3, 4], ("books-sasrec", "-"): [0, 1, 2]}
     place = {r.name: number for number, r in enumerate(runs)}
@@ -199,3 +200,14 @@ def test_attention_is_averaged_over_heads_and_models_and_skew_over_or_layers():
     expected = "| from scratch | 1/0 | movielens | 40.0% | 12.5% | 12.5% | 35.0% | 3.0 | 3.0 |"
     assert report.attention_table(records).splitlines()[2:] == [expected]
     assert report.attention_table(records * 2).splitlines()[2:] == [expected]
+
+
+def test_likelihoods_are_those_that_evaluation_reports(tmp_path, monkeypatch):
+    folder = EMBEDDED.parents[2] / "weights" / "movielens-hat"
+    found = run.likelihoods(folder, None, limit=6)
+    data = load()
+    users = run.evaluate.test_users(data, run.evaluate.parse_options(["--limit", "6", "--ranking", "full"]))
+    result, _ = run.evaluate.evaluate_model(folder, data, users, run.evaluate.parse_options(["--limit", "6"]))
+    np.testing.assert_allclose(found, result.metrics["NLL"], atol=6e-4)
+    validation = run.likelihoods(folder, None, "valid", limit=6)
+    assert len(validation) == 6 and np.abs(np.subtract(validation, found)).min() > 0.01

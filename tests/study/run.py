@@ -21,13 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 import evaluate  # noqa: E402
-from ref import cli, dataset  # noqa: E402
+from ref import cli, dataset, recommender  # noqa: E402
 from ref.files import read_json, write_atomically  # noqa: E402
+from ref.objective import Objective  # noqa: E402
 
 SCHEDULES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2))
 BOTH = ((1, 1), (2, 1), (1, 2))  # of these the best is taken further
@@ -70,6 +73,7 @@ def grid(books):
         runs += [pretrain] * (seed == 0)
         runs += [Run("tiny", schedule, seed, options=("--epochs", "6", "--weights", pretrain.name), after=(pretrain.name,))
                  for schedule in SCHEDULES]  # fmt: skip
+    runs += [Run("validation", run.schedule, run.seed, after=(run.name,)) for run in scratch]
     for group in ("scratch", "tiny"):
         ways = [(s, tuple(run.name for run in runs if (run.group, run.schedule) == (group, s))) for s in SCHEDULES]
         runs += [Run(f"attention-{group}", schedule, "all", after=names) for schedule, names in ways]
@@ -112,6 +116,8 @@ def do(run, folder, folders, records, extra):
         setting = [word for name, value in setting.items() for word in (f"--{name}", value)]
         call([HERE / "sasrec.py", *data, *LIMITS[run.data], "--seed", run.seed, "--json", report, *setting, *extra], log)
         return record | read_json(report) | {"seconds": round(time.time() - began)}
+    if run.group == "validation":
+        return record | {"nll": likelihoods(folder / "models" / run.after[0], folders[run.data], "valid"), "seconds": round(time.time() - began)}
     if "attention" in run.group:
         models = [folder / "models" / name for name in run.after]
         call([ROOT / "evaluate.py", "--weights", *models, "--attention", "--limit", 200, "--json", report], log)
@@ -145,6 +151,18 @@ def attention_figures(report):
     models = list(report["models"].values())
     means = {key: [np.array(model[key], float).mean(1).round(5) for model in models] for key in ("share", "per_pair")}
     return {"kinds": models[0]["kinds"], **{key: [np.where(np.isnan(m), None, m).tolist() for m in value] for key, value in means.items()}}
+
+
+@torch.inference_mode()
+def likelihoods(weights, folder, part="test", limit=None):
+    """Negative log-likelihood of the targets of data.test or data.valid, in nats, as evaluate.py computes it; nothing is ranked."""
+    model, encoder, settings = recommender.load(weights)
+    data = dataset.load(folder, settings.history, settings.min_item, settings.min_user)
+    objective = Objective(encoder, recommender.build_trie(encoder, data.titles), data.titles, settings, "target")
+    windows = getattr(data, part)[:limit]
+    entries = [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
+    parts = [evaluate.target_nll(model, objective, entries[i : i + 4], "cpu") for i in tqdm(range(0, len(entries), 4), disable=None)]
+    return [round(value, 3) for value in np.concatenate(parts).tolist()]
 
 
 def users_of(name, folder):

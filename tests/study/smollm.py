@@ -20,18 +20,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-import evaluate  # noqa: E402
-from ref import dataset, recommender  # noqa: E402
+from ref import recommender  # noqa: E402
 from ref.files import read_json, write_atomically, write_json  # noqa: E402
 from ref.llama import Llama  # noqa: E402
-from ref.objective import Objective  # noqa: E402
-from study.run import attention_figures  # noqa: E402
+from study.run import attention_figures, likelihoods  # noqa: E402
 
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
 STEPS, BATCH = 128, 8  # 1,024 windows
@@ -69,15 +65,8 @@ def check(folder):
     print(f"logits as transformers computes them (deviation {worst:.1g}); it goes on with {tokenizer.decode(ours[0, -1].argmax())!r}")
 
 
-@torch.inference_mode()
-def write_likelihoods(path, weights, books, limit):
-    """Negative log-likelihoods of the first test targets, in nats, as evaluate.py computes them; nothing is ranked."""
-    model, encoder, settings = recommender.load(weights)
-    data = dataset.load(books, settings.history)
-    objective = Objective(encoder, recommender.build_trie(encoder, data.titles), data.titles, settings, "target")
-    entries = [data.entries[s:e] for s, e in zip(data.test.starts[:limit], data.test.ends[:limit])]
-    parts = [evaluate.target_nll(model, objective, entries[i : i + 4], "cpu") for i in tqdm(range(0, len(entries), 4), disable=None)]
-    write_json(path, np.concatenate(parts).tolist())
+def write_likelihoods(path, *arguments):
+    write_json(path, likelihoods(*arguments))
 
 
 def steps(folder, books, limit):
@@ -87,7 +76,7 @@ def steps(folder, books, limit):
         stem = folder / f"attention-{name}"
         yield f"{stem}.json", ["evaluate.py", *where, "--weights", model, "--attention", "--limit", limit or 200,
                                "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
-    yield folder / "before.json", partial(write_likelihoods, folder / "before.json", model, books, limit or 500)
+    yield folder / "before.json", partial(write_likelihoods, folder / "before.json", model, books, "test", limit or 500)
     lora = ("--lora-rank", 8, "--lora-targets", "q_proj,k_proj,v_proj,o_proj", "--lr", 1e-3, "--warmup", 6, "--batch-size", BATCH,
             "--accumulate", 2, "--dropout", 0, "--loss", "target", "--dtype", "bfloat16", "--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS)  # fmt: skip
     for seed in range(2):
@@ -96,7 +85,7 @@ def steps(folder, books, limit):
             train = ["train.py", *data["books"], "--weights", model, *masks, *lora]
             yield out / "adapter_model.safetensors", [*train, "--seed", seed, "--out", out]
             report, stem = folder / f"after-{name}-{seed}.json", folder / f"after-attention-{name}-{seed}"
-            yield report, partial(write_likelihoods, report, out, books, limit or 500)
+            yield report, partial(write_likelihoods, report, out, books, "test", limit or 500)
             yield f"{stem}.json", ["evaluate.py", *data["books"], "--weights", out, "--attention", "--limit", limit or 200,
                                    "--json", f"{stem}.json", "--svg", f"{stem}.svg"]  # fmt: skip
 
@@ -113,7 +102,7 @@ def collect(folder):
             epoch = json.loads((folder / "lora" / f"{name}-{seed}" / "log.jsonl").read_text().splitlines()[-1])
             record |= {"steps": epoch["step"], "train": [round(value, 4) for value in epoch["train_by_ten_steps"]], "best": epoch["valid"]}
             record |= attention_figures(read_json(folder / f"after-attention-{name}-{seed}.json"))
-        records.append(record | {"nll": [round(value, 3) for value in read_json(folder / f"{stem}.json", list)]})
+        records.append(record | {"nll": read_json(folder / f"{stem}.json", list)})
     write_atomically(folder / "runs.jsonl", "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records).encode())
 
 
