@@ -302,10 +302,8 @@ def table(rows, columns):
     return "\n".join(lines)
 
 
-def slices(data, users):
-    """{name: bool (U,)}: by history length, and by how often the target stands in training."""
-    lengths = np.array([len(history) for history in users.histories])
-    counts = data.training_counts()[users.targets]
+def slices(lengths, counts):
+    """{name: bool (U,)}: by history length, and by how often the target stands in training, both int (U,)."""
     masks = {f"history of {low} to {high}": (lengths >= low) & (lengths <= high) for low, high in ((1, 4), (5, 9))}
     masks["history of 10 or more"] = lengths >= 10
     masks["target never in training (cold)"] = counts == 0
@@ -344,7 +342,8 @@ def report(data, users, results, models, options, softmaxes):
     overall = summary(np.ones(len(users.targets), bool))
     first, *others = results
     differences = {f"{r.name} - {first.name}": paired_difference(r.metrics, first.metrics, seed=options.seed) for r in others}
-    parts = {f"{name} ({mask.sum()} users)": summary(mask) for name, mask in slices(data, users).items()}
+    lengths, counts = np.array([len(history) for history in users.histories]), data.training_counts()[users.targets]
+    parts = {f"{name} ({mask.sum()} users)": summary(mask) for name, mask in slices(lengths, counts).items()}
     print(table(overall, COLUMNS))
     print("\ndifferences to the first, user by user\n" + table(differences, COLUMNS))
     for name, part in parts.items():
@@ -363,13 +362,18 @@ def report(data, users, results, models, options, softmaxes):
 
 @dataclass(frozen=True)
 class Attention:
-    """What ref/attention.py measures of a model: kinds of its L layers; share and per_pair (L, H, 3, 4); the number of queries (3,)."""
+    """What ref/attention.py measures of a model: kinds of its L layers; share, per_pair (L, H, 3, 4); even (L, 3, 4); numbers of queries (3,)."""
 
     name: str
     kinds: list
     share: np.ndarray
     per_pair: np.ndarray
+    even: np.ndarray
     sizes: np.ndarray
+
+    @property
+    def skew(self):
+        return attention.skew(self.per_pair, self.even)
 
 
 def measure_attention(folder, data, users, options):
@@ -377,6 +381,8 @@ def measure_attention(folder, data, users, options):
     model, encoder, _ = recommender.load(folder, DTYPES[options.dtype], options.device, options.base)
     prompts = [encoder.encode([data.titles[i] for i in history], data.titles[target])
                for history, target in zip(users.histories, users.targets)]  # fmt: skip
+    if dropped := sum(prompt.dropped for prompt in prompts):
+        print(f"{folder}: {dropped} history entries did not fit into {encoder.max_length} tokens and were left out")
     return Attention(folder, model.scheme.kinds(len(model.layers)), *attention.measure(model, tqdm(prompts, desc=folder, disable=None)))
 
 
@@ -386,12 +392,12 @@ def attention_table(found):
     lines = [found.name]
     share, per_pair = found.share.mean(1), found.per_pair.mean(1)
     for q, query in enumerate(attention.QUERIES):
-        lines += ["", f"  {f'from {found.sizes[q]} {query}':<32}{'share':>12}{'':36}{'per allowed pair':>18}{'':36}{'same / other':>12}"]
+        lines += ["", f"  {f'from {found.sizes[q]} {query}':<32}{'share':>12}{'':36}{'per allowed pair':>18}{'':36}{'skew':>12}"]
         lines.append(f"  {'layer':<26}" + "".join(keys) + "      " + "".join(keys))
         for number, kind in enumerate(found.kinds):
             rows = (share[number, q], per_pair[number, q])
             cells = ["".join(f"{'-':>12}" if np.isnan(value) else f"{value:>12.4f}" for value in row) for row in rows]
-            skew = rows[1][0] / rows[1][1]
+            skew = found.skew[number, q]
             lines.append(f"  {number:>3} {kind:<22}{cells[0]}      {cells[1]}" + (f"{'-':>12}" if np.isnan(skew) else f"{skew:>12.2f}"))
     return "\n".join(lines) + "\n"
 
@@ -399,7 +405,7 @@ def attention_table(found):
 def attention_svg(models, width=150):
     """A panel a model: a band a layer, first layer on top, in it a stripe a head; across, the four shares of each kind of query.
 
-    Behind a band: how many times as much a token of the same item gets as one of another (skew, ref/attention.py)."""
+    Behind a band: its skew (ref/attention.py)."""
     colours, out, top = dict(zip(attention.KEYS, ("#e45756", "#4c78a8", "#b8bcc2", "#f2cf5b"))), [], 66
     panel, stripe = 3 * (width + 50) + 52, [max(2, 24 // found.share.shape[1]) for found in models]
     height = max(top + len(found.kinds) * (found.share.shape[1] * h + 4) for found, h in zip(models, stripe)) + 50
@@ -412,8 +418,8 @@ def attention_svg(models, width=150):
             out += [f'<text x="{x + at * width}" y="60" font-size="9" fill="#5f6368" text-anchor="middle">{at:.0%}</text>' for at in (0, 0.5, 1)]
             for number, kind in enumerate(found.kinds):
                 y = top + number * (H * h + 4)
-                same, other = found.per_pair[number, :, q].mean(0)[:2]
-                labels = [(x + width + 4, "start", f"{same / other:.1f} ×")] * bool(same / other > 0)
+                skew = found.skew[number, q]
+                labels = [(x + width + 4, "start", f"{skew:.1f} ×")] * bool(skew > 0)
                 labels += [(left - 8, "end", f"{number} {kind}")] * (q == 0)
                 out += [f'<text x="{at}" y="{y + H * h / 2 + 4}" text-anchor="{anchor}">{label}</text>' for at, anchor, label in labels]
                 for head in range(H):
@@ -422,8 +428,8 @@ def attention_svg(models, width=150):
                             for c, key in enumerate(attention.KEYS) if ends[c + 1] - ends[c] >= 0.05]  # fmt: skip
     legend = "".join(f'<rect x="{52 + 100 * c}" y="{height - 38}" width="12" height="12" fill="{colour}"/>'
                      f'<text x="{69 + 100 * c}" y="{height - 28}">{key}</text>' for c, (key, colour) in enumerate(colours.items()))  # fmt: skip
-    legend += (f'<text x="52" y="{height - 6}" fill="#5f6368">a band a layer, a stripe a head; 3 ×: a token of the same item gets three times '
-               "as much as one of another</text>")  # fmt: skip
+    legend += (f'<text x="52" y="{height - 6}" font-size="10" fill="#5f6368">a band a layer, a stripe a head; 3 ×: a token of the same item gets three '
+               "times what one of another gets, beyond even attention</text>")  # fmt: skip
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {panel * len(models)} {height}" font-family="sans-serif" '
                       f'font-size="12"><rect width="{panel * len(models)}" height="{height}" fill="white"/>', *out, legend, "</svg>\n"])  # fmt: skip
 
@@ -439,6 +445,7 @@ def report_attention(data, users, folders, options):
             "models": {found.name: {
                 "kinds": found.kinds, "sizes": found.sizes.tolist(), "share": found.share.tolist(),
                 "per_pair": np.where(np.isnan(found.per_pair), None, found.per_pair).tolist(),
+                "even": np.where(np.isnan(found.even), None, found.even).tolist(),
             } for found in models},
         })  # fmt: skip
     if options.svg:

@@ -238,12 +238,22 @@ def entries_of(windows, data):
     return [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 
-def refuse_too_long(windows, data, objective):
-    """ValueError if the window with the longest target and last history entry does not fit into the model: now, not hours later."""
-    if len(windows):
-        last = np.stack((windows.ends - 2, windows.ends - 1))
-        longest = objective.title_tokens[data.entries[last]].sum(0).argmax()
-        objective.batch(entries_of(windows[[longest]], data))
+def training_targets(data, loss):
+    """Places in data.entries of all that may be the last entry of a training window."""
+    if loss != "titles":
+        return data.training_windows(loss, None).ends - 1
+    change = np.zeros(len(data.entries) + 1, int)
+    np.add.at(change, data.train.starts + 1, 1)
+    np.add.at(change, data.train.ends, -1)
+    return np.flatnonzero(change.cumsum()[:-1])
+
+
+def refuse_too_long(places, data, objective):
+    """ValueError if the longest of the targets at `places` does not fit into the model, with the entry before it: now, not hours later."""
+    if len(places):
+        tokens = objective.title_tokens[data.entries]
+        longest = places[(tokens[places] + tokens[places - 1]).argmax()]
+        objective.batch([data.entries[longest - 1 : longest + 1]])
 
 
 class NegativeLogLikelihood(torch.nn.Module):
@@ -489,8 +499,8 @@ def train(options):
     trie = build_trie(encoder, data.titles)
     objective, target_only = (Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target"))
     validation = data.valid[: options.valid_limit]
-    for windows in (validation, data.training_windows("target", np.random.default_rng(0))):
-        refuse_too_long(windows, data, target_only)
+    refuse_too_long(validation.ends - 1, data, target_only)
+    refuse_too_long(training_targets(data, loss), data, target_only)
     validation = entries_of(validation, data)
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
           f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "

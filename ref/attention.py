@@ -12,7 +12,10 @@ the target's tokens. Where the mass goes, and what a token of the class gets of 
     share_h(Q, c)    = sum_{j in Q} sum_{k in c(j)} p_hjk / |Q|                                  its four values sum to 1
     per_pair_h(Q, c) = sum_{j in Q} sum_{k in c(j)} p_hjk / sum_{j in Q} sum_{k in c(j)} M_jk    NaN where no pair is allowed
 
-Skew: per_pair(Q, same item) / per_pair(Q, other items), of means over heads. The shares alone do not tell it: other items have more tokens.
+Even attention, p_hjk = M_jk / sum_k M_jk, prefers nobody, but its per_pair is not the same for all classes: late queries have more
+other items, and less for each. A preference is what there is beyond that, of means over heads (1: none):
+
+    skew(Q) = per_pair(Q, same item) / per_pair(Q, other items), divided by the same ratio of even attention
 """
 
 from contextlib import ExitStack
@@ -26,6 +29,11 @@ QUERIES = ("history tokens", "last prompt token", "target tokens")
 KEYS = ("same item", "other items", "text", "itself")
 
 
+def skew(per_pair, even):
+    """float (L, 3) from per_pair (L, H, 3, 4) and that of even attention (L, 3, 4); NaN where no pair is allowed."""
+    return per_pair.mean(1)[..., 0] / per_pair.mean(1)[..., 1] / (even[..., 0] / even[..., 1])
+
+
 def classes(entry, prompt_length):
     """Which tokens are in each of QUERIES, bool (3, T), and which keys in each of KEYS to a query, bool (4, T, T)."""
     entry = torch.as_tensor(entry)
@@ -37,18 +45,19 @@ def classes(entry, prompt_length):
 
 @torch.inference_mode()
 def measure(model, prompts):
-    """(share, per_pair, sizes) of a Llama over prompts with targets: float64 (L, H, 3, 4) twice, and |Q| of each of QUERIES.
+    """Of a Llama over prompts with targets: share and per_pair (L, H, 3, 4), per_pair of even attention (L, 3, 4), |Q| of each of QUERIES.
 
     One prompt and one layer at a time: beside the model, H * T^2 probabilities are held, T the longest prompt.
     """
     L, H, device = len(model.layers), model.config.num_attention_heads, model.norm.weight.device
-    mass, pairs, sizes = np.zeros((L, H, 3, 4)), np.zeros((L, 1, 3, 4)), np.zeros(3, int)
+    mass, (pairs, even), sizes = np.zeros((L, H, 3, 4)), np.zeros((2, L, 1, 3, 4)), np.zeros(3, int)
 
     def watch(attention, inputs):
         x, mask, cos, sin = inputs[:4]
         heads = (p(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj))
         found = attention_probabilities(*(rotate(y, cos, sin) for y in heads), mask)[0]  # (H, T, T)
-        for sums, matrix in ((mass, found), (pairs, (mask[0] == 0).to(found))):
+        allowed = (mask[0] == 0).to(found)
+        for sums, matrix in ((mass, found), (pairs, allowed), (even, allowed / allowed.sum(-1, keepdim=True))):
             sums[attention.layer] += torch.einsum("hjk,cjk,qj->hqc", matrix, keys.to(found), queries.to(found)).double().cpu().numpy()
 
     with ExitStack() as stack:  # removes the hooks
@@ -59,4 +68,4 @@ def measure(model, prompts):
             sizes += queries.sum(1).cpu().numpy()
             model.hidden_states(*(torch.from_numpy(ids)[None].to(device) for ids in (prompt.input_ids, prompt.segment_ids)))
     with np.errstate(invalid="ignore"):
-        return mass / sizes[:, None], mass / pairs, sizes
+        return mass / sizes[:, None], mass / pairs, (even / pairs)[:, 0], sizes

@@ -50,10 +50,9 @@ class Windows:
 class Dataset:
     """A catalogue of titles and everybody's entries, as indices into it.
 
-    titles: the distinct cleaned titles in the order of the item file; items that share a title are
-        one answer. entries: int32 (N,), the sequences one after another, each in order of time.
-    train: the training sequences. valid, test: one window an example, `history` + 1 entries at most.
-    presplit: the training sequences are windows already.
+    titles: the distinct cleaned titles in the order of the item file; items that share a title are one answer. entries: int32 (N,),
+    the sequences one after another, each in order of time. train: the training sequences; presplit: they are windows already.
+    valid, test: one window an example, `history` + 1 entries at most.
     """
 
     source: str
@@ -69,10 +68,9 @@ class Dataset:
     def training_windows(self, loss, rng):
         """The windows of one epoch, vectorized over all sequences.
 
-        loss "target" and "all": every prefix with at least MIN_HISTORY entries gives (last `history`
-        entries -> next). loss "titles": windows of `history` + 1 entries that share one entry with
-        the next, from an offset that `rng` draws for each sequence, so that every entry but the
-        first of a sequence is predicted once. Ready-made windows are given back as they are.
+        loss "target" and "all": every prefix with at least MIN_HISTORY entries gives (last `history` entries -> next). loss
+        "titles": windows of `history` + 1 entries that share one entry with the next, from an offset that `rng` draws for each sequence,
+        so that every entry but the first of a sequence is predicted once. Ready-made windows are given back as they are.
         """
         if self.presplit:
             return self.train
@@ -119,8 +117,8 @@ def clean_title(title, where):
 def load(folder=None, history=10, min_item=10, min_user=5):
     """The Dataset in a folder (None: the embedded one).
 
-    history: entries shown before a target, at most. min_item, min_user: fewest interactions of an
-    item and of a user, applied until both hold; not used on data that is split already.
+    history: entries shown before a target, at most. min_item, min_user: fewest interactions of an item and of a user, until both hold;
+    not used on data that is split already.
     """
     source = "MovieLens latest-small (embedded)" if folder is None else str(folder)
     folder = EMBEDDED if folder is None else Path(folder)

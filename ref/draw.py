@@ -22,9 +22,8 @@ def masks_text(masks, tokens, segments):
     masks: {kind: list of T lists of T booleans}; tokens: T strings; segments: T integers.
     """
     labels = [_visible(token) for token in tokens]
-    width = max(map(len, labels))
+    width, lines = max(map(len, labels)), []
     head = " " * (width + 13)
-    lines = []
     for kind, mask in masks.items():
         lines += [_TITLES[kind], "", head + " ".join(f"{max(s, 0) or '·':>2}" for s in segments) + "   segment of the key"]
         for label, segment, row in zip(labels, segments, mask):

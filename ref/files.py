@@ -12,7 +12,7 @@ from pathlib import Path
 def uninterrupted():
     """Hold Ctrl-C back until the block is done (in the main thread, which alone receives it)."""
     held = []
-    handler = signal.signal(signal.SIGINT, lambda *signal_and_frame: held.append(signal_and_frame))
+    handler = signal.signal(signal.SIGINT, lambda *_: held.append(True))
     try:
         yield
     finally:

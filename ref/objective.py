@@ -15,10 +15,9 @@ from ref.recommender import Recommender
 class Batch:
     """B prompts with their targets, right-padded to T tokens, and the N tokens to predict.
 
-    input_ids, segment_ids: int (B, T). rows, places: int (N,): token `places` of row `rows` is
-    predicted from the token before it. chosen: the trie node of each such token, int (N,); None
-    where the softmax is full. units: what the loss is averaged over, titles (tokens for loss "all").
-    real_tokens: tokens that are not padding. dropped: history entries that did not fit.
+    input_ids, segment_ids: int (B, T). rows, places: int (N,): token `places` of row `rows` is predicted from the token before it.
+    chosen: the trie node of each such token, int (N,); None where the softmax is full. units: what the loss is averaged over, titles
+    (tokens for loss "all"). real_tokens: tokens that are not padding. dropped: history entries that did not fit.
     """
 
     input_ids: torch.Tensor
@@ -34,9 +33,8 @@ class Batch:
 class Objective:
     """Turns windows of entries into batches, and batches into a loss.
 
-    loss: "target", the tokens of the target and its end token; "titles", those of every entry that
-    has one before it; "all", every token but the first. Raises ValueError for combinations that have
-    no meaning.
+    loss: "target", the tokens of the target and its end token; "titles", those of every entry that has one before it; "all", every
+    token but the first. Raises ValueError for combinations that have no meaning.
     """
 
     def __init__(self, encoder, trie, titles, settings: Recommender, loss):
@@ -51,10 +49,9 @@ class Objective:
 
     def batch(self, windows, device="cpu") -> Batch:
         """The batch of some windows: a list of int arrays, the last entry of each is the target."""
-        prompts = [  # below, the target's tokens must be those of the trie, which is checked at less cost
-            self.encoder.encode([self.titles[e] for e in w[:-1]], self.titles[w[-1]], check_border=self.loss == "all")
-            for w in windows
-        ]
+        # below, the target's tokens must be those of the trie, which is checked at less cost
+        border, titles = self.loss == "all", self.titles
+        prompts = [self.encoder.encode([titles[e] for e in w[:-1]], titles[w[-1]], check_border=border) for w in windows]
         input_ids, segment_ids = padded(prompts)
         rows, places, chosen, units = [], [], [], 0
         for row, (prompt, window) in enumerate(zip(prompts, windows)):

@@ -67,9 +67,8 @@ LAYOUTS = {path.stem: Layout.from_dict(read_json(path), path) for path in (Path(
 
 @dataclass(frozen=True)
 class Prompt:
-    """input_ids, segment_ids: int arrays (T,). entry: which stretch a token lies in, whatever the
-    scheme says: 0 text, 1..n history entries, n+1 target. prompt_length: tokens before the target.
-    dropped: history entries left out because the prompt was too long."""
+    """input_ids, segment_ids: int arrays (T,). entry: which stretch a token lies in, whatever the scheme says: 0 text, 1..n history
+    entries, n+1 target. prompt_length: tokens before the target. dropped: history entries left out because the prompt was too long."""
 
     text: str
     input_ids: np.ndarray

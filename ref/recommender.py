@@ -18,9 +18,8 @@ from ref.trie import Trie
 class Recommender:
     """How a model was trained to be asked, kept in `recommender.json` beside its weights.
 
-    softmax: what probabilities are normalized over, "full" the vocabulary or "catalogue" the tokens
-    that continue some title; temperature divides the logits. history, min_item, min_user: as in
-    `dataset.load`. A folder without the file is a plain language model and gets the defaults.
+    softmax: what probabilities are normalized over, "full" the vocabulary or "catalogue" the tokens that continue some title; temperature
+    divides the logits. history, min_item, min_user: as in `dataset.load`. A folder without the file is a plain language model: defaults.
     """
 
     layout: Layout = LAYOUTS["instruction"]

@@ -23,8 +23,8 @@ NAN = math.nan
 HISTORY = [["The King", "Heat", "Toy Story"], ["Alien", "Alien"], ["Casino Royale"], ["Jaws", "Rocky IV", "Lion", "Big Fish", "Rocky IV"]]
 
 
-def even(scheme):
-    model = random_model(config_of(), scheme, dtype=torch.float64)
+def even(scheme, model=None):
+    model = model or random_model(config_of(), scheme, dtype=torch.float64)
     for layer in model.layers:
         torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
     return model
@@ -39,7 +39,7 @@ def even(scheme):
     ),
 )
 def test_even_attention_over_five_tokens_worked_by_hand(layer, history, history_per_pair, last, target):
-    share, per_pair, sizes = attention.measure(even(MaskScheme(1, 1)), [FIVE])
+    share, per_pair, _, sizes = attention.measure(even(MaskScheme(1, 1)), [FIVE])
     assert share.shape == per_pair.shape == (3, 4, 3, 4) and sizes.tolist() == [3, 1, 1]
     for head in range(4):
         np.testing.assert_allclose(share[layer, head], [history, last, target], atol=1e-12)
@@ -47,16 +47,27 @@ def test_even_attention_over_five_tokens_worked_by_hand(layer, history, history_
 
 
 def test_prompts_are_pooled_query_by_query():
-    share, per_pair, sizes = attention.measure(even(MaskScheme()), [FIVE, TWO])
+    share, per_pair, _, sizes = attention.measure(even(MaskScheme()), [FIVE, TWO])
     assert sizes.tolist() == [4, 2, 2]
     np.testing.assert_allclose(share[0, 0], [[1 / 12, 1 / 8, 13 / 48, 25 / 48], [0, 1 / 4, 1 / 8, 5 / 8], [0, 11 / 20, 1 / 10, 7 / 20]], atol=1e-12)
     np.testing.assert_allclose(per_pair[0, 0, 2], [NAN, 1.1 / 4, 1 / 5, 0.7 / 2], atol=1e-12)
 
 
+@pytest.mark.parametrize("layout", ("lines", "instruction"))
+def test_even_attention_has_no_skew_and_attention_that_is_not_has_what_it_gives_more(model_for, encoder_for, layout):
+    encoder = encoder_for(MaskScheme(1, 1), layout)
+    prompts = [encoder.encode(history, TITLES[place]) for place, history in enumerate(HISTORY)]
+    _, per_pair, found, _ = attention.measure(even(MaskScheme(1, 1), model_for(MaskScheme(1, 1))), prompts)
+    np.testing.assert_allclose(attention.skew(per_pair, found)[[1, 2]][:, [0, 2]], [[1, 1], [NAN, NAN]], rtol=1e-12)
+    assert per_pair[1, 0, 0, 0] > 1.1 * per_pair[1, 0, 0, 1]  # which is not 1 itself
+    per_pair[1, 0, :, 0] *= 3  # one head of four
+    np.testing.assert_allclose(attention.skew(per_pair, found)[1, [0, 2]], 1.5, rtol=1e-12)
+
+
 def looped(model, prompts):
     """The definitions once more, as loops over the probabilities and masks of the NumPy model."""
     L, H = len(model.layers), model.config.num_attention_heads
-    mass, pairs, sizes = np.zeros((L, H, 3, 4)), np.zeros((L, H, 3, 4)), [0, 0, 0]
+    mass, pairs, even, sizes = np.zeros((L, H, 3, 4)), np.zeros((L, H, 3, 4)), np.zeros((L, 3, 4)), [0, 0, 0]
     weights = {name: p.detach().numpy() for name, p in model.hf_parameters().items()}
     for prompt in prompts:
         trace = {}
@@ -70,9 +81,11 @@ def looped(model, prompts):
                 for q in np.flatnonzero(member):
                     for i in range(L):
                         mass[i, :, q, c] += trace[f"layers.{i}.probabilities"][0, :, j, k]
-                        pairs[i, :, q, c] += trace[f"layers.{i}.mask"][0, j, k]
+                        allowed = trace[f"layers.{i}.mask"][0, j]
+                        pairs[i, :, q, c] += allowed[k]
+                        even[i, q, c] += allowed[k] / sum(allowed)
     with np.errstate(invalid="ignore"):
-        return mass / np.array(sizes)[:, None], mass / pairs, sizes
+        return mass / np.array(sizes)[:, None], mass / pairs, even / pairs[:, 0], sizes
 
 
 SCHEMES = (MaskScheme(), MaskScheme(1, 1), MaskScheme(2, 1, text="isolated"), MaskScheme(1, 2, cross_self=False), MaskScheme(1, 1, target="text"),
@@ -93,7 +106,7 @@ def test_shares_are_those_of_loops_over_the_numpy_model(model_for, encoder_for, 
 def test_the_four_shares_sum_to_one_and_masks_leave_nothing(model_for, encoder_for, layout):
     model, encoder = model_for(MaskScheme(1, 1)), encoder_for(MaskScheme(1, 1), layout)
     prompts = [encoder.encode(history, TITLES[place]) for place, history in enumerate(HISTORY)]
-    share, per_pair, _ = attention.measure(model, prompts)
+    share, per_pair, *_ = attention.measure(model, prompts)
     np.testing.assert_allclose(share.sum(-1), 1, atol=1e-12)
     same, other, text, _ = range(4)
     assert (share[0, :, :, other][:, [0, 2]] == 0).all() and np.isnan(per_pair[0, :, 0, other]).all()  # IN

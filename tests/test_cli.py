@@ -615,13 +615,24 @@ def test_evaluation_says_how_many_history_entries_did_not_fit(tmp_path, run):
     assert code == 0 and ("left out" in out or "dropped" in out)
 
 
-@pytest.mark.parametrize("place", (5, 7), ids=["training target", "validation target"])
-def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(tmp_path, run, place):
+@pytest.mark.parametrize("layout, place", [("instruction", 5), ("lines", 1), ("lines", 6), ("lines", 7)])
+def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(tmp_path, run, layout, place):
+    """Entry 7 of 9 is the validation target; in `lines` every entry but the first is predicted."""
     rows = [(f"u{user}", "long" if (user, at) == (5, place) else f"i{(user + at) % 5}", at) for user in range(24) for at in range(9)]
     folder, llm = crowded(tmp_path, room=290)
     write_interactions(folder, rows, FIVE | {"long": "q" * 300})
-    code, out, err = run(train, "--data", folder, "--weights", llm, "--out", tmp_path / "m", *MADE_UP, "--threads", 1)
+    options = ("--layout", layout, "--out", tmp_path / "m", *MADE_UP, "--threads", 1)
+    code, out, err = run(train, "--data", folder, "--weights", llm, *options)
     assert code == 2 and "the model reads 290" in err and "epoch" not in out and not (tmp_path / "m" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("loss", ("target", "titles"))
+def test_training_targets_are_those_of_windows_of_many_epochs(interactions_folder, presplit_folder, loss):
+    for folder in (interactions_folder, presplit_folder):
+        data = load(folder, 3, 1, 3)
+        windows = [data.training_windows(loss, np.random.default_rng(seed)) for seed in range(40)]
+        last = {place for w in windows for s, e in zip(w.starts, w.ends) for place in (range(s + 1, e) if loss == "titles" else [e - 1])}
+        assert set(train.training_targets(data, loss).tolist()) == last
 
 
 def test_models_trained_with_other_filters_are_not_compared(tmp_path, run, folder, model):

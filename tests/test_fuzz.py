@@ -4,7 +4,7 @@
 
 The campaign runs in a process of its own, whose address space may grow by 300 MB and ten times the largest file,
 and in which a reader gets 5 seconds. A *fault* is any other end: another exception, an error without the file's name,
-too much time or memory, a crash, a result that is no valid one, or a file that is written, a command or a connection that is begun anywhere.
+too much time or memory, a crash, a result that is no valid one, or a file that Python writes, a command or a connection that it begins, anywhere.
 """
 
 import argparse

@@ -1,6 +1,8 @@
 """The study's runner and report (tests/study): nothing is trained here."""
 
 import json
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -108,7 +110,7 @@ def test_a_crash_loses_only_the_run_in_progress(work, monkeypatch, tmp_path):
 
 def test_lists_of_titles_hold_every_film_and_no_order(tmp_path):
     run.write_titles(tmp_path)
-    data = load(tmp_path, min_item=1)
+    data = load(tmp_path)
     counts = np.bincount(data.entries, minlength=len(data.titles))
     assert data.source != str(EMBEDDED) and len(data.titles) > 9000 and counts.min() > 0 and counts.max() < 400
     lists = [data.entries[start : end + 2] for start, end in zip(data.train.starts, data.train.ends)]
@@ -127,13 +129,16 @@ def record(group, schedule, seed, nll, ranks=None):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Causal 6.0 for every user; 1/1 better by 0.5 for the 16 users of common targets, in each of three seeds; 1/0 noise around causal."""
+    """Causal 6.0 for every user; 1/1 better by 0.5 for the 16 users of common targets, in each of five seeds; 1/0 noise around causal;
+    2/1 is 1/1 with three seeds; 0/1 is so that the interval at 95 % alone leaves out 0."""
     rng, lines = np.random.default_rng(0), [{"run": "users/movielens", "group": "users", "data": "movielens", "history": [10] * 40, "count": COUNTS,
                                              "titles": 9, "ranks": {"most popular": [1, 0] * 20}}]  # fmt: skip
-    for seed in range(3):
+    for seed in range(5):
         lines.append(record("scratch", [0, 0], seed, [6.0] * 40, [2, 0] * 20))
         lines.append(record("scratch", [1, 1], seed, [6.0 - 0.5 * (count == 100) for count in COUNTS]))
         lines.append(record("scratch", [1, 0], seed, (6 + rng.normal(size=40)).tolist()))
+        lines.append(record("scratch", [0, 1], seed, [6.0 + 0.35 * sign + 0.13 for sign in (-1, 1) * 20]))
+        lines += [record("scratch", [2, 1], seed, [6.0 - 0.5 * (count == 100) for count in COUNTS])] * (seed < 3)
     lines.append(record("flip-target", [1, 1], 1, [6.25] * 40))
     path = tmp_path / "runs.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
@@ -142,22 +147,24 @@ def runs(tmp_path):
 
 def test_the_table_says_what_the_runs_say(runs, capsys):
     rows, users, _ = report.read(runs)
-    assert {tuple(r["seed"] for r in records) for records in rows.values()} == {(0, 1, 2), (1,)}
+    assert {tuple(r["seed"] for r in records) for records in rows.values()} == {(0, 1, 2, 3, 4), (0, 1, 2), (1,)}
     lines = {line.split(" | ")[0].strip("| "): line for line in report.table(rows, users).splitlines()}
-    assert lines["causal (0/0)"].startswith("| causal (0/0) | 3 | 6.000 [6.000, 6.000] | – | 0.500 [")
-    assert lines["1/1"].startswith("| 1/1 | 3 | 5.800 [") and "| -0.200 [" in lines["1/1"] and "\\*" in lines["1/1"]
-    assert "\\*" not in lines["1/0"]
+    assert lines["causal (0/0)"].startswith("| causal (0/0) | 5 | 6.000 [6.000, 6.000] | – | 0.500 [")
+    assert lines["1/1"].startswith("| 1/1 | 5 | 5.800 [") and "| -0.200 [" in lines["1/1"] and "] (5) \\* |" in lines["1/1"]
+    assert "\\*" not in lines["1/0"] and "| -0.200 [" in lines["2/1"] and "] (3) |" in lines["2/1"]  # too few seeds for a star
+    assert "| 0.130 [0.0" in lines["0/1"] and "] (0) |" in lines["0/1"] and report.interval(report.paired(rows["scratch", "0/1"], rows["scratch", "0/0"]), 99)[1] < 0
     assert "| 0.450 [" in lines["1/1, target"] and "| 1 |" in lines["1/1, target"]  # 6.25 - 5.8: to the schedule that it flips
-    assert lines["causal (0/0)"].endswith(" | 8.000 |")  # 7, 8 and 9
+    assert lines["causal (0/0)"].endswith(" | 9.000 |")  # 7 to 11
     assert lines["most popular, movielens"].endswith("] | – |") and "| – | – | – | 0.500 [" in lines["most popular, movielens"]
 
 
 def test_slices_are_those_of_the_users_and_small_ones_are_left_out(runs):
     rows, users, _ = report.read(runs)
     _, header, _, *lines = report.slice_table(rows, users).splitlines()
-    assert header == "| movielens | history of 10 (40) | target never in training (12) | target 1 to 9 times (12) | target 100 times or more (16) |"
+    assert header == ("| NLL, movielens | history of 10 or more (40) | target never in training (cold) (12) | "
+                      "target 1 to 9 times in training (12) | target 100 times or more (16) |")
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines}
-    assert list(cells) == ["1/0", "1/1"]
+    assert list(cells) == ["0/1", "1/0", "1/1", "2/1"]
     assert cells["1/1"][0].startswith("-0.20 [") and cells["1/1"][1:] == ["0.00 [0.00, 0.00]"] * 2 + ["-0.50 [-0.50, -0.50]"]
 
 
@@ -183,23 +190,80 @@ def test_the_figure_has_a_row_for_each_comparison(runs):
     texts = ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"1/1", "1/0", "1/1, target"} <= set(texts) and "causal (0/0)" not in texts and any(text.startswith("-0.200 [") for text in texts)
     circles = list(svg.iter("{http://www.w3.org/2000/svg}circle"))
-    assert len(circles) == 3 + 3 + 3 + 1
+    assert len(circles) == 4 + 3 * 5 + 3 + 1 + 1
 
 
-def test_attention_is_averaged_over_heads_and_models_and_skew_over_or_layers():
+def test_attention_is_averaged_over_heads_models_and_or_layers():
     def model(same):
-        """Two layers, IN and OR, of two heads; in the OR layer the second head gives twice what the first gives."""
-        share, per_pair = np.zeros((2, 2, 3, 4)), np.full((2, 2, 3, 4), np.nan)
-        share[0, :, 0], share[1, :, 0] = (same, 0, 0, 1 - same), (0.5, 0.25, 0.25, 0)
-        per_pair[1, 0, :, :2], per_pair[1, 1, :, :2] = (same, 0.1), (2 * same, 0.2)
-        return {"kinds": ["IN", "OR"], "share": share.tolist(), "per_pair": np.where(np.isnan(per_pair), None, per_pair).tolist()}
+        """Two layers, IN and OR, of two heads; in the OR layer the second head gives twice what the first gives. Even attention gives 2 to 1."""
+        share, per_pair, even = np.zeros((2, 2, 3, 4)), np.full((2, 2, 3, 4), np.nan), np.full((2, 3, 4), np.nan)
+        share[0, :, 0], share[1, :, 0] = (1, 0, 0, 0), (same, 0.25, 0.25, 0.5 - same)
+        per_pair[1, 0, :, :2], per_pair[1, 1, :, :2], even[1, :, :2] = (same, 0.1), (2 * same, 0.2), (0.4, 0.2)
+        some = {name: np.where(np.isnan(value), None, value).tolist() for name, value in (("per_pair", per_pair), ("even", even))}
+        return {"kinds": ["IN", "OR"], "share": share.tolist(), **some}
 
     found = run.attention_figures({"models": {"a": model(0.2), "b": model(0.4)}})
     assert found["per_pair"][0][0] == [[None] * 4] * 3 and found["per_pair"][1][1][2][:2] == [0.6, 0.15]
     records = [{"group": "attention-scratch", "schedule": [1, 0], "data": "movielens", **found}]
-    expected = "| from scratch | 1/0 | movielens | 40.0% | 12.5% | 12.5% | 35.0% | 3.0 | 3.0 |"
+    expected = "| from scratch | 1/0 | movielens | 1 | 30.0% | 25.0% | 25.0% | 20.0% | 1.5 | 1.5 |"
     assert report.attention_table(records).splitlines()[2:] == [expected]
     assert report.attention_table(records * 2).splitlines()[2:] == [expected]
+
+
+@pytest.fixture
+def do(tmp_path, monkeypatch):
+    """Call `do` with commands that write what train.py and evaluate.py would, and are noted."""
+    commands = []
+
+    def call(command, log):
+        command = [str(word) for word in command]
+        commands.append(command)
+        value = dict(zip(command, command[1:])).get
+        if command[0].endswith("train.py"):
+            model = Path(value("--out") or value("--resume"))
+            first = {"options": {"intra_layers": 2, "cross_layers": 1, "seed": 4, "max_steps": None, "lr": 0.1, "out": "here"}, "torch": "1"}
+            lines = [first, {"step": 5, "train": 7.0, "valid": 6.5}, {"step": 10, "train": 6.0, "valid": 6.75}]
+            model.mkdir(parents=True, exist_ok=True)
+            (model / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        else:
+            name = value("--weights")
+            report = {"metrics": {name: {"HR@10": [0.5, 0.4, 0.6]}}, "ranks": {name: [1, None]}, "nll": {name: [1.23456, 2.0]}}
+            Path(value("--json")).write_text(json.dumps(report))
+
+    monkeypatch.setattr(run, "call", call)
+    (tmp_path / "logs").mkdir()
+    return lambda one, records={}: (run.do(one, tmp_path, {"movielens": None}, records, ()), commands)
+
+
+def test_a_run_trains_and_evaluates_what_its_name_says(do, tmp_path):
+    found, (train, evaluate) = do(run.Run("scratch", (2, 1), 4))
+    value = dict(zip(train, train[1:])).get
+    assert [value(f"--{name}") for name in ("intra-layers", "cross-layers", "seed", "threads")] == ["2", "1", "4", "1"]
+    assert value("--out") == str(tmp_path / "models/scratch/2-1/4") == dict(zip(evaluate, evaluate[1:]))["--weights"] and "full" in evaluate
+    assert {name: found[name] for name in ("schedule", "seed", "best", "valid", "steps", "ranks", "nll", "metrics")} == {
+        "schedule": (2, 1), "seed": 4, "best": 6.5, "valid": [6.5, 6.75], "steps": 10, "ranks": [1, 0], "nll": [1.235, 2.0], "metrics": {"HR@10": 0.5},
+    }  # fmt: skip
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_a_training_that_was_stopped_is_resumed(do, tmp_path):
+    do(run.Run("scratch", (2, 1), 4))
+    _, commands = do(run.Run("scratch", (2, 1), 4))
+    assert commands[2][1:] == ["--resume", str(tmp_path / "models/scratch/2-1/4")]
+
+
+def test_the_best_schedule_is_put_in_and_another_training_in_its_place_is_refused(do):
+    records = {str(s): {"group": "scratch", "schedule": list(s), "best": sum(s)} for s in run.BOTH}
+    with pytest.raises(ValueError, match="flip-x.best.4 holds another training: .*'intra_layers': 2"):
+        do(run.Run("flip-x", "best", 4, after=("a",)), records)
+
+
+def test_the_committed_runs_are_figures_and_small():
+    path = Path(run.HERE) / "runs.jsonl"
+    assert path.stat().st_size < 1_000_000
+    words = set(re.findall(r'"([^"]*)"', path.read_text()))
+    assert {w for w in words if not re.fullmatch("[a-zA-Z0-9_@/.+,-]{1,40}", w)} == {"most popular", "co-occurrence, last item", "co-occurrence, ten items"}
+    assert not {title for title in load().titles} & words and len({word for word in words if "/" not in word}) < 120
 
 
 def test_likelihoods_are_those_that_evaluation_reports(tmp_path, monkeypatch):

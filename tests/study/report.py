@@ -1,7 +1,8 @@
 """The table and the figure of the README from the raw runs: python tests/study/report.py [RUNS.jsonl] [--svg FILE]
 
-Intervals: bootstrap over users and seeds, both drawn with replacement, 2,000 draws (plan.md). Differences are paired, user by user and
-seed by seed, so below 0 is better for the negative log-likelihood (NLL, nats a title). A star: also the interval at 99 % leaves out 0.
+Intervals: bootstrap over users and seeds, both drawn with replacement (plan.md). Differences are paired, user by user and seed by seed, so
+below 0 is better for the negative log-likelihood (NLL, nats a title); behind them, how many seeds are below 0. A star: the interval at 99 % leaves
+out 0, too. A bootstrap of few seeds covers less than its name says (five: about 90 % where seeds differ much), so fewer than five get no star.
 """
 
 import argparse
@@ -14,10 +15,11 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
-from evaluate import metrics_of  # noqa: E402
+from evaluate import metrics_of, slices  # noqa: E402
+from ref.attention import skew  # noqa: E402
 from ref.files import read_text, write_atomically  # noqa: E402
 
-DRAWS = 2000
+DRAWS = {95: 2000, 99: 10_000}
 SECTIONS = {  # group: heading of its rows; groups of one heading stand together
     "scratch": "from scratch, MovieLens", "sasrec": "from scratch, MovieLens",
     "validation": "the same, validation targets (the epoch was chosen by them; not planned)",
@@ -62,8 +64,14 @@ def interval(values, level=95):
     """(mean, low, high) of values (seeds, users)."""
     rng = np.random.default_rng(0)
     seeds, people = values.shape
-    draws = [values[rng.integers(0, seeds, seeds)].mean(0)[rng.integers(0, people, people)].mean() for _ in range(DRAWS)]
+    draws = [values[rng.integers(0, seeds, seeds)].mean(0)[rng.integers(0, people, people)].mean() for _ in range(DRAWS[level])]
     return (values.mean(), *np.percentile(draws, ((100 - level) / 2, (100 + level) / 2)))
+
+
+def clear(values):
+    """Does the interval at 99 % leave out 0, of five seeds at least?"""
+    _, low, high = interval(values, 99)
+    return bool(len(values) >= 5 and (low > 0 or high < 0))
 
 
 def paired(records, others, name="NLL", mask=slice(None)):
@@ -100,7 +108,7 @@ def show(values, digits=3):
 
 def table(rows, users):
     """Markdown: a row a model."""
-    lines = ["| model | seeds | NLL | NLL, difference to causal | HR@10 | NDCG@10 | validation NLL |", "| --- " * 7 + "|"]
+    lines = ["| model | seeds | NLL | NLL, difference to causal (seeds below 0) | HR@10 | NDCG@10 | validation NLL |", "| --- " * 7 + "|"]
     for group, schedule in ordered(rows):
         records, other = rows[group, schedule], reference(group, schedule, rows)
         heading = f"| *{SECTIONS[kind_of(group)]}* | | | | | | |"
@@ -108,8 +116,7 @@ def table(rows, users):
         found, difference = columns(records), "–"
         if other:
             values = paired(records, rows[other])
-            _, low, high = interval(values, 99)
-            difference = show(interval(values)) + " \\*" * bool(low > 0 or high < 0)
+            difference = f"{show(interval(values))} ({(values.mean(1) < 0).sum()})" + " \\*" * clear(values)
         cells = [name_of(group, schedule), str(len(records)), show(interval(found["NLL"])), difference]
         cells += [show(interval(found[name])) if name in found else "–" for name in ("HR@10", "NDCG@10")]
         cells.append(f"{np.mean([record['best'] for record in records]):.3f}" if "best" in records[0] else "–")
@@ -121,44 +128,36 @@ def table(rows, users):
     return "\n".join(lines)
 
 
-def slices(record):
-    """{name: bool (users,)} of a data set: history length and how often the target is in training."""
-    length, count = np.array(record["history"]), np.array(record["count"])
-    masks = {f"history of {low} to {high}": (length >= low) & (length <= high) for low, high in ((1, 4), (5, 9))}
-    masks["history of 10"] = length == 10
-    masks["target never in training"] = count == 0
-    for low, high in ((1, 9), (10, 49), (50, 99), (100, 10**9)):
-        masks[f"target {low} to {high} times" if high < 10**9 else "target 100 times or more"] = (count >= low) & (count <= high)
-    return {name: mask for name, mask in masks.items() if mask.sum() >= 10}
-
-
-def slice_table(rows, users):
-    """Markdown, a table a data set: NLL, difference to causal, on each slice of at least ten users."""
+def slice_table(rows, users, metric="NLL"):
+    """Markdown, a table a data set: difference to causal on each slice of at least ten users."""
     lines = []
     for data, record in users.items():
         compared = [key for key in ordered(rows) if rows[key][0]["data"] == data and reference(*key, rows) and kind_of(key[0]) not in ("validation", "flip", "lora")]
-        masks = slices(record)
-        lines += ["", f"| {data} | " + " | ".join(f"{name} ({mask.sum()})" for name, mask in masks.items()) + " |", "| --- " * (len(masks) + 1) + "|"]
+        masks = slices(np.array(record["history"]), np.array(record["count"]))
+        masks = {name: mask for name, mask in masks.items() if mask.sum() >= 10}
+        lines += ["", f"| {metric}, {data} | " + " | ".join(f"{name} ({mask.sum()})" for name, mask in masks.items()) + " |", "| --- " * (len(masks) + 1) + "|"]
         for group, schedule in compared:
             name = name_of(group, schedule) + ", fine-tuned" * (group == "tiny")
-            differences = [paired(rows[group, schedule], rows[reference(group, schedule, rows)], mask=mask) for mask in masks.values()]
+            differences = [paired(rows[group, schedule], rows[reference(group, schedule, rows)], metric, mask) for mask in masks.values()]
             lines.append(f"| {name} | " + " | ".join(show(interval(values), 2) for values in differences) + " |")
     return "\n".join(lines)
 
 
 def attention_table(records):
-    """Markdown: shares of history tokens, mean over layers; and skew, the ratio of their per_pair in OR layers (ref/attention.py)."""
-    lines = ["| attention of | schedule | data | same item | other items | text | itself | skew, history tokens | skew, target tokens |",
-             "| --- " * 9 + "|"]  # fmt: skip
+    """Markdown: from history tokens, shares of attention; and skew (ref/attention.py). Both means over OR layers and models."""
+    lines = ["| attention of | schedule | data | OR layers | same item | other items | text | itself | skew, history tokens | skew, target tokens |",
+             "| --- " * 10 + "|"]  # fmt: skip
     rows = {}
     for record in records:
         key = ([*ATTENTION].index(record["group"]), "/".join(map(str, record["schedule"])), record["data"])
         rows.setdefault(key, []).append(record)
     for key in sorted(rows):
-        share, per_pair = (np.concatenate([np.array(r[name], float) for r in rows[key]]) for name in ("share", "per_pair"))  # (models, L, 3, 4)
-        between = per_pair[:, [kind == "OR" for kind in rows[key][0]["kinds"]]].mean((0, 1))  # (3, 4)
-        cells = [[*ATTENTION.values()][key[0]], *key[1:], *(f"{value:.1%}" for value in share.mean((0, 1))[0])]
-        lines.append("| " + " | ".join([*cells, *(f"{same / other:.1f}" for same, other in between[[0, 2], :2])]) + " |")
+        kinds = np.array(rows[key][0]["kinds"])
+        share, per_pair, even = (np.concatenate([np.array(r[name], float) for r in rows[key]]) for name in ("share", "per_pair", "even"))
+        preference = skew(per_pair.swapaxes(0, 1), even[0])[kinds == "OR"].mean(0)  # per_pair (models, L, 3, 4)
+        cells = [[*ATTENTION.values()][key[0]], *key[1:], str((kinds == "OR").sum())]
+        cells += [f"{value:.1%}" for value in share[:, kinds == "OR"].mean((0, 1))[0]]
+        lines.append("| " + " | ".join([*cells, *(f"{preference[q]:.1f}" for q in (0, 2))]) + " |")
     return "\n".join(lines)
 
 
@@ -183,7 +182,7 @@ def picture(rows):
             out.append(f'<text x="8" y="{y}" font-weight="bold">{escape(heading)}</text>')
             y += 20
         mean, begin, end = means[key]
-        colour = "#5f6368" if begin <= 0 <= end else "#2e7d32" if end < 0 else "#c62828"
+        colour = "#5f6368" if not clear(found[key]) else "#2e7d32" if mean < 0 else "#c62828"
         out.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(name_of(*key))}</text>')
         out.append(f'<path d="M{x(begin):.1f} {y}H{x(end):.1f}" stroke="{colour}" stroke-width="3"/>')
         out.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="5" fill="{colour}"/>')
@@ -195,7 +194,7 @@ def picture(rows):
              for t in np.round(np.arange(low, high + step / 2, step), 6) + 0.0]  # fmt: skip
     size = f"{left + width + 190} {y + 20}"
     title = "Negative log-likelihood of the next title, difference to plain causal attention (nats; left is better)"
-    foot = "mean over seeds and users, 95 % interval; small circles: single seeds"
+    foot = "mean over seeds and users, 95 % interval; small circles: single seeds; coloured: five seeds, and 99 % leave out 0"
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-family="sans-serif" font-size="12">',
                       '<rect width="100%" height="100%" fill="white"/>', f'<text x="8" y="20" font-size="13" font-weight="bold">{title}</text>',
                       *ticks, *out, f'<text x="8" y="{y + 12}" fill="#5f6368">{foot}</text></svg>\n'])  # fmt: skip
@@ -207,7 +206,8 @@ def main():
     parser.add_argument("--svg", metavar="FILE", help="draw the figure")
     options = parser.parse_args()
     rows, users, attention = read(options.runs)
-    print(table(rows, users), slice_table(rows, users).strip(), attention_table(attention), sep="\n\n")
+    parts = [slice_table(rows, users, metric).strip() for metric in ("NLL", "HR@10", "NDCG@10")]
+    print(table(rows, users), *parts, attention_table(attention), sep="\n\n")
     if options.svg:
         write_atomically(options.svg, picture(rows).encode())
 

@@ -63,7 +63,7 @@ def grid(books):
     decide = tuple(run.name for run in scratch if run.schedule in BOTH)
     peers = [Run("sasrec", "-", seed, after=("sasrec/-/0",) * (seed > 0)) for seed in range(5)]
     runs = scratch[:6] + peers[:2] + scratch[6:] + peers[2:]
-    language = ("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--min-item", "1", "--valid-limit", "500")
+    language = ("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--valid-limit", "500")
     pretrain = Run("pretrain", (0, 0), 0, "titles", language)
     for seed in range(3):
         runs += [Run(f"flip-{name}", "best", seed, options=options, after=decide) for name, options in FLIPS.items()]
@@ -127,6 +127,10 @@ def do(run, folder, folders, records, extra):
     train = [*data, "--out", model, "--seed", run.seed, "--threads", 1, *masks, *options]
     call([ROOT / "train.py", *(["--resume", model] if (model / "log.jsonl").exists() else train)], log)
     first, *epochs = map(json.loads, (model / "log.jsonl").read_text().splitlines())
+    trained = {name: first["options"][name] for name in ("intra_layers", "cross_layers", "seed", "max_steps")}
+    steps = dict(zip(options, options[1:])).get("--max-steps")  # the last one counts
+    if list(trained.values()) != [*schedule, run.seed, steps and int(steps)]:
+        raise ValueError(f"{model} holds another training: {trained}; remove it")
     record |= {
         "options": {k: v for k, v in first["options"].items() if k not in ("data", "out", "weights", "resume")}, "torch": first["torch"],
         "steps": epochs[-1]["step"], "train": [round(e["train"], 4) for e in epochs], "valid": [round(e["valid"], 4) for e in epochs],
@@ -147,15 +151,18 @@ def figures(report, name):
 
 
 def attention_figures(report):
-    """What a line keeps of a report of evaluate.py --attention: of each model share and per_pair, means over heads, (L, 3, 4)."""
+    """What a line keeps of a report of evaluate.py --attention: of each model share, per_pair (means over heads) and even, (L, 3, 4)."""
     models = list(report["models"].values())
-    means = {key: [np.array(model[key], float).mean(1).round(5) for model in models] for key in ("share", "per_pair")}
+    means = {key: [np.array(model[key], float) for model in models] for key in ("share", "per_pair", "even")}
+    means = {key: [(m.mean(1) if m.ndim == 4 else m).round(5) for m in value] for key, value in means.items()}
     return {"kinds": models[0]["kinds"], **{key: [np.where(np.isnan(m), None, m).tolist() for m in value] for key, value in means.items()}}
 
 
 @torch.inference_mode()
 def likelihoods(weights, folder, part="test", limit=None):
-    """Negative log-likelihood of the targets of data.test or data.valid, in nats, as evaluate.py computes it; nothing is ranked."""
+    """Negative log-likelihood of the targets of data.test or data.valid, in nats; nothing is ranked.
+
+    As evaluate.py computes it, unless a prompt is so long that entries are dropped: that also makes room for the longest title."""
     model, encoder, settings = recommender.load(weights)
     data = dataset.load(folder, settings.history, settings.min_item, settings.min_user)
     objective = Objective(encoder, recommender.build_trie(encoder, data.titles), data.titles, settings, "target")
@@ -239,9 +246,10 @@ def main():
     parser.add_argument("--books", type=lambda name: Path(name).resolve(), metavar="FOLDER", help="the Amazon Books data")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, a thread each (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only runs whose name begins with this, and those that they need")
-    parser.add_argument("--max-steps", type=int, help="stop trainings after so many steps, to try the command out")
+    parser.add_argument("--max-steps", type=int, help="try the command out: trainings of so many steps, in FOLDER/trial")
     options = parser.parse_args()
-    folder = options.folder.resolve()
+    torch.set_num_threads(1)
+    folder = options.folder.resolve() / ("trial" if options.max_steps else "")
     for name in ("models", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, stop)
@@ -255,8 +263,10 @@ def main():
             write_titles(folder / "titles")
         folders = {"movielens": None, "titles": folder / "titles"} | ({"books": options.books} if options.books else {})
         every = grid(options.books)
-        asked = [run for run in every if run.name.startswith(options.only)]
-        runs = [run for run in every if run in asked or any(run.name in other.after for other in asked)]
+        needed = {run.name for run in every if run.name.startswith(options.only)}
+        for run in reversed(every):
+            needed |= set(run.after) if run.name in needed else set()
+        runs = [run for run in every if run.name in needed]
         extra = ("--max-steps", str(options.max_steps)) if options.max_steps else ()
         return 1 if work(folder, runs, folders, options.workers, extra) else 0
 

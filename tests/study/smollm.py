@@ -24,7 +24,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from ref import recommender  # noqa: E402
+from ref import cli, recommender  # noqa: E402
 from ref.files import read_json, write_atomically, write_json  # noqa: E402
 from ref.llama import Llama  # noqa: E402
 from study.run import attention_figures, likelihoods  # noqa: E402
@@ -69,9 +69,9 @@ def write_likelihoods(path, *arguments):
     write_json(path, likelihoods(*arguments))
 
 
-def steps(folder, books, limit):
+def steps(folder, model, books, limit):
     """(file that a step leaves, command or function) of all steps."""
-    model, data = folder / "model", {"movielens": [], "books": ["--data", books]}
+    data = {"movielens": [], "books": ["--data", books]}
     for name, where in data.items():
         stem = folder / f"attention-{name}"
         yield f"{stem}.json", ["evaluate.py", *where, "--weights", model, "--attention", "--limit", limit or 200,
@@ -111,19 +111,23 @@ def main():
     parser.add_argument("folder", type=lambda name: Path(name).resolve())
     parser.add_argument("--books", type=lambda name: Path(name).resolve(), required=True, metavar="FOLDER", help="the Amazon Books data")
     parser.add_argument("--convert-only", action="store_true", help="stop after the check of the logits")
-    parser.add_argument("--limit", type=int, help="so many users and one step everywhere, to try the command out")
+    parser.add_argument("--limit", type=int, help="try the command out: so many users and one step everywhere, in FOLDER/trial")
     options = parser.parse_args()
-    model = options.folder / "model"
+    model, out = options.folder / "model", options.folder / ("trial" if options.limit else "")
+    out.mkdir(exist_ok=True, parents=True)
     if not (model / "model.safetensors").exists():
         convert(model)
     check(model)
-    for file, step in [] if options.convert_only else steps(options.folder, options.books, options.limit):
+    for file, step in [] if options.convert_only else steps(out, model, options.books, options.limit):
         if not Path(file).exists():
             print(f"making {file}", flush=True)
-            step() if callable(step) else subprocess.run([sys.executable, *map(str, step)], cwd=ROOT, check=True)
+            if callable(step):
+                step()
+            elif code := subprocess.run([sys.executable, *map(str, step)], cwd=ROOT).returncode:
+                raise ValueError(f"exit code {code}: {' '.join(map(str, step))}")
     if not options.convert_only:
-        collect(options.folder)
+        collect(out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run("smollm.py", main)
