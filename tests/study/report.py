@@ -121,6 +121,7 @@ def table(rows, users):
         cells += [show(interval(found[name])) if name in found else "–" for name in ("HR@10", "NDCG@10")]
         cells.append(f"{np.mean([record['best'] for record in records]):.3f}" if "best" in records[0] else "–")
         lines.append("| " + " | ".join(cells) + " |")
+    lines.append("| *counting* | | | | | | |")
     for data, record in users.items():
         for name, ranks in record["ranks"].items():
             found = of_ranks(ranks)
