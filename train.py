@@ -248,12 +248,16 @@ def training_targets(data, loss):
     return np.flatnonzero(change.cumsum()[:-1])
 
 
-def refuse_too_long(places, data, objective):
-    """ValueError if the longest of the targets at `places` does not fit into the model, with the entry before it: now, not hours later."""
+def objectives(options, data, encoder, settings):
+    """The Objective to train by, and that of validation; ValueError, not hours later, if the longest target and the entry before do not fit."""
+    loss, trie = options.loss or ("titles" if settings.layout.same_everywhere else "target"), build_trie(encoder, data.titles)
+    objective, target_only = (Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target"))
+    places = np.append(data.valid[: options.valid_limit].ends - 1, training_targets(data, loss))
     if len(places):
         tokens = objective.title_tokens[data.entries]
         longest = places[(tokens[places] + tokens[places - 1]).argmax()]
-        objective.batch([data.entries[longest - 1 : longest + 1]])
+        target_only.batch([data.entries[longest - 1 : longest + 1]])
+    return objective, target_only
 
 
 class NegativeLogLikelihood(torch.nn.Module):
@@ -495,15 +499,10 @@ def train(options):
     model, encoder, settings = prepare(options, data)
     if parallel.RANK:  # the same weights everywhere, but each process drops out its own
         torch.manual_seed(int(np.random.default_rng([options.seed, parallel.RANK]).integers(2**63)))
-    loss = options.loss or ("titles" if settings.layout.same_everywhere else "target")
-    trie = build_trie(encoder, data.titles)
-    objective, target_only = (Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target"))
-    validation = data.valid[: options.valid_limit]
-    refuse_too_long(validation.ends - 1, data, target_only)
-    refuse_too_long(training_targets(data, loss), data, target_only)
-    validation = entries_of(validation, data)
+    objective, target_only = objectives(options, data, encoder, settings)
+    validation = entries_of(data.valid[: options.valid_limit], data)
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
-          f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {loss}, "
+          f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {objective.loss}, "
           f"softmax {settings.softmax}")  # fmt: skip
 
     for path in {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))} if parallel.RANK == 0 else ():
@@ -511,7 +510,7 @@ def train(options):
     nll = shared(NegativeLogLikelihood(model, options), model.layers, options)
     optimizer = make_optimizer(nll.parameters(), options)
     epoch, best = read_state(out, model, optimizer) if options.resume else (None, None)
-    start_log(out, first_line(options, data, model, loss), epoch)
+    start_log(out, first_line(options, data, model, objective.loss), epoch)
     encoder.tokenizer.save(out)
     settings.save(out)
     if options.resume:
