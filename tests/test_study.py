@@ -193,6 +193,15 @@ def test_the_figure_has_a_row_for_each_comparison(runs):
     assert len(circles) == 4 + 3 * 5 + 3 + 1 + 1
 
 
+def test_curves_are_differences_over_common_seeds_and_epochs():
+    rows = {("scratch", "0/0"): [{"seed": 0, "train": [7, 6], "valid": [8, 7]}],
+            ("scratch", "1/1"): [{"seed": 0, "train": [6.99, 5.97, 1], "valid": [8, 7, 1]}, {"seed": 1, "train": [1] * 3, "valid": [1] * 3}],
+            ("tiny", "1/1"): [{"seed": 0, "train": [1], "valid": [1]}]}  # fmt: skip
+    svg = ElementTree.fromstring(report.curves(rows))
+    lines = [line.get("points") for line in svg.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert lines == ["60.0,120.0 340.0,220.0", "440.0,70.0 720.0,70.0"]  # from 0 at 70 to -0.04 at 270
+
+
 def test_attention_is_averaged_over_heads_models_and_or_layers():
     def model(same):
         """Two layers, IN and OR, of two heads; in the OR layer the second head gives twice what the first gives. Even attention gives 2 to 1."""

@@ -1,4 +1,4 @@
-"""The table and the figure of the README from the raw runs: python tests/study/report.py [RUNS.jsonl] [--svg FILE]
+"""The tables and figures of the README from the raw runs: python tests/study/report.py [RUNS.jsonl] [--svg FILE] [--curves FILE]
 
 Intervals: bootstrap over users and seeds, both drawn with replacement (plan.md). Differences are paired, user by user and seed by seed, so
 below 0 is better for the negative log-likelihood (NLL, nats a title); behind them, how many seeds are below 0. A star: the interval at 99 % leaves
@@ -20,6 +20,7 @@ from ref.attention import skew  # noqa: E402
 from ref.files import read_text, write_atomically  # noqa: E402
 
 DRAWS = {95: 2000, 99: 10_000}
+COLOURS = {"0/1": "#b06000", "1/0": "#1a73e8", "1/1": "#188038", "1/2": "#12808f", "2/1": "#9334e6"}  # of the lines of the loss
 SECTIONS = {  # group: heading of its rows; groups of one heading stand together
     "scratch": "from scratch, MovieLens", "sasrec": "from scratch, MovieLens",
     "validation": "the same, validation targets (the epoch was chosen by them; not planned)",
@@ -201,16 +202,57 @@ def picture(rows):
                       *ticks, *out, f'<text x="8" y="{y + 12}" fill="#5f6368">{foot}</text></svg>\n'])  # fmt: skip
 
 
+def curves(rows):
+    """SVG: loss of training and validation after each epoch, difference to causal, mean over the seeds that all schedules have."""
+    runs = {schedule: records for (group, schedule), records in rows.items() if group == "scratch"}
+    seeds = set.intersection(*({r["seed"] for r in records} for records in runs.values()))
+    runs = {schedule: [r for r in records if r["seed"] in seeds] for schedule, records in runs.items()}
+    epochs = min(len(record["train"]) for records in runs.values() for record in records)
+    losses = {(s, part): np.array([r[part][:epochs] for r in records]).mean(0) for s, records in runs.items() for part in ("train", "valid")}
+    found = {key: loss - losses["0/0", key[1]] for key, loss in losses.items()}
+    ends, step = np.array([*found.values()]), 0.02
+    low, high = np.floor(ends.min() / step) * step, np.ceil(ends.max() / step) * step
+    width, height, top, out = 280, 200, 70, []
+
+    def y(value):
+        return top + height * (high - value) / (high - low)
+
+    for left, part, heading in ((60, "train", "training loss"), (440, "valid", "validation loss")):
+        out.append(f'<text x="{left}" y="{top - 18}" font-weight="bold">{heading}</text>')
+        for tick in np.round(np.arange(low, high + step / 2, step), 6) + 0.0:
+            out.append(f'<path d="M{left} {y(tick):.1f}H{left + width}" stroke="{"#202124" if tick == 0 else "#e0e0e0"}"/>')
+            out.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#5f6368">{tick:g}</text>')
+        x = [left + width * i / max(epochs - 1, 1) for i in range(epochs)]
+        out += [f'<text x="{x[i]:.1f}" y="{top + height + 18}" text-anchor="middle" fill="#5f6368">{i + 1}</text>' for i in range(epochs)]
+        place = -np.inf  # of the last name: names keep 13 apart
+        for schedule in sorted(runs, key=lambda s: -found[s, part][-1]):
+            place, line = max(y(found[schedule, part][-1]), place + 13), found[schedule, part]
+            if schedule == "0/0":
+                colour, name = "#202124", "causal"
+            else:
+                colour, name = COLOURS[schedule], schedule
+                points = " ".join(f"{a:.1f},{y(b):.1f}" for a, b in zip(x, line))
+                out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            out.append(f'<text x="{left + width + 8}" y="{place + 4:.1f}" fill="{colour}">{name}</text>')
+    title = f"Loss after each epoch, difference to plain causal attention (nats a title; mean of {len(seeds)} seeds; lower is better)"
+    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {top + height + 40}" font-family="sans-serif" font-size="12">',
+                      '<rect width="100%" height="100%" fill="white"/>', f'<text x="8" y="20" font-size="13" font-weight="bold">{title}</text>',
+                      *out, f'<text x="8" y="{top + height + 34}" fill="#5f6368">epochs; IN layers / CR layers of four</text></svg>\n'])  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="?", type=Path, default=HERE / "runs.jsonl")
-    parser.add_argument("--svg", metavar="FILE", help="draw the figure")
+    parser.add_argument("--svg", metavar="FILE", help="draw the differences")
+    parser.add_argument("--curves", metavar="FILE", help="draw the losses of the models from scratch, epoch by epoch (SVG)")
     options = parser.parse_args()
     rows, users, attention = read(options.runs)
     parts = [slice_table(rows, users, metric).strip() for metric in ("NLL", "HR@10", "NDCG@10")]
     print(table(rows, users), *parts, attention_table(attention), sep="\n\n")
     if options.svg:
         write_atomically(options.svg, picture(rows).encode())
+    if options.curves:
+        write_atomically(options.curves, curves(rows).encode())
 
 
 if __name__ == "__main__":
