@@ -193,6 +193,16 @@ def test_the_figure_has_a_row_for_each_comparison(runs):
     assert len(circles) == 4 + 3 * 5 + 3 + 1 + 1
 
 
+def test_a_difference_beyond_the_axis_is_an_arrow_and_does_not_stretch_it(runs, monkeypatch):
+    def drawn():
+        svg = ElementTree.fromstring(report.picture(report.read(runs)[0]))
+        return [len(list(svg.iter("{http://www.w3.org/2000/svg}circle"))), sum(p.get("d").endswith("z") for p in svg.iter("{http://www.w3.org/2000/svg}path"))]
+
+    assert drawn() == [24, 0]
+    monkeypatch.setattr(report, "REACH", 0.3)  # the flip differs by 0.45, in one seed
+    assert drawn() == [22, 1]
+
+
 def test_curves_are_differences_over_common_seeds_and_epochs():
     rows = {("scratch", "0/0"): [{"seed": 0, "train": [7, 6], "valid": [8, 7]}],
             ("scratch", "1/1"): [{"seed": 0, "train": [6.99, 5.97, 1], "valid": [8, 7, 1]}, {"seed": 1, "train": [1] * 3, "valid": [1] * 3}],

@@ -20,6 +20,7 @@ from ref.attention import skew  # noqa: E402
 from ref.files import read_text, write_atomically  # noqa: E402
 
 DRAWS = {95: 2000, 99: 10_000}
+REACH = 0.5  # nats; a larger difference is an arrow, that the others can be told apart
 COLOURS = {"0/1": "#b06000", "1/0": "#1a73e8", "1/1": "#188038", "1/2": "#12808f", "2/1": "#9334e6"}  # of the lines of the loss
 SECTIONS = {  # group: heading of its rows; groups of one heading stand together
     "scratch": "from scratch, MovieLens", "sasrec": "from scratch, MovieLens",
@@ -164,11 +165,12 @@ def attention_table(records):
 
 
 def picture(rows):
-    """SVG: a row a model, its difference to causal in NLL with the interval, and a dot for each seed."""
+    """SVG: a row a model, its difference to causal in NLL with the interval, and a dot for each seed; an arrow for what the axis does not reach."""
     compared = [key for key in ordered(rows) if reference(*key, rows)]
     found = {key: paired(rows[key], rows[reference(*key, rows)]) for key in compared}
     means = {key: interval(values) for key, values in found.items()}
-    ends = [v for key in compared for v in (*means[key][1:], *found[key].mean(1))] + [0.0]
+    near = [key for key in compared if abs(means[key][0]) <= REACH]
+    ends = [v for key in near for v in (*means[key][1:], *found[key].mean(1))] + [0.0]
     low, high = min(ends), max(ends)
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if (high - low) / s <= 10)
     low, high = np.floor(low / step) * step, np.ceil(high / step) * step
@@ -186,9 +188,12 @@ def picture(rows):
         mean, begin, end = means[key]
         colour = "#5f6368" if not clear(found[key]) else "#2e7d32" if mean < 0 else "#c62828"
         out.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(name_of(*key))}</text>')
-        out.append(f'<path d="M{x(begin):.1f} {y}H{x(end):.1f}" stroke="{colour}" stroke-width="3"/>')
-        out.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="5" fill="{colour}"/>')
-        out += [f'<circle cx="{x(value):.1f}" cy="{y}" r="2" fill="white" stroke="{colour}"/>' for value in found[key].mean(1)]
+        if key in near:
+            out.append(f'<path d="M{x(begin):.1f} {y}H{x(end):.1f}" stroke="{colour}" stroke-width="3"/>')
+            out.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="5" fill="{colour}"/>')
+            out += [f'<circle cx="{x(value):.1f}" cy="{y}" r="2" fill="white" stroke="{colour}"/>' for value in found[key].mean(1)]
+        else:
+            out.append(f'<path d="M{x(low if mean < 0 else high):.1f} {y}l{12 if mean < 0 else -12} -6v12z" fill="{colour}"/>')
         out.append(f'<text x="{left + width + 14}" y="{y + 4}" fill="{colour}">{mean:+.3f} [{begin:+.3f}, {end:+.3f}]</text>')
         y += 20
     ticks = [f'<path d="M{x(t):.1f} {top - 8}V{y}" stroke="{"#202124" if abs(t) < step / 2 else "#e0e0e0"}"/>'
@@ -196,7 +201,7 @@ def picture(rows):
              for t in np.round(np.arange(low, high + step / 2, step), 6) + 0.0]  # fmt: skip
     size = f"{left + width + 190} {y + 20}"
     title = "Negative log-likelihood of the next title, difference to plain causal attention (nats; left is better)"
-    foot = "mean over seeds and users, 95 % interval; small circles: single seeds; coloured: five seeds, and 99 % leave out 0"
+    foot = "mean over seeds and users, 95 % interval; small circles: single seeds; arrow: beyond the axis; coloured: five seeds, and 99 % leave out 0"
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-family="sans-serif" font-size="12">',
                       '<rect width="100%" height="100%" fill="white"/>', f'<text x="8" y="20" font-size="13" font-weight="bold">{title}</text>',
                       *ticks, *out, f'<text x="8" y="{y + 12}" fill="#5f6368">{foot}</text></svg>\n'])  # fmt: skip

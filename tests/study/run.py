@@ -154,7 +154,7 @@ def attention_figures(report):
     """What a line keeps of a report of evaluate.py --attention: of each model share, per_pair (means over heads) and even, (L, 3, 4)."""
     models = list(report["models"].values())
     means = {key: [np.array(model[key], float) for model in models] for key in ("share", "per_pair", "even")}
-    means = {key: [(m.mean(1) if m.ndim == 4 else m).round(5) for m in value] for key, value in means.items()}
+    means = {key: [(m.mean(1) if m.ndim == 4 else m).round(4 if key == "share" else 5) for m in value] for key, value in means.items()}
     return {"kinds": models[0]["kinds"], **{key: [np.where(np.isnan(m), None, m).tolist() for m in value] for key, value in means.items()}}
 
 
