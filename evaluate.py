@@ -9,22 +9,29 @@
 import argparse
 import itertools
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ref import attention, cli, dataset, lora, parallel, recommender
-from ref.decode import Decoder, padded
+from ref import cli, recommender
+from ref.checkpoints import adapters
+from ref.data import dataset
 from ref.files import write_atomically, write_json
-from ref.objective import Objective
+from ref.loss import Objective
+from ref.report import attention
+from ref.report.baselines import Baselines
+from ref.report.draw_attention import attention_svg
+from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc, slices
+from ref.report.tables import attention_table, table
+from ref.search.decoder import Decoder
+from ref.search.item_states import ItemCache
+from ref.settings import read_settings
+from ref.training import processes
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
-CUTOFFS = (1, 5, 10)  # of HR and NDCG
-REACH = 10  # entries on either side that count as "together"
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1 is HR@1; --json has all
 
 
@@ -57,88 +64,8 @@ def parse_options(arguments=None):
     cli.check_device(options.device)
     if options.svg and not options.attention:
         raise ValueError("--svg belongs to --attention, which is not given")
-    parallel.start(options.device)
+    processes.start(options.device)
     return options
-
-
-def rank_and_auc(scores, target, candidates):
-    """Rank of `target` among `candidates` (indices into `scores`), ties by index, and its AUC, ties half.
-
-    A target whose score is -inf is not returned: rank infinity, AUC 0.
-    """
-    others = candidates[candidates != target]
-    if scores[target] == -np.inf:
-        return np.inf, 0.0
-    ties = scores[others] == scores[target]
-    rank = 1 + (scores[others] > scores[target]).sum() + (others[ties] < target).sum()
-    auc = ((scores[others] < scores[target]).sum() + ties.sum() / 2) / max(len(others), 1)
-    return float(rank), float(auc)
-
-
-def metrics_of(ranks):
-    """{"HR@1": float64 (U,), ..., "MRR": ...}, one value a user, from ranks (U,)."""
-    ranks = np.asarray(ranks, np.float64)
-    out = {f"HR@{k}": (ranks <= k).astype(np.float64) for k in CUTOFFS}
-    out |= {f"NDCG@{k}": np.where(ranks <= k, 1 / np.log2(ranks + 1), 0.0) for k in CUTOFFS}
-    return out | {"MRR": 1 / ranks}
-
-
-def bootstrap(values, resamples=1000, seed=0):
-    """95 % intervals of the means of several columns, users drawn with replacement.
-
-    values: {name: float (U,)}; the same draws for every column. Returns {name: (mean, low, high)}.
-    """
-    table = np.stack(list(values.values()), axis=1)  # (U, columns)
-    rng = np.random.default_rng(seed)
-    means = np.stack([table[rng.integers(0, len(table), len(table))].mean(0) for _ in range(resamples)])
-    low, high = np.percentile(means, (2.5, 97.5), axis=0)
-    return {name: tuple(map(float, row)) for name, *row in zip(values, table.mean(0), low, high)}
-
-
-def paired_difference(values, others, resamples=1000, seed=0):
-    """`bootstrap` of values - others, user by user, for the columns that both have."""
-    return bootstrap({name: values[name] - others[name] for name in values if name in others}, resamples, seed)
-
-
-class Baselines:
-    """Scores of all titles for a history, float64 (titles,); ties are left to the order of the catalogue."""
-
-    def __init__(self, data):
-        self.entries, self.counts = data.entries, data.training_counts().astype(np.float64)
-        lengths = data.train.ends - data.train.starts
-        within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-        places = np.repeat(data.train.starts, lengths) + within
-        order = np.argsort(self.entries[places], kind="stable")
-        self.places = places[order]  # training positions, sorted by title
-        self.starts, self.ends = (np.repeat(bound, lengths)[order] for bound in (data.train.starts, data.train.ends))
-        self.first = np.searchsorted(self.entries[self.places], np.arange(len(self.counts) + 1))
-
-    def scorers(self):
-        """{name: function of a history (int array, oldest first)}."""
-        return {
-            "most popular": lambda history: self.counts,
-            "co-occurrence, last item": self._last_item,
-            "co-occurrence, ten items": self._ten_items,
-        }
-
-    def _last_item(self, history):
-        """How often each title stands within REACH entries before or after the last item of the history."""
-        offsets = np.concatenate((np.arange(-REACH, 0), np.arange(1, REACH + 1)))
-        return self._near(history[-1], offsets, np.ones(len(offsets)))
-
-    def _ten_items(self, history):
-        """Titles that follow an item of the history within REACH entries: 1 / distance in training,
-        times 1 / distance of the item from the end of the history."""
-        offsets = np.arange(1, REACH + 1)
-        near = (self._near(title, offsets, 1 / offsets) / back for back, title in enumerate(history[::-1], start=1))
-        return sum(near, np.zeros(len(self.counts)))
-
-    def _near(self, title, offsets, weights):
-        own = slice(self.first[title], self.first[title + 1])
-        places = self.places[own, None] + offsets
-        inside = (places >= self.starts[own, None]) & (places < self.ends[own, None])
-        weights = np.broadcast_to(weights, places.shape)[inside]
-        return np.bincount(self.entries[places[inside]], weights, minlength=len(self.counts))
 
 
 @dataclass
@@ -197,43 +124,6 @@ def rank_scores(name, users, scores_of, options, answers, nll=None):
     return result(name, ranks, None if options.ranking == "beam" else aucs, nll)
 
 
-class ItemCache:
-    """What the IN layers make of every title of a catalogue, computed once (`evaluate.py --cache-items`).
-
-    With text="isolated" an entry sees itself alone there, and RoPE turns by distances: its states are the same wherever
-    it stands. A prompt that holds nothing but entries can then start behind the IN layers. Raises ValueError for any
-    other scheme or layout.
-    """
-
-    def __init__(self, model, encoder, titles, batch_size=256):
-        scheme, layout = model.scheme, encoder.layout
-        if (scheme.text, scheme.delimiters, scheme.target) != ("isolated", "item", "item") or not scheme.intra_layers:
-            raise ValueError(f"--cache-items needs IN layers with text='isolated' and delimiters and target 'item'; found {scheme}")
-        if layout.before or layout.after or layout.bos:
-            raise ValueError(f"--cache-items needs a layout without text around the entries; {layout.name!r} has some")
-        self.states = {}  # the tokens of an entry, as bytes -> (its tokens, C)
-        for begin in range(0, len(titles), batch_size):
-            prompts = [encoder.encode([title]) for title in titles[begin : begin + batch_size]]
-            input_ids, segment_ids = padded(prompts)
-            with torch.inference_mode():
-                states = model.hidden_states(*(
-                    torch.from_numpy(array).to(model.norm.weight.device) for array in (input_ids, segment_ids)
-                ), stop=scheme.intra_layers)  # fmt: skip
-            for prompt, rows in zip(prompts, states):
-                self.states[prompt.input_ids.tobytes()] = rows[: len(prompt.input_ids)].clone()
-
-    def of(self, prompts):
-        """The states (U, T, C) of whole prompts, padded with zeros; ValueError for an entry that is not in the catalogue."""
-        found = []
-        for prompt in prompts:
-            entries = np.split(prompt.input_ids, np.flatnonzero(np.diff(prompt.entry)) + 1)
-            try:
-                found.append(torch.cat([self.states[entry.tobytes()] for entry in entries]))
-            except KeyError:
-                raise ValueError(f"--cache-items: an entry of this prompt is no title of the catalogue: {prompt.text[:200]!r}") from None
-        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
-
-
 def evaluate_model(folder, data, users, options):
     """The Result of a model folder, its best five titles for each user to show, and which title each title counts as."""
     model, encoder, settings = recommender.load(folder, DTYPES[options.dtype], options.device, options.base)
@@ -244,8 +134,8 @@ def evaluate_model(folder, data, users, options):
     room = trie.depth.max()
     done = []  # of each batch: history entries dropped, negative log-likelihoods, what was found for each user
     size = 1 if options.ranking == "sampled" else options.batch_size
-    batches = range(0, len(users.targets), size)[parallel.RANK :: parallel.WORLD]
-    for begin in tqdm(batches, desc=str(folder), disable=parallel.RANK > 0 or None, unit="batch"):
+    batches = range(0, len(users.targets), size)[processes.RANK :: processes.WORLD]
+    for begin in tqdm(batches, desc=str(folder), disable=processes.RANK > 0 or None, unit="batch"):
         some = range(begin, min(begin + size, len(users.targets)))
         prompts = [encoder.encode([data.titles[i] for i in users.histories[u]], reserve=room) for u in some]
         shown = [users.histories[u][prompt.dropped :] for u, prompt in zip(some, prompts)]
@@ -258,8 +148,8 @@ def evaluate_model(folder, data, users, options):
             found = [row.astype(np.float32) for row in decoder.title_log_probs(prompts, titles)]
         dropped = sum(prompt.dropped for prompt in prompts)
         done.append((dropped, target_nll(model, objective, windows, options.device), found))
-    everyone = parallel.gather(done)  # the processes took turns
-    dropped, nll, found = zip(*(everyone[i % parallel.WORLD][i // parallel.WORLD] for i in range(sum(map(len, everyone)))))
+    everyone = processes.gather(done)  # the processes took turns
+    dropped, nll, found = zip(*(everyone[i % processes.WORLD][i // processes.WORLD] for i in range(sum(map(len, everyone)))))
     nll, found = np.concatenate(nll), list(itertools.chain(*found))
     if sum(dropped):
         print(f"{folder}: {sum(dropped)} history entries did not fit into {encoder.max_length} tokens and were left out")
@@ -283,34 +173,6 @@ def target_nll(model, objective, windows, device):
     batch = objective.batch(windows, device)
     log_probs = objective.token_log_probs(model, batch)
     return -np.bincount(batch.rows.cpu().numpy(), log_probs.double().cpu().numpy(), minlength=len(windows))
-
-
-def table(rows, columns):
-    """Lines of means and, below them, their intervals; rows: {name: {metric: (mean, low, high)}}."""
-    width = max(map(len, rows)) + 1
-    lines = [" " * width + "".join(f"{column:>19}" for column in columns)]
-    for name, values in rows.items():
-        means, intervals = "", ""
-        for column in columns:
-            if column not in values:
-                means, intervals = means + f"{'-':>19}", intervals + " " * 19
-                continue
-            mean, low, high = values[column]
-            means += f"{mean:>19.4f}"
-            intervals += f"{f'[{low:.4f} {high:.4f}]':>19}"
-        lines += [f"{name:<{width}}{means}", " " * width + intervals]
-    return "\n".join(lines)
-
-
-def slices(lengths, counts):
-    """{name: bool (U,)}: by history length, and by how often the target stands in training, both int (U,)."""
-    masks = {f"history of {low} to {high}": (lengths >= low) & (lengths <= high) for low, high in ((1, 4), (5, 9))}
-    masks["history of 10 or more"] = lengths >= 10
-    masks["target never in training (cold)"] = counts == 0
-    for low, high in ((1, 9), (10, 49), (50, 99)):
-        masks[f"target {low} to {high} times in training"] = (counts >= low) & (counts <= high)
-    masks["target 100 times or more"] = counts >= 100
-    return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def show_users(data, users, tops, number):
@@ -386,54 +248,6 @@ def measure_attention(folder, data, users, options):
     return Attention(folder, model.scheme.kinds(len(model.layers)), *attention.measure(model, tqdm(prompts, desc=folder, disable=None)))
 
 
-def attention_table(found):
-    """Lines for a terminal: a row a layer, means over heads."""
-    keys = [f"{key:>12}" for key in attention.KEYS]
-    lines = [found.name]
-    share, per_pair = found.share.mean(1), found.per_pair.mean(1)
-    for q, query in enumerate(attention.QUERIES):
-        lines += ["", f"  {f'from {found.sizes[q]} {query}':<32}{'share':>12}{'':36}{'per allowed pair':>18}{'':36}{'skew':>12}"]
-        lines.append(f"  {'layer':<26}" + "".join(keys) + "      " + "".join(keys))
-        for number, kind in enumerate(found.kinds):
-            rows = (share[number, q], per_pair[number, q])
-            cells = ["".join(f"{'-':>12}" if np.isnan(value) else f"{value:>12.4f}" for value in row) for row in rows]
-            skew = found.skew[number, q]
-            lines.append(f"  {number:>3} {kind:<22}{cells[0]}      {cells[1]}" + (f"{'-':>12}" if np.isnan(skew) else f"{skew:>12.2f}"))
-    return "\n".join(lines) + "\n"
-
-
-def attention_svg(models, width=150):
-    """A panel a model: a band a layer, first layer on top, in it a stripe a head; across, the four shares of each kind of query.
-
-    Behind a band: its skew (ref/attention.py)."""
-    colours, out, top = dict(zip(attention.KEYS, ("#e45756", "#4c78a8", "#b8bcc2", "#f2cf5b"))), [], 66
-    panel, stripe = 3 * (width + 50) + 52, [max(2, 24 // found.share.shape[1]) for found in models]
-    height = max(top + len(found.kinds) * (found.share.shape[1] * h + 4) for found, h in zip(models, stripe)) + 50
-    for place, (found, h) in enumerate(zip(models, stripe)):
-        left, H = place * panel + 52, found.share.shape[1]
-        out.append(f'<text x="{left}" y="22" font-size="14" font-weight="bold">{escape(found.name)}</text>')
-        for q, query in enumerate(attention.QUERIES):
-            x = left + q * (width + 50)
-            out.append(f'<text x="{x}" y="46">from {escape(query)}</text>')
-            out += [f'<text x="{x + at * width}" y="60" font-size="9" fill="#5f6368" text-anchor="middle">{at:.0%}</text>' for at in (0, 0.5, 1)]
-            for number, kind in enumerate(found.kinds):
-                y = top + number * (H * h + 4)
-                skew = found.skew[number, q]
-                labels = [(x + width + 4, "start", f"{skew:.1f} ×")] * bool(skew > 0)
-                labels += [(left - 8, "end", f"{number} {kind}")] * (q == 0)
-                out += [f'<text x="{at}" y="{y + H * h / 2 + 4}" text-anchor="{anchor}">{label}</text>' for at, anchor, label in labels]
-                for head in range(H):
-                    ends = np.append(0, found.share[number, head, q].cumsum()) * width
-                    out += [f'<rect x="{x + ends[c]:.1f}" y="{y + head * h}" width="{ends[c + 1] - ends[c]:.1f}" height="{h}" fill="{colours[key]}"/>'
-                            for c, key in enumerate(attention.KEYS) if ends[c + 1] - ends[c] >= 0.05]  # fmt: skip
-    legend = "".join(f'<rect x="{52 + 100 * c}" y="{height - 38}" width="12" height="12" fill="{colour}"/>'
-                     f'<text x="{69 + 100 * c}" y="{height - 28}">{key}</text>' for c, (key, colour) in enumerate(colours.items()))  # fmt: skip
-    legend += (f'<text x="52" y="{height - 6}" font-size="10" fill="#5f6368">a band a layer, a stripe a head; 3 ×: a token of the same item gets three '
-               "times what one of another gets, beyond even attention</text>")  # fmt: skip
-    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {panel * len(models)} {height}" font-family="sans-serif" '
-                      f'font-size="12"><rect width="{panel * len(models)}" height="{height}" fill="white"/>', *out, legend, "</svg>\n"])  # fmt: skip
-
-
 def report_attention(data, users, folders, options):
     """Print the tables of --attention, write what --json and --svg ask for."""
     models = [measure_attention(folder, data, users, options) for folder in folders]
@@ -460,8 +274,8 @@ def main():
     if not folders:
         raise FileNotFoundError(f"none of {', '.join(DEFAULT_WEIGHTS)} holds a model; train one or name it with --weights")
     for folder in folders:
-        lora.read_config(folder, options.base)
-    settings = [recommender.read_recommender(folder) for folder in folders]
+        adapters.read_config(folder, options.base)
+    settings = [read_settings(folder) for folder in folders]
     shape = {(s.history, s.min_item, s.min_user) for s in settings}
     if len(shape) > 1:
         raise ValueError(f"models trained with other (history, min_item, min_user) cannot be compared: {sorted(shape)}")

@@ -8,7 +8,6 @@
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
@@ -21,23 +20,27 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ref import cli, dataset, lora, parallel
-from ref.config import LlamaConfig
-from ref.checkpoint import write_tensors
-from ref.files import parse_json, read_json, read_text, uninterrupted, write_atomically, write_json
+from ref import cli, lora
+from ref.checkpoints import adapters, load_model, save_model
+from ref.checkpoints.config import config_values, parse_config
+from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
+from ref.data import dataset
+from ref.files import parse_json, read_text, uninterrupted
 from ref.llama import Llama
+from ref.loss import Objective
 from ref.masks import MaskScheme
-from ref.objective import Objective
 from ref.prompt import Layout, PromptEncoder
-from ref.recommender import Recommender, build_trie, check_vocabulary, read_recommender, read_tokenizer
+from ref.recommender import build_trie
+from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
+from ref.training import processes
+from ref.training.batches import batches_of_similar_length, entries_of, training_targets
+from ref.training.processes import over_processes, own_parts, shared
+from ref.training.state import (
+    fingerprint, finished, read_state, refuse_other_data, start_log, write_state,
+)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -117,7 +120,7 @@ def resumed(options, parser):
         checked(before)
     except ValueError as error:
         refuse(error)
-    for what, now, then in (("threads", options.threads or before.threads, before.threads), ("processes", parallel.WORLD, first.get("processes"))):
+    for what, now, then in (("threads", options.threads or before.threads, before.threads), ("processes", processes.WORLD, first.get("processes"))):
         if now != then:
             print(f"{now} {what} instead of {then}: the weights will not be the same to the byte")
     before.resume, before.out, before.threads = options.resume, options.resume, options.threads or before.threads
@@ -151,7 +154,7 @@ def checked(options):
         raise ValueError("--shard divides a model over processes; start them with torchrun --nproc-per-node=N train.py")
     options.lora_alpha = options.lora_alpha or (2.0 * options.lora_rank if options.lora_rank else None)
     cli.check_device(options.device)
-    parallel.start(options.device)
+    processes.start(options.device)
     return options
 
 
@@ -163,7 +166,7 @@ def scheme_from(options, saved=MaskScheme(intra_layers=1, cross_layers=1)):
 
 def new_config(options, vocab_size):
     """A Llama of the asked size; the MLP is 8/3 as wide as the rest, rounded up to a multiple of 16."""
-    return LlamaConfig.from_dict(
+    return parse_config(
         {
             "vocab_size": vocab_size,
             "hidden_size": options.hidden_size,
@@ -181,10 +184,10 @@ def prepare(options, data):
     """(model, encoder, settings): from --weights, or a new tokenizer and random weights."""
     folder = options.weights
     if folder:
-        config, saved, _ = lora.read_config(folder, options.base)
+        config, saved, _ = adapters.read_config(folder, options.base)
         tokenizer = read_tokenizer(folder, options.base)
         check_vocabulary(tokenizer, config)
-        layout = Layout.load(options.layout) if options.layout else read_recommender(folder).layout
+        layout = Layout.load(options.layout) if options.layout else read_settings(folder).layout
         scheme = scheme_from(options, saved)
     else:
         scheme, layout = scheme_from(options), Layout.load(options.layout or "lines")
@@ -192,13 +195,13 @@ def prepare(options, data):
         shown = np.flatnonzero(data.training_counts())
         tokenizer = Tokenizer.train([data.titles[title] for title in shown], options.vocabulary)
         config = new_config(options, tokenizer.vocab_size)
-    settings = Recommender(layout, options.softmax, options.temperature, options.history, options.min_item, options.min_user)
+    settings = Settings(layout, options.softmax, options.temperature, options.history, options.min_item, options.min_user)
     torch.manual_seed(options.seed)
     dtype = torch.float32 if autocast(options) else DTYPES[options.dtype]
     if folder:
-        model = Llama.from_pretrained(folder, dtype, options.device, scheme, dropout=options.dropout, base=options.base)
+        model = load_model(folder, dtype, options.device, scheme, options.base, dropout=options.dropout)
         if options.lora_rank:
-            if lora.base_of(folder, options.base) != folder:
+            if adapters.base_of(folder, options.base) != folder:
                 raise ValueError(f"{folder} is an adapter already; train without --lora-rank to go on from the merged model")
             lora.add(model, options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets.split(","))
     else:
@@ -216,36 +219,9 @@ def save(model, options):
     """Write the model, or its adapter, to --out."""
     if options.lora_rank:
         sizes = options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets.split(",")
-        lora.save(model, options.out, options.weights, *sizes)
+        adapters.save(model, options.out, options.weights, *sizes)
     else:
-        model.save_pretrained(options.out)
-
-
-def batches_of_similar_length(windows, data, objective, batch_size, rng):
-    """The windows in random batches: shuffled, sorted by length within pools of 32 batches, shuffled."""
-    tokens = np.append(0, objective.title_tokens[data.entries].cumsum())
-    lengths = tokens[windows.ends] - tokens[windows.starts]
-    order = rng.permutation(len(windows))
-    batches = []
-    for begin in range(0, len(order), 32 * batch_size):
-        pool = order[begin : begin + 32 * batch_size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    return [windows[batches[i]] for i in rng.permutation(len(batches))]
-
-
-def entries_of(windows, data):
-    return [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
-
-
-def training_targets(data, loss):
-    """Places in data.entries of all that may be the last entry of a training window."""
-    if loss != "titles":
-        return data.training_windows(loss, None).ends - 1
-    change = np.zeros(len(data.entries) + 1, int)
-    np.add.at(change, data.train.starts + 1, 1)
-    np.add.at(change, data.train.ends, -1)
-    return np.flatnonzero(change.cumsum()[:-1])
+        save_model(model, options.out)
 
 
 def objectives(options, data, encoder, settings):
@@ -272,48 +248,12 @@ class NegativeLogLikelihood(torch.nn.Module):
             return -objective.token_log_probs(self.model, batch).sum()
 
 
-def shared(module, layers, options):
-    """`module` such that a backward pass leaves the *mean* of all processes' gradients in each of them.
-
-    --shard: a process holds a part of each parameter, and one of `layers` at a time is made whole.
-    """
-    if options.shard:
-        mesh = dist.init_device_mesh(torch.device(options.device).type, (parallel.WORLD,))
-        for part in (*layers, module):
-            fully_shard(part, mesh=mesh, reshard_after_forward=True)  # also after validation, which has no backward pass
-    elif dist.is_initialized():
-        module = DistributedDataParallel(module)
-    return module
-
-
-def over_processes(values):
-    """The sums of a list of numbers over all processes."""
-    return [sum(column) for column in zip(*parallel.gather(values))]
-
-
-def part_of(tensor, parameter):
-    """What of a whole tensor belongs where `parameter`, sharded or not, is."""
-    tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor) and tensor.dim():
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-    return tensor
-
-
-def own_parts(entries, rounds):
-    """The windows that this process computes, in each of some rounds: [(windows, weight)].
-
-    All processes take part in all rounds, because they wait for each other there; one with nothing left computes with weight 0.
-    """
-    number = rounds * parallel.WORLD
-    return [(entries[i::number] or entries[:1], int(i < len(entries))) for i in range(parallel.RANK, number, parallel.WORLD)]
-
-
 @torch.no_grad()
 def validate(nll, objective, entries, device):
     """Mean negative log-likelihood of the validation targets, in nats a title; some 64 windows at a time."""
     nll.eval()
     sums = []
-    for windows, weight in own_parts(entries, math.ceil(len(entries) / (64 * parallel.WORLD))):
+    for windows, weight in own_parts(entries, math.ceil(len(entries) / (64 * processes.WORLD))):
         batch = objective.batch(windows, device)
         sums.append((weight * nll(objective, batch).item(), weight * batch.units))
     nll.train()
@@ -342,13 +282,13 @@ def step_gradients(options, nll, objective, entries):
 
     Returns nats, tokens and dropped history entries of this process, and the titles of all.
     """
-    rounds = min(options.accumulate, math.ceil(len(entries) / parallel.WORLD))
+    rounds = min(options.accumulate, math.ceil(len(entries) / processes.WORLD))
     parts = [(objective.batch(windows, options.device), weight) for windows, weight in own_parts(entries, rounds)]
     (titles,) = over_processes([sum(weight * batch.units for batch, weight in parts)])
     nats = tokens = dropped = 0
     for batch, weight in parts:
         loss = nll(objective, batch)
-        (loss * weight * parallel.WORLD / titles).backward()  # times WORLD: the processes' gradients will be averaged
+        (loss * weight * processes.WORLD / titles).backward()  # times WORLD: the processes' gradients will be averaged
         nats, tokens, dropped = nats + weight * loss.item(), tokens + weight * batch.real_tokens, dropped + weight * batch.dropped
     return nats, tokens, dropped, titles
 
@@ -360,7 +300,7 @@ def epochs(options, data, nll, objective, optimizer=None, done=None):
     step, total, dropped = done["step"], done["of"], done["dropped"]
     if total and step >= total:
         return
-    with tqdm(disable=parallel.RANK > 0 or None, unit="step", initial=step) as bar:
+    with tqdm(disable=processes.RANK > 0 or None, unit="step", initial=step) as bar:
         for epoch in itertools.count(done["epoch"] + 1):
             rng = np.random.default_rng([options.seed, epoch])
             windows = data.training_windows(objective.loss, rng)
@@ -381,7 +321,7 @@ def epochs(options, data, nll, objective, optimizer=None, done=None):
                 step += 1
                 bar.update()
                 nats, *_, titles = map(sum, zip(*steps[-100:]))
-                bar.set_postfix_str(f"loss {parallel.WORLD * nats / titles:.3f}", refresh=False)
+                bar.set_postfix_str(f"loss {processes.WORLD * nats / titles:.3f}", refresh=False)
             *own, titles = zip(*steps)
             losses, read, left_out = map(over_processes, own)
             tokens, dropped = tokens + sum(read), dropped + sum(left_out)
@@ -398,86 +338,11 @@ def epochs(options, data, nll, objective, optimizer=None, done=None):
 def first_line(options, data, model, loss):
     """What is needed to run this training again."""
     return {
-        "options": vars(options), "processes": parallel.WORLD, "loss": loss, "scheme": vars(model.scheme), "config": model.config.to_dict(),
+        "options": vars(options), "processes": processes.WORLD, "loss": loss, "scheme": vars(model.scheme), "config": config_values(model.config),
         "data": {"source": data.source, "titles": len(data.titles), "entries": len(data.entries), "fingerprint": fingerprint(data)},
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
         "sentencepiece": sentencepiece.__version__, "machine": platform.platform(),
     }  # fmt: skip
-
-
-def fingerprint(data):
-    """SHA-256 of all titles and sequences."""
-    parts = ["\n".join(data.titles).encode(), data.entries.tobytes()]
-    parts += [bound.tobytes() for windows in (data.train, data.valid, data.test) for bound in (windows.starts, windows.ends)]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-def write_state(out, model, optimizer, epoch, best):
-    """All that the next epoch depends on: state-0 and state-1 take turns, so that the one before is whole while this is written."""
-    tensors = {"rng": torch.stack(parallel.gather(torch.get_rng_state()))}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            tensors |= {f"{name}|{key}": value for key, value in {"weight": p, **optimizer.state[p]}.items()}
-    path = out / f"state-{epoch['epoch'] % 2}.safetensors"
-    write_tensors(path, tensors)
-    if parallel.RANK == 0:
-        write_json(path.with_suffix(".json"), {"sha256": state_checksum(path, epoch, best), "epoch": epoch, "best": best})
-
-
-def state_checksum(path, epoch, best):
-    """SHA-256 of a file of tensors and what is said about it."""
-    return hashlib.sha256(path.read_bytes() + json.dumps([epoch, best]).encode()).hexdigest()
-
-
-def read_state(out, model, optimizer):
-    """Put the newest whole state into model, optimizer and random generator: (epoch, best), or (None, None) if there is none."""
-    found = []
-    for path in sorted(out.glob("state-?.json")):
-        try:
-            state, tensors = read_json(path), path.with_suffix(".safetensors")
-            if state_checksum(tensors, state["epoch"], state["best"]) != state["sha256"]:
-                raise ValueError(f"is not what was written with {tensors.name}")
-            found.append((state["epoch"]["epoch"], state, tensors))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            print(f"not used: {path}: {error}")
-    if not found:
-        return None, None
-    _, state, path = max(found, key=lambda one: one[0])
-    tensors = load_file(path)
-    if len(tensors["rng"]) == parallel.WORLD:
-        torch.set_rng_state(tensors["rng"][parallel.RANK].clone())
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            kept = {key.rpartition("|")[2]: value for key, value in tensors.items() if key.rpartition("|")[0] == name}
-            p.data.copy_(part_of(kept.pop("weight"), p))
-            optimizer.state[p] = {key: part_of(value, p) for key, value in kept.items()}
-    return state["epoch"], state["best"]
-
-
-def start_log(out, first, epoch):
-    """Write the first line of the log; when resuming, keep it and the lines of the epochs that are trained already."""
-    path, lines = out / "log.jsonl", [json.dumps(first)]
-    if first["options"]["resume"]:
-        lines = read_text(path).splitlines()
-        lines = lines[: epoch["epoch"]] + [json.dumps(epoch)] if epoch else lines[:1]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
-
-
-def refuse_other_data(out, data):
-    """ValueError if a training that is resumed would go on with other data."""
-    path = out / "log.jsonl"
-    before = parse_json(read_text(path).splitlines()[0], path)["data"]["fingerprint"]
-    if before != fingerprint(data):
-        raise ValueError(f"{data.source}: is not what the training in {out} began with: SHA-256 {fingerprint(data)}, {path} says {before}")
-
-
-def finished(out):
-    """Is the last line of the log that of the last step? It is written when all else is."""
-    try:
-        last = parse_json(read_text(out / "log.jsonl").splitlines()[-1], out)
-    except ValueError:
-        return False
-    return "step" in last and last["step"] >= last["of"]
 
 
 def train(options):
@@ -497,15 +362,15 @@ def train(options):
     if options.resume:
         refuse_other_data(out, data)
     model, encoder, settings = prepare(options, data)
-    if parallel.RANK:  # the same weights everywhere, but each process drops out its own
-        torch.manual_seed(int(np.random.default_rng([options.seed, parallel.RANK]).integers(2**63)))
+    if processes.RANK:  # the same weights everywhere, but each process drops out its own
+        torch.manual_seed(int(np.random.default_rng([options.seed, processes.RANK]).integers(2**63)))
     objective, target_only = objectives(options, data, encoder, settings)
     validation = entries_of(data.valid[: options.valid_limit], data)
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
           f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {objective.loss}, "
           f"softmax {settings.softmax}")  # fmt: skip
 
-    for path in {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))} if parallel.RANK == 0 else ():
+    for path in {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))} if processes.RANK == 0 else ():
         path.unlink()  # half files, and states of a training that this one replaces
     nll = shared(NegativeLogLikelihood(model, options), model.layers, options)
     optimizer = make_optimizer(nll.parameters(), options)
@@ -515,7 +380,7 @@ def train(options):
     settings.save(out)
     if options.resume:
         print(f"going on after epoch {epoch['epoch']}, step {epoch['step']} of {epoch['of']}" if epoch else "no state to go on from: from the start")
-    with open(os.devnull if parallel.RANK else out / "log.jsonl", "a", encoding="utf-8") as log:
+    with open(os.devnull if processes.RANK else out / "log.jsonl", "a", encoding="utf-8") as log:
         try:
             for epoch in epochs(options, data, nll, objective, optimizer, epoch):
                 epoch["valid"] = validate(nll, target_only, validation, options.device)
@@ -531,7 +396,7 @@ def train(options):
             kept = f"{out} holds the model of step {best['step']}" if best else f"{out} holds no model yet"
             print(f"\nstopped; {kept}; --resume {out} goes on", flush=True)
             return 130
-    for path in out.glob("state-?.*") if parallel.RANK == 0 else ():
+    for path in out.glob("state-?.*") if processes.RANK == 0 else ():
         path.unlink()
     print(f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}")
     if epoch["dropped"]:

@@ -5,16 +5,16 @@ import sys
 
 import torch
 
-from ref import parallel
+from ref.training import processes
 
 
 def run(name, main):
     """Run `main()` and exit with what it returns; of several processes only the first prints, but for errors."""
-    if parallel.RANK:
-        sys.stdout, name = open(os.devnull, "w"), f"{name}, process {parallel.RANK}"
+    if processes.RANK:
+        sys.stdout, name = open(os.devnull, "w"), f"{name}, process {processes.RANK}"
     try:
         code = main()
-        parallel.finish()
+        processes.finish()
         sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)

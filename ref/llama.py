@@ -8,15 +8,37 @@ D head dim, C hidden, F intermediate, V vocabulary.
 """
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ref import checkpoint, lora
-from ref.config import LlamaConfig
 from ref.masks import MaskScheme, build_masks
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Shape and numerics of a Llama, under the names of `transformers.LlamaConfig`.
+
+    rope_parameters: {"rope_type": "default" | "linear" | "llama3", "rope_theta": float, ...}, as
+    transformers 5 writes it.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    max_position_embeddings: int = 2048
+    rope_parameters: dict = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -98,44 +120,6 @@ class Dropout(nn.Module):
         words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
         keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.zeros
         return x * keep * (256 / (256 - self.zeros))
-
-
-class KVCache:
-    """Keys and values of the tokens computed so far, for one batch; filled by `Llama.forward`."""
-
-    def __init__(self):
-        self.segment_ids = torch.empty(0, dtype=torch.int64)  # (B, T)
-        self.layers = {}  # layer number -> (keys, values), (B, K, T, D) each
-        self.kept = {}  # kind of layers that do not hold all tokens -> the indices of those they hold
-        self.closed = frozenset()  # numbers of layers that take no new tokens
-
-    def fork(self):
-        """A cache that continues from here and leaves this one as it is (no tensor is copied)."""
-        other = KVCache()
-        other.__dict__.update(vars(self), layers=dict(self.layers), kept=dict(self.kept))
-        return other
-
-    def keep(self, kind, layers, tokens, new=True):
-        """In `layers`, all those of a kind, hold only `tokens` (indices) of those so far, and later ones only if `new`."""
-        self.kept[kind], self.closed = tokens, self.closed.union(() if new else layers)
-        self.layers |= {layer: tuple(y[:, :, tokens] for y in self.layers[layer]) for layer in layers if layer in self.layers}
-
-    def columns(self, kind, layer, mask):
-        """The columns of a mask (B, Q, T) that belong to what `layer` holds, and to the Q new tokens."""
-        if kind not in self.kept:
-            return mask
-        columns = torch.arange(mask.shape[2] - mask.shape[1], mask.shape[2], device=mask.device)
-        columns = torch.cat((self.kept[kind], columns))
-        self.kept[kind] = self.kept[kind] if layer in self.closed else columns
-        return mask[:, :, columns]
-
-    def append(self, layer, k, v):
-        """All keys and values of a layer, (B, K, T, D) each, once new ones (B, K, Q, D) are stored behind those so far."""
-        if layer in self.layers:
-            k, v = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (k, v)))
-        if layer not in self.closed:
-            self.layers[layer] = k, v
-        return k, v
 
 
 class Attention(nn.Module):
@@ -259,28 +243,3 @@ class Llama(nn.Module):
         frequencies = rope_frequencies(self.config, torch.promote_types(weight.dtype, torch.float32), weight.device)
         angles = position_ids[:, None, :, None] * frequencies  # (B, 1, Q, D/2)
         return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
-
-    @classmethod
-    def from_pretrained(cls, folder, dtype=torch.float32, device="cpu", scheme=None, attention="sdpa", dropout=0.0, base=None):
-        """Load a Hugging Face folder. `scheme` replaces the one in its config.json ("hatllm").
-
-        A folder with only a LoRA adapter names its base model, unless `base` (a folder) does; the adapter is merged.
-        Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
-        """
-        config, saved_scheme, source = lora.read_config(folder, base)
-        with torch.device("meta"):  # no memory for random weights
-            model = cls(config, scheme or saved_scheme, attention, dropout).to(dtype)
-        files = checkpoint.find_tensors(*checkpoint.weight_files(source), model.hf_parameters())  # may refuse: no memory yet
-        model.to_empty(device=device)._tie()
-        checkpoint.copy_tensors(files, model.hf_parameters())
-        if source != folder:
-            lora.load(model, folder)
-        return model
-
-    def save_pretrained(self, folder):
-        """Write config.json and model.safetensors; transformers' LlamaForCausalLM loads them unchanged."""
-        checkpoint.write(folder, self.config, self.scheme, self.hf_parameters())
-
-    def hf_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters (not copies) under the names of Hugging Face; a tied head is not listed."""
-        return {name if name.startswith("lm_head.") else f"model.{name}": p for name, p in self.named_parameters()}

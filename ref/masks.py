@@ -29,10 +29,8 @@ segment ids. "Query j may attend to key k", for *indices* j, k in the sequence (
     R4. A row that the rules leave empty attends to itself alone.   -> both in build_masks
 
 The paper leaves four questions open. Each is a field of `MaskScheme`.
-`python -m ref.masks` draws the three masks of a small prompt.
 """
 
-import argparse
 from dataclasses import dataclass, fields
 
 import torch
@@ -141,40 +139,3 @@ def build_masks(segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = 
     if not scheme.cross_self:
         masks["CR"] |= itself & ~masks["CR"].any(-1, keepdim=True)  # R4
     return masks
-
-
-_EXAMPLE = [
-    ("Seen:", 0), ("Toy", 1), (" Story", 1), ("⏎", 1), ("Heat", 2), ("⏎", 2),
-    ("The", 3), (" Lion", 3), (" King", 3), ("⏎", 3), ("Next:", 0), ("Cas", 4), ("ino", 4),
-]  # fmt: skip
-
-
-def main():
-    """Draw the masks of an example, or of a prompt made of TITLES (the last one is the target) for a model."""
-    from ref.draw import masks_svg, masks_text
-    from ref.files import write_atomically
-    from ref.prompt import example
-
-    parser = argparse.ArgumentParser(prog="python -m ref.masks", description=main.__doc__)
-    parser.add_argument("titles", nargs="*", help="history, oldest first, and target; needs --weights")
-    parser.add_argument("--weights", metavar="FOLDER", help="model folder: its tokenizer, layout and mask scheme")
-    parser.add_argument("--svg", metavar="FILE", help="write the same picture as SVG")
-    options = parser.parse_args()
-    if bool(options.titles) != bool(options.weights):
-        raise ValueError("titles and --weights go together")
-    if options.weights:
-        text, tokens, segments, scheme, layers = example(options.weights, options.titles)
-        print(f"{text}\nlayers: {' '.join(scheme.kinds(layers))}\n")
-    else:
-        (tokens, segments), scheme = zip(*_EXAMPLE), MaskScheme()
-    masks = {kind: mask[0].tolist() for kind, mask in build_masks(torch.tensor([segments]), scheme).items()}
-    print(masks_text(masks, tokens, segments))
-    if options.svg:
-        write_atomically(options.svg, masks_svg(masks, tokens, segments).encode())
-        print(f"wrote {options.svg}")
-
-
-if __name__ == "__main__":
-    from ref.cli import run
-
-    run("ref.masks", main)

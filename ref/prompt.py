@@ -162,11 +162,11 @@ class PromptEncoder:
         return whole.input_ids[whole.prompt_length :], np.minimum(whole.segment_ids[whole.prompt_length :], 1)
 
 
-def example(folder, titles):
-    """(text, tokens as text, segment ids, scheme, layers) of a prompt, the last title its target, for a model folder."""
-    from ref.recommender import load
-
-    model, encoder, _ = load(folder)
-    prompt = encoder.encode(titles[:-1], titles[-1])
-    tokens = encoder.tokenizer.pieces(prompt.input_ids.tolist())
-    return prompt.text, tokens, prompt.segment_ids.tolist(), model.scheme, len(model.layers)
+def padded(prompts):
+    """input_ids and segment_ids (U, T) of prompts, padded on the right."""
+    length = max(len(prompt.input_ids) for prompt in prompts)
+    input_ids, segment_ids = np.zeros((len(prompts), length), np.int64), np.full((len(prompts), length), -1)
+    for row, prompt in enumerate(prompts):
+        size = len(prompt.input_ids)
+        input_ids[row, :size], segment_ids[row, :size] = prompt.input_ids, prompt.segment_ids
+    return input_ids, segment_ids

@@ -7,7 +7,7 @@ masks come from it, never from ref.masks.
 import pytest
 import torch
 
-from ref.config import LlamaConfig
+from ref.llama import LlamaConfig
 from ref.llama import Llama
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS, PromptEncoder

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from golden_tools import numpy_trace, random_case, relative, torch_model, torch_trace
+from support.golden import numpy_trace, random_case, relative, torch_model, torch_trace
 
 from ref import llama_numpy
+from ref.checkpoints.weights import hf_parameters
 
 
 @pytest.mark.parametrize("seed", range(240))
@@ -34,7 +35,7 @@ def test_torch_gradients_are_the_central_differences_of_numpy_for_every_paramete
         moved = weights | {name: weights[name] + step * direction}
         return llama_numpy.loss(llama_numpy.forward(moved, config, input_ids, segment_ids, scheme), labels)
 
-    for name, parameter in model.hf_parameters().items():
+    for name, parameter in hf_parameters(model).items():
         # A direction along the gradient, tilted at random: the slope is of the gradient's own size.
         gradient, tilt = parameter.grad.numpy(), random.standard_normal(parameter.shape)
         direction = gradient / np.linalg.norm(gradient) + 0.5 * tilt / np.linalg.norm(tilt)

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TITLES, config_of, random_model
-from fixtures_data import made_up_rows, sentencepiece_model, write_interactions, write_llm
+from support.data import made_up_rows, sentencepiece_model, write_interactions, write_llm
 
 import evaluate
-from ref import attention, llama_numpy
+from ref import llama_numpy
+from ref.report import attention
 from ref.masks import MaskScheme
+from ref.checkpoints.weights import hf_parameters
+from ref.checkpoints.config import config_values
 
 # text, two tokens of item 1, item 2, the target (item 3); q_proj = 0 makes every score 0, so a query spreads evenly over what it may see
 FIVE = SimpleNamespace(input_ids=np.arange(5), segment_ids=np.array([0, 1, 1, 2, 3]), entry=np.array([0, 1, 1, 2, 3]), prompt_length=4)
@@ -68,10 +71,10 @@ def looped(model, prompts):
     """The definitions once more, as loops over the probabilities and masks of the NumPy model."""
     L, H = len(model.layers), model.config.num_attention_heads
     mass, pairs, even, sizes = np.zeros((L, H, 3, 4)), np.zeros((L, H, 3, 4)), np.zeros((L, 3, 4)), [0, 0, 0]
-    weights = {name: p.detach().numpy() for name, p in model.hf_parameters().items()}
+    weights = {name: p.detach().numpy() for name, p in hf_parameters(model).items()}
     for prompt in prompts:
         trace = {}
-        llama_numpy.forward(weights, model.config.to_dict(), prompt.input_ids[None], prompt.segment_ids[None], model.scheme, trace=trace)
+        llama_numpy.forward(weights, config_values(model.config), prompt.input_ids[None], prompt.segment_ids[None], model.scheme, trace=trace)
         e, n = prompt.entry.tolist(), max(prompt.entry) - 1
         for j in range(len(e)):
             member = [1 <= e[j] <= n, j == prompt.prompt_length - 1, e[j] == n + 1]

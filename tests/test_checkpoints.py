@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from fixtures_data import MADE_UP, TINY, made_up_rows, write_interactions
+from support.data import MADE_UP, TINY, made_up_rows, write_interactions
 from peers.transformers_peer import additive, give_masks
 from safetensors.torch import load_file, save_file
 from test_cli import run_main
@@ -34,7 +34,7 @@ from transformers.models.mistral import modeling_mistral
 import evaluate
 import train
 from ref import cli, llama_numpy
-from ref.llama import Llama
+from ref.checkpoints import load_model, save_model
 from ref.masks import MaskScheme, build_masks
 
 transformers.utils.logging.disable_progress_bar()
@@ -158,7 +158,7 @@ def by_transformers(folder, dtype, kind=transformers.AutoModelForCausalLM):
 
 @torch.no_grad()
 def by_torch(folder, dtype):
-    model = Llama.from_pretrained(folder, dtype).eval()
+    model = load_model(folder, dtype).eval()
     return model(INPUT, segments_of(folder)).double().numpy()
 
 
@@ -209,7 +209,7 @@ def test_numpy_torch_and_transformers_compute_the_same_from_one_folder(row, tmp_
 @pytest.mark.parametrize("row", generated()[::3], ids=named)
 def test_what_we_save_of_a_checkpoint_computes_the_same_in_transformers(row, dtype, tmp_path):
     source, ours, theirs = make(tmp_path / "source", row), tmp_path / "ours", tmp_path / "theirs"
-    Llama.from_pretrained(source, dtype).save_pretrained(ours)
+    save_model(load_model(source, dtype), ours)
     transformers.LlamaForCausalLM.from_pretrained(ours, dtype=dtype).save_pretrained(theirs)
 
     wanted = by_transformers(source, dtype)
@@ -222,7 +222,7 @@ def test_what_we_save_of_a_checkpoint_computes_the_same_in_transformers(row, dty
 @pytest.mark.parametrize("row", [row for row in generated() if row["rope"] != "default"][::4], ids=named)
 def test_what_we_save_tells_version_4_of_its_rope_too(row, tmp_path):
     source, ours = make(tmp_path / "source", row), tmp_path / "ours"
-    Llama.from_pretrained(source).save_pretrained(ours)
+    save_model(load_model(source), ours)
     change_config(ours, lambda values: {name: value for name, value in values.items() if name != "rope_parameters"})
 
     wanted = by_transformers(source, torch.float32)
@@ -437,7 +437,7 @@ def line_for(folder):
     """What a command says of the folder before it ends with exit code 2; an error of another kind is raised."""
     said = io.StringIO()
     with redirect_stderr(said), pytest.raises(SystemExit) as ended:
-        cli.run("command", lambda: Llama.from_pretrained(folder))
+        cli.run("command", lambda: load_model(folder))
     assert ended.value.code == 2
     return said.getvalue()
 
@@ -493,7 +493,7 @@ def test_a_bad_folder_ends_a_process_with_one_line_and_no_traceback(script, more
 def test_a_number_may_be_written_as_a_long_integer(good, tmp_path):
     folder = shutil.copytree(good[ONE], tmp_path / "m")
     config(rms_norm_eps=10**30)(folder)
-    assert Llama.from_pretrained(folder)(torch.tensor([[1, 2]]), torch.tensor([[0, 1]])).isfinite().all()
+    assert load_model(folder)(torch.tensor([[1, 2]]), torch.tensor([[0, 1]])).isfinite().all()
 
 
 def test_the_rope_frequencies_of_old_conversions_are_passed_over(good, tmp_path):
@@ -518,11 +518,11 @@ def test_a_folder_of_the_hugging_face_cache_whose_files_are_links_is_read(good, 
 
 MEASURE = """
 import sys, torch
-from ref.llama import Llama
+from ref.checkpoints import load_model
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 before = peak()
-model = Llama.from_pretrained(sys.argv[1], getattr(torch, sys.argv[2])) if len(sys.argv) > 1 else None
+model = load_model(sys.argv[1], getattr(torch, sys.argv[2])) if len(sys.argv) > 1 else None
 print(before, peak(), sum(p.nbytes for p in model.parameters()) if model else 0)
 """
 

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from fixtures_data import (  # noqa: F401
+from support.data import (  # noqa: F401
     MADE_UP, TINY, TITLES, interactions_folder, made_up_rows, presplit_folder, sentencepiece_model, write_interactions, write_llm,
 )  # fmt: skip
 
 import evaluate
 import train
 from ref import cli, files, recommender
-from evaluate import Baselines
-from ref.dataset import load
+from ref.report.baselines import Baselines
+from ref.data.dataset import load
 from ref.llama import Llama
 from ref.masks import MaskScheme
+from ref.checkpoints import load_model
 
 ROOT = Path(train.__file__).parent
 MODEL_FILES = ["config.json", "log.jsonl", "model.safetensors", "recommender.json", "tokenizer.model"]
@@ -254,7 +255,7 @@ def test_validation_can_be_limited_to_the_first_users(tmp_path, run, folder, pre
     assert run(train, "--data", folder, "--out", tmp_path / "m", *TINY, "--valid-limit", 3)[0] == 0
     _, *epochs = map(json.loads, (tmp_path / "m" / "log.jsonl").read_text(encoding="utf-8").splitlines())
     _, data, _, objective = prepared("--loss", "target")
-    batch, model = objective.batch(train.entries_of(data.valid, data)[:3]), Llama.from_pretrained(tmp_path / "m").eval()
+    batch, model = objective.batch(train.entries_of(data.valid, data)[:3]), load_model(tmp_path / "m").eval()
     expected = -objective.token_log_probs(model, batch).sum().item() / 3
     assert min(line["valid"] for line in epochs) == pytest.approx(expected, rel=1e-5)
 
@@ -676,20 +677,20 @@ def press_ctrl_c_after(function):
 
 
 def test_what_ctrl_c_says_is_true_when_it_comes_while_the_model_is_written(tmp_path, run, folder, monkeypatch):
-    monkeypatch.setattr(Llama, "save_pretrained", press_ctrl_c_after(Llama.save_pretrained))
+    monkeypatch.setattr(train, "save_model", press_ctrl_c_after(train.save_model))
     code, out, err = run(train, "--data", folder, "--out", tmp_path / "out", *TINY)
     assert (code, err) == (130, "") and (tmp_path / "out" / "model.safetensors").exists()
     assert "holds no model yet" not in out
 
 
 def test_ctrl_c_while_a_file_is_written_leaves_no_half_file(tmp_path, run, folder, monkeypatch):
-    save, mkstemp = Llama.save_pretrained, files.tempfile.mkstemp
+    save, mkstemp = train.save_model, files.tempfile.mkstemp
 
     def save_interrupted(*arguments):
         monkeypatch.setattr(files.tempfile, "mkstemp", press_ctrl_c_after(mkstemp))
         save(*arguments)
 
-    monkeypatch.setattr(Llama, "save_pretrained", save_interrupted)
+    monkeypatch.setattr(train, "save_model", save_interrupted)
     assert run(train, "--data", folder, "--out", tmp_path / "out", *TINY)[0] == 130
     assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
 

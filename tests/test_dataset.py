@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from fixtures_data import *  # noqa: F403
-from fixtures_data import TITLES, csv_bytes, made_up_rows, presplit_rows, write_interactions, write_presplit
+from support.data import *  # noqa: F403
+from support.data import TITLES, csv_bytes, made_up_rows, presplit_rows, write_interactions, write_presplit
 
-from ref import dataset
-from ref.dataset import clean_title, load
+from ref.data import dataset
+from ref.data.dataset import clean_title, load
 
 LOSSES = ("target", "all", "titles")
 

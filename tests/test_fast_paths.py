@@ -8,19 +8,25 @@ import numpy as np
 import pytest
 import torch
 from conftest import TITLES, config_of, random_model
-from fixtures_data import write_interactions
+from support.data import write_interactions
 from test_cli import TINY, run, run_main  # noqa: F401
-from test_decode import HISTORIES, SCHEMES
+from test_search import HISTORIES
 
 import evaluate
 import train
-from oracle import cases
-from ref.config import LlamaConfig
-from ref.decode import Decoder, prune
-from ref.llama import KVCache, Llama
+from ref.golden import case as cases
+from ref.llama import LlamaConfig
+from ref.search.cache import prune
+from ref.search.decoder import Decoder
+from ref.llama import Llama
+from ref.search.cache import KVCache
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS
-from ref.recommender import Recommender, build_trie
+from ref.recommender import build_trie
+from ref.settings import Settings
+from ref.checkpoints.config import parse_config
+from ref.checkpoints.weights import hf_parameters
+from ref.search.item_states import ItemCache
 
 ISOLATED = MaskScheme(2, 1, text="isolated")
 
@@ -73,8 +79,8 @@ def golden_rows():
 
 @pytest.mark.parametrize("case, row", list(golden_rows()))
 def test_with_a_pruned_cache_targets_have_the_logits_of_the_golden_cases(case, row):
-    model = Llama(LlamaConfig.from_dict(case.config), MaskScheme(**case.info["scheme"])).double().eval()
-    for name, parameter in model.hf_parameters().items():
+    model = Llama(parse_config(case.config), MaskScheme(**case.info["scheme"])).double().eval()
+    for name, parameter in hf_parameters(model).items():
         parameter.data = torch.from_numpy(case.weights[name])
     ids, segments, positions = (torch.tensor(a[row : row + 1]) for a in (case.input_ids, case.segment_ids, case.position_ids))
     start = case.rows[row]["entries"].index(case.rows[row]["history"] + 1)
@@ -104,8 +110,8 @@ def two_decoders(encoder_for, model_for):
     def make(scheme=ISOLATED, seed=0, softmax="catalogue"):
         model, encoder = model_for(scheme, seed, num_hidden_layers=4), encoder_for(scheme)
         trie = build_trie(encoder, TITLES)
-        items = evaluate.ItemCache(model, encoder, TITLES, batch_size=7)
-        return encoder, [Decoder(model, trie, Recommender(LAYOUTS["lines"], softmax), cached) for cached in (None, items)]
+        items = ItemCache(model, encoder, TITLES, batch_size=7)
+        return encoder, [Decoder(model, trie, Settings(LAYOUTS["lines"], softmax), cached) for cached in (None, items)]
 
     return make
 
@@ -141,12 +147,12 @@ def test_an_entry_that_is_no_title_of_the_catalogue_is_named(two_decoders):
 def test_cached_items_are_refused_under_other_schemes(encoder_for, model_for, change):
     scheme = replace(ISOLATED, **change)
     with pytest.raises(ValueError, match="--cache-items needs IN layers with text='isolated'.*" + next(iter(change))):
-        evaluate.ItemCache(model_for(scheme), encoder_for(scheme), TITLES)
+        ItemCache(model_for(scheme), encoder_for(scheme), TITLES)
 
 
 def test_cached_items_are_refused_in_a_layout_with_text(encoder_for, model_for):
     with pytest.raises(ValueError, match="without text around the entries; 'instruction' has some"):
-        evaluate.ItemCache(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
+        ItemCache(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
 
 
 @pytest.mark.parametrize("ranking", ["beam", "full", "sampled"])

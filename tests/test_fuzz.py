@@ -31,9 +31,14 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import train  # noqa: E402
-from fixtures_data import TINY, made_up_rows, write_interactions, write_presplit  # noqa: E402
-from oracle import cases, compare  # noqa: E402
-from ref import dataset, lora, recommender  # noqa: E402
+from support.data import TINY, made_up_rows, write_interactions, write_presplit  # noqa: E402
+from ref.golden import case as cases, compare  # noqa: E402
+from ref import lora
+from ref.checkpoints import adapters, load_model
+from ref.checkpoints.tokenizers import tokenizer_from_folder
+from ref.checkpoints.weights import hf_parameters, write_tensors
+from ref.settings import read_settings
+from ref.data import dataset  # noqa: E402
 from ref.llama import Llama  # noqa: E402
 from ref.prompt import Layout  # noqa: E402
 from ref.tokenizer import Tokenizer  # noqa: E402
@@ -124,19 +129,19 @@ def read_data(folder):
 
 
 def read_model(folder):
-    model = Llama.from_pretrained(folder)
+    model = load_model(folder)
     tokens = torch.tensor([[1, 2, 3]]) % model.config.vocab_size
     assert model(tokens, torch.tensor([[0, 1, 1]])).shape == (1, 3, model.config.vocab_size)
 
 
 def read_tokenizer(folder):
-    tokenizer = Tokenizer.from_folder(folder)
+    tokenizer = tokenizer_from_folder(folder)
     ids, _ = tokenizer.encode("A Tale (1999)\n")
     assert all(0 <= int(token) < tokenizer.vocab_size for token in ids)
 
 
-def read_settings(folder):
-    assert recommender.read_recommender(folder).temperature > 0
+def settings_reader(folder):
+    assert read_settings(folder).temperature > 0
 
 
 def read_layout(folder):
@@ -161,7 +166,7 @@ def read_resumed(folder):
 
 def read_states(folder):
     """A state that cannot be used is named, and the other one is used."""
-    model = Llama.from_pretrained(folder)
+    model = load_model(folder)
     with contextlib.redirect_stdout(io.StringIO()) as said:
         epoch, _ = train.read_state(folder, model, train.make_optimizer(model.parameters(), argparse.Namespace(lr=1, weight_decay=0)))
     assert {"epoch", "step", "of", "dropped"} <= set(epoch)
@@ -178,7 +183,7 @@ READERS = {  # name: (folder of good files, the file that is damaged, reader)
     "adapter_config.json": ("adapter", "adapter_config.json", read_model),
     "adapter_model.safetensors": ("adapter", "adapter_model.safetensors", read_model),
     "tokenizer.model": ("model", "tokenizer.model", read_tokenizer), "tokenizer.json": ("tokenizer", "tokenizer.json", read_tokenizer),
-    "recommender.json": ("model", "recommender.json", read_settings), "layout file": ("layout", "layout.json", read_layout),
+    "recommender.json": ("model", "recommender.json", settings_reader), "layout file": ("layout", "layout.json", read_layout),
     "case.json": ("cases", "case/case.json", read_case), "case's tensors": ("cases", "case/tensors.safetensors", read_case),
     "dump": ("dump", "dump.safetensors", read_dump), "log.jsonl": ("stopped", "log.jsonl", read_resumed),
     "state.json": ("stopped", "state-1.json", read_states), "state.safetensors": ("stopped", "state-1.safetensors", read_states),
@@ -196,19 +201,19 @@ def make_good_files(at):
     killed = "import os, train\nremove = train.Path.unlink\ntrain.Path.unlink = lambda path, **k: os._exit(0) if 'state' in path.name else remove(path, **k)\n"
     code = killed + "train.train(train.parse_options())"
     subprocess.run([sys.executable, "-c", code, *map(str, training[2:]), "--out", str(at / "stopped")], check=True, capture_output=True, cwd=ROOT)
-    model = Llama.from_pretrained(at / "model")
+    model = load_model(at / "model")
     lora.add(model, 2, 4.0, 0.0, ["q_proj", "v_proj"])
-    lora.save(model, at / "adapter", at / "model", 2, 4.0, 0.0, ["q_proj", "v_proj"])
+    adapters.save(model, at / "adapter", at / "model", 2, 4.0, 0.0, ["q_proj", "v_proj"])
     shutil.copytree(at / "model", at / "shards")
     (at / "shards/model.safetensors").rename(at / "shards/one.safetensors")
-    names = list(Llama.from_pretrained(at / "model").hf_parameters())
+    names = list(hf_parameters(load_model(at / "model")))
     (at / "shards/model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "one.safetensors")}))
     (at / "layout").mkdir()
     shutil.copy(ROOT / "ref/layouts/movies.json", at / "layout/layout.json")
     shutil.copytree(cases.FOLDER / "three-kinds", at / "cases/case")
     (at / "dump").mkdir()
     case = cases.load("three-kinds")
-    train.write_tensors(at / "dump/dump.safetensors", {name: torch.tensor(value) for name, value in list(case.outputs.items())[-3:]})
+    write_tensors(at / "dump/dump.safetensors", {name: torch.tensor(value) for name, value in list(case.outputs.items())[-3:]})
     from tokenizers import Tokenizer as Peer
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -298,7 +303,8 @@ def main():
 
 LIMITED = """
 import resource, sys
-from ref import cli, dataset
+from ref import cli
+from ref.data import dataset
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
 cli.run("load", lambda: dataset.load(sys.argv[1]))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_tools import relative
+from support.golden import relative
 from safetensors.numpy import load_file, save_file
 
-import oracle
-from oracle import cases, cli, compare, recipes
+from ref.golden import diagnosis, plants
+from ref.golden import __main__ as cli, case as cases, compare, recipes
 
 PEERS = Path(__file__).parent / "peers"
 ALIKE = [{"decode-plain-causal", "decode-tokens-are-text"}]  # the same computation, by two ways of going wrong
@@ -24,12 +24,12 @@ def loaded():
 @pytest.fixture(scope="module")
 def made(loaded):
     """What each bug computes in each case."""
-    return {(bug, name): oracle.outputs(bug, case) for bug in oracle.PLANTS for name, case in loaded.items()}
+    return {(bug, name): diagnosis.outputs(bug, case) for bug in plants.PLANTS for name, case in loaded.items()}
 
 
 @pytest.fixture
 def remembered(made, monkeypatch):
-    monkeypatch.setattr(oracle, "outputs", lambda bug, case: made[bug, case.name])
+    monkeypatch.setattr(diagnosis, "outputs", lambda bug, case: made[bug, case.name])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_all_cases_together_are_at_most_six_megabytes():
 
 
 def test_every_bug_is_caught_by_a_case_with_a_hundred_times_its_float32_tolerance(remembered, loaded):
-    matrix = oracle.detection_matrix(loaded.values())
+    matrix = diagnosis.detection_matrix(loaded.values())
     assert len(matrix) >= 60
     assert [bug for bug, row in matrix.items() if max(row.values()) < 100] == []
     for name, case in loaded.items():
@@ -99,15 +99,15 @@ def test_every_case_is_alone_in_catching_a_bug_or_says_what_else_it_is_for(loade
 
 
 def test_every_bug_says_what_it_is_what_it_does_and_how_to_fix_it():
-    texts = oracle.texts()
-    assert list(texts) == list(oracle.PLANTS)
+    texts = diagnosis.texts()
+    assert list(texts) == list(plants.PLANTS)
     for text in texts.values():
         assert set(text) == {"id", "family", "what", "effect", "fix"} and all(len(value) > 3 for value in text.values())
     assert {text["family"] for text in texts.values()} == {"mask", "schedule", "segments", "positions", "decoding",
                                                            "numerics", "model", "loss"}
 
 
-@pytest.mark.parametrize("bug", oracle.PLANTS)
+@pytest.mark.parametrize("bug", plants.PLANTS)
 def test_a_bug_is_named_first_from_float32_logits_alone(bug, loaded, made, remembered):
     random, examined = np.random.default_rng(0), []
     for name, case in loaded.items():
@@ -115,7 +115,7 @@ def test_a_bug_is_named_first_from_float32_logits_alone(bug, loaded, made, remem
         noise = 3e-6 * np.abs(logits[np.isfinite(logits)]).max(initial=0.0) * random.uniform(-1, 1, logits.shape)
         found = {"logits": compare.Found((logits + noise).astype(np.float32), "float32")}
         examined.append((case, found, compare.examine(case, found)))
-    equal, _ = oracle.diagnose(examined)
+    equal, _ = diagnosis.diagnose(examined)
     named = {name for name, _ in equal}
     if bug in ONLY_IN_THE_LOSS:
         assert all(result["ok"] for _, _, result in examined)
@@ -130,11 +130,11 @@ def test_a_bug_of_the_loss_is_named_from_the_loss(bug, loaded, made, remembered)
     for name, case in loaded.items():
         found = {"loss": compare.Found(made[bug, name]["loss"], "float64")}
         examined.append((case, found, compare.examine(case, found)))
-    assert [name for name, _ in oracle.diagnose(examined)[0]] == [bug]
+    assert [name for name, _ in diagnosis.diagnose(examined)[0]] == [bug]
 
 
 def test_at_least_95_percent_of_bugs_show_in_logits():
-    assert len(ONLY_IN_THE_LOSS) <= 0.05 * len(oracle.PLANTS)
+    assert len(ONLY_IN_THE_LOSS) <= 0.05 * len(plants.PLANTS)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -15,9 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ref.config import LlamaConfig
-from ref.llama import KVCache, Llama
+from ref.llama import LlamaConfig
+from ref.llama import Llama
+from ref.search.cache import KVCache
 from ref.masks import MaskScheme
+from ref.checkpoints import load_model
+from ref.checkpoints.config import parse_config
+from ref.checkpoints.weights import hf_parameters
+from ref.checkpoints import save_model
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 ROPES = {
@@ -65,7 +70,7 @@ def peer_of(model):
         attn_implementation="eager",
     )  # fmt: skip
     peer = transformers.LlamaForCausalLM(config).to(model.norm.weight.dtype)
-    missing, unexpected = peer.load_state_dict(model.hf_parameters(), strict=False)
+    missing, unexpected = peer.load_state_dict(hf_parameters(model), strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     return peer.eval()
 
@@ -133,7 +138,7 @@ def test_float64_logits_equal_a_recomputation_token_by_token(scheme, rope):
 
 def recomputed(model, tokens, segments, positions):
     """SPEC section 5 in NumPy: one token, one head at a time."""
-    w = {name: p.detach().numpy() for name, p in model.hf_parameters().items()}
+    w = {name: p.detach().numpy() for name, p in hf_parameters(model).items()}
     c, T = model.config, len(tokens)
     heads, group = range(c.num_attention_heads), c.num_attention_heads // c.num_key_value_heads
     x = [w["model.embed_tokens.weight"][token] for token in tokens]
@@ -380,7 +385,7 @@ def test_an_unknown_attention_is_refused():
 @torch.no_grad()
 def test_transformers_reads_what_we_save(shape, rope, tmp_path):
     model = random_model(config_of(rope_parameters=ROPES[rope], **CONFIGS[shape]), MaskScheme(1, 1))
-    model.save_pretrained(tmp_path)
+    save_model(model, tmp_path)
 
     peer, report = transformers.LlamaForCausalLM.from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
@@ -398,7 +403,7 @@ def test_we_read_what_transformers_saves(shape, rope, tmp_path):
     peer = peer_of(source)
     peer.save_pretrained(tmp_path)
 
-    model = Llama.from_pretrained(tmp_path).eval()
+    model = load_model(tmp_path).eval()
 
     assert model.scheme == MaskScheme()
     torch.testing.assert_close(model(INPUT, 0 * INPUT), peer(INPUT).logits, rtol=2e-5, atol=2e-5)
@@ -410,7 +415,7 @@ def test_we_read_shards_that_transformers_saves(tmp_path):
     peer_of(source).save_pretrained(tmp_path, max_shard_size="5KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
 
-    model = Llama.from_pretrained(tmp_path).eval()
+    model = load_model(tmp_path).eval()
 
     assert torch.equal(model(INPUT, 0 * INPUT), source(INPUT, 0 * INPUT))
 
@@ -420,7 +425,7 @@ def test_a_config_of_transformers_4_gives_the_same_rope_as_one_of_transformers_5
     del old["rope_parameters"]
     old |= {"rope_theta": 500.0, "rope_scaling": {"type": "llama3"} | LLAMA3}
 
-    assert LlamaConfig.from_dict(old).rope_parameters == ROPES["llama3"]
+    assert parse_config(old).rope_parameters == ROPES["llama3"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -428,30 +433,30 @@ def test_a_saved_model_comes_back_with_every_bit_and_its_scheme(dtype, tmp_path)
     scheme = MaskScheme(1, 2, cross_self=False, text="isolated", delimiters="text", target="text")
     model = random_model(config_of(tie_word_embeddings=True), scheme, dtype=dtype)
 
-    model.save_pretrained(tmp_path)
-    again = Llama.from_pretrained(tmp_path, dtype=dtype)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path, dtype=dtype)
 
     assert again.scheme == scheme and again.config == model.config
     assert again.lm_head.weight is again.embed_tokens.weight
-    for name, parameter in model.hf_parameters().items():
-        assert torch.equal(again.hf_parameters()[name], parameter), name
+    for name, parameter in hf_parameters(model).items():
+        assert torch.equal(hf_parameters(again)[name], parameter), name
 
 
 def test_another_scheme_can_be_given_while_loading(folder):
-    assert Llama.from_pretrained(folder).scheme == MaskScheme(1, 1)
-    assert Llama.from_pretrained(folder, scheme=MaskScheme(0, 2)).scheme == MaskScheme(0, 2)
+    assert load_model(folder).scheme == MaskScheme(1, 1)
+    assert load_model(folder, scheme=MaskScheme(0, 2)).scheme == MaskScheme(0, 2)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    random_model(config_of(num_hidden_layers=2), MaskScheme(1, 1)).save_pretrained(tmp_path)
+    save_model(random_model(config_of(num_hidden_layers=2), MaskScheme(1, 1)), tmp_path)
     return tmp_path
 
 
 def refusal(folder, kind=ValueError):
     """The one-line message with which the folder is refused."""
     with pytest.raises(kind) as error:
-        Llama.from_pretrained(folder)
+        load_model(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
 

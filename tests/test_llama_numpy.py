@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden_tools import ROPES
+from support.golden import ROPES
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ref import llama_numpy
+from ref.checkpoints.config import config_values
 
 # Seven tokens: text, two of item 1, one of item 2, text, two of item 3 (the target). Row = query, column = key.
 SEGMENTS = [0, 1, 1, 2, 0, 3, 3]
@@ -145,7 +146,7 @@ def random_llama(seed):
     model = LlamaForCausalLM(config).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return model, config.to_dict()
+    return model, config_values(config)
 
 
 def numpy_logits(model, config, input_ids, segment_ids, **fields):

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from fixtures_data import made_up_rows, write_interactions
+from support.data import made_up_rows, write_interactions
 
-from evaluate import Baselines
-from ref.dataset import load
-from evaluate import bootstrap, metrics_of, paired_difference, rank_and_auc
+from ref.report.baselines import Baselines
+from ref.data.dataset import load
+from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
 
 INF = float("inf")
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures_data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
+from support.data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
 from safetensors.torch import load_file
 
 import train
+from ref.checkpoints.weights import write_tensors
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -43,7 +44,7 @@ def language_model(tmp_path_factory, folder):
     run(0, "train.py", "--data", folder, "--out", out, *TINY, "--max-steps", 2)
     config, tensors = json.loads((out / "config.json").read_text()), load_file(out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    train.write_tensors(out / "model.safetensors", tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 0.01})
+    write_tensors(out / "model.safetensors", tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 0.01})
     return out
 
 
@@ -150,9 +151,10 @@ def test_a_killed_process_ends_all_and_resumed_they_end_with_the_same_bytes(tmp_
 
 FAILS_ALONE = """
 import train
-from ref import cli, parallel
+from ref import cli
+from ref.training import processes
 def fails_alone(*arguments):
-    if parallel.RANK == 1:
+    if processes.RANK == 1:
         raise ValueError("the disk of this machine is gone")
     return build_trie(*arguments)
 build_trie, train.build_trie = train.build_trie, fails_alone

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from fixtures_data import TITLES, sentencepiece_model
+from support.data import TITLES, sentencepiece_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_tokenizer import first_characters
 
-from ref.dataset import clean_title
+from ref.data.dataset import clean_title
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS, Layout, PromptEncoder
 from ref.recommender import build_trie

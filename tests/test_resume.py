@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fixtures_data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
+from support.data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
 
 import train
 

@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from make_interactions import make
+from bench.make_interactions import make
 
-from ref import dataset
+from ref.data import dataset
 
 ROOT = Path(__file__).parents[1]
 # Trains one step; prints the seconds and MB (peak of the resident set) when the data is read and when the step is done.

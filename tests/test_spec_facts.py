@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from golden_tools import relative, torch_model, torch_trace
+from support.golden import relative, torch_model, torch_trace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ref import llama_numpy
-from ref.llama import KVCache
+from ref.search.cache import KVCache
 from ref.masks import MaskScheme, build_masks
+from ref.checkpoints.config import parse_config
+from ref.checkpoints.weights import hf_parameters
 
 few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 CONFIG = {"vocab_size": 13, "hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 2,
@@ -27,9 +29,9 @@ def weights():
 
 
 def torch_parameters():
-    from ref.config import LlamaConfig
+    from ref.llama import LlamaConfig
     from ref.llama import Llama
-    return Llama(LlamaConfig.from_dict(CONFIG)).hf_parameters()
+    return hf_parameters(Llama(parse_config(CONFIG)))
 
 
 WEIGHTS = weights()

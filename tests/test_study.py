@@ -11,7 +11,7 @@ import torch
 from conftest import TITLES, mask_table
 from study import report, run
 
-from ref.dataset import EMBEDDED, load
+from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
 
 RUNS = [run.Run("scratch", (0, 0), 0), run.Run("scratch", (1, 1), 0), run.Run("flip-x", "best", 0, after=("scratch/1-1/0",))]

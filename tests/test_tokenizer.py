@@ -7,11 +7,12 @@ from pathlib import Path
 import mistral_common
 import pytest
 import sentencepiece
-from fixtures_data import TITLES, sentencepiece_model
+from support.data import TITLES, sentencepiece_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ref.tokenizer import Tokenizer
+from ref.checkpoints.tokenizers import tokenizer_from_folder
 
 REAL_MODELS = sorted((Path(mistral_common.__file__).parent / "data").glob("*.model.v*"))
 AWKWARD = (
@@ -196,17 +197,17 @@ def test_the_limit_that_the_refusal_names_is_the_limit():
 def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, trained, content):
     (tmp_path / "tokenizer.model").write_bytes(trained.model[: len(trained.model) // 2] if content is None else content)
     with pytest.raises(ValueError, match=r"tokenizer\.model"):
-        Tokenizer.from_folder(tmp_path)
+        tokenizer_from_folder(tmp_path)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.model"):
-        Tokenizer.from_folder(tmp_path)
+        tokenizer_from_folder(tmp_path)
 
 
 def test_a_saved_tokenizer_reads_back_as_it_was(tmp_path, trained):
     trained.save(tmp_path)
-    again = Tokenizer.from_folder(tmp_path)
+    again = tokenizer_from_folder(tmp_path)
     assert (tmp_path / "tokenizer.model").read_bytes() == trained.model
     assert [again.encode(title) for title in TITLES] == [trained.encode(title) for title in TITLES]
 

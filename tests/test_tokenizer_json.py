@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mistral_common
 import pytest
-from fixtures_data import TITLES, write_llm
+from support.data import TITLES, write_llm
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -18,7 +18,9 @@ from transformers.tokenization_utils_base import generate_merges
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS, PromptEncoder
 from ref.recommender import load
-from ref.tokenizer import JsonTokenizer, Tokenizer
+from ref.checkpoints.tokenizers import JsonTokenizer
+from ref.tokenizer import Tokenizer
+from ref.checkpoints.tokenizers import tokenizer_from_folder
 
 ROOT = Path(__file__).parents[1]
 MISTRAL = Path(mistral_common.__file__).parent / "data"
@@ -70,7 +72,7 @@ def twins(request, tmp_path_factory):
     model = Tokenizer.train(TITLES * 3, 450) if name == "trained" else Tokenizer((MISTRAL / name).read_bytes())
     peer = same_vocabulary(model, name != "trained", form)
     folder = write(tmp_path_factory.mktemp("twin"), peer, tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"})
-    return model, Tokenizer.from_folder(folder)
+    return model, tokenizer_from_folder(folder)
 
 
 def by_bytes_peer(titles=TITLES, **options):
@@ -92,7 +94,7 @@ def by_bytes_peer(titles=TITLES, **options):
 @pytest.fixture(scope="module")
 def by_bytes(tmp_path_factory):
     names = {"bos_token": "<|begin_of_text|>", "eos_token": {"content": "<|end_of_text|>", "special": True}}
-    return Tokenizer.from_folder(write(tmp_path_factory.mktemp("bytes"), by_bytes_peer(), tokenizer_config=names))
+    return tokenizer_from_folder(write(tmp_path_factory.mktemp("bytes"), by_bytes_peer(), tokenizer_config=names))
 
 
 def byte_alphabet():
@@ -256,9 +258,9 @@ BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
     ),
 )  # fmt: skip
 def test_end_tokens_are_those_of_the_files_beside_it_and_stay_when_saved(tmp_path, beside, expected):
-    tokenizer = Tokenizer.from_folder(write(tmp_path / "from", by_bytes_peer(), **beside))
+    tokenizer = tokenizer_from_folder(write(tmp_path / "from", by_bytes_peer(), **beside))
     tokenizer.save(tmp_path / "to")
-    again = Tokenizer.from_folder(tmp_path / "to")
+    again = tokenizer_from_folder(tmp_path / "to")
     assert (tokenizer.bos_id, tokenizer.eos_id) == (again.bos_id, again.eos_id) == expected
     saved, file = json.loads((tmp_path / "to" / "tokenizer_config.json").read_text()), "tokenizer.json"
     assert saved.items() >= beside.get("tokenizer_config", {}).items()
@@ -294,7 +296,7 @@ def of_model(**model):
 def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"tokenizer\.json: ") as error:
-        Tokenizer.from_folder(tmp_path)
+        tokenizer_from_folder(tmp_path)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -302,7 +304,7 @@ def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(tmp_path, content):
 def test_a_broken_file_beside_it_is_refused_by_name(tmp_path, name):
     write(tmp_path, by_bytes_peer(), **{name: [1]})
     with pytest.raises(ValueError, match=rf"/{name}\.json: "):
-        Tokenizer.from_folder(tmp_path)
+        tokenizer_from_folder(tmp_path)
 
 
 class Panic(BaseException):
@@ -375,22 +377,22 @@ def test_without_the_package_one_line_says_how_to_install_it(tmp_path, monkeypat
     write(tmp_path, by_bytes_peer())
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match="pip install tokenizers$") as error:
-        Tokenizer.from_folder(tmp_path)
+        tokenizer_from_folder(tmp_path)
     assert str(tmp_path) in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 def test_a_tokenizer_model_comes_first_and_needs_no_package(tmp_path):
     Tokenizer.train(TITLES * 3, 450).save(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    code = "import sys; sys.modules['tokenizers'] = None; from ref.tokenizer import Tokenizer; "
-    code += f"print(Tokenizer.from_folder({str(tmp_path)!r}).vocab_size)"
+    code = "import sys; sys.modules['tokenizers'] = None; from ref.checkpoints.tokenizers import tokenizer_from_folder; "
+    code += f"print(tokenizer_from_folder({str(tmp_path)!r}).vocab_size)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout == "450\n", found.stderr
 
 
 def test_a_folder_without_any_tokenizer_names_both_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.model.*tokenizer\.json"):
-        Tokenizer.from_folder(tmp_path)
+        tokenizer_from_folder(tmp_path)
 
 
 def test_a_model_folder_with_only_a_tokenizer_json_is_read(tmp_path, by_bytes):

@@ -15,8 +15,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
-from evaluate import metrics_of, slices  # noqa: E402
-from ref.attention import skew  # noqa: E402
+from ref.report.metrics import metrics_of, slices  # noqa: E402
+from ref.report.attention import skew  # noqa: E402
 from ref.files import read_text, write_atomically  # noqa: E402
 
 DRAWS = {95: 2000, 99: 10_000}

@@ -28,9 +28,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 import evaluate  # noqa: E402
-from ref import cli, dataset, recommender  # noqa: E402
+from ref import cli, recommender
+from ref.data import dataset  # noqa: E402
 from ref.files import read_json, write_atomically  # noqa: E402
-from ref.objective import Objective  # noqa: E402
+from ref.loss import Objective  # noqa: E402
 
 SCHEDULES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2))
 BOTH = ((1, 1), (2, 1), (1, 2))  # of these the best is taken further

@@ -19,7 +19,8 @@ from replay.nn.sequential import SasRec
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import evaluate  # noqa: E402
-from ref import cli, dataset  # noqa: E402
+from ref import cli
+from ref.data import dataset  # noqa: E402
 from ref.files import write_json  # noqa: E402
 
 SETTINGS = [{"size": size, "dropout": dropout} for size in (64, 128) for dropout in (0.2, 0.5)]

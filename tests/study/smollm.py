@@ -27,6 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from ref import cli, recommender  # noqa: E402
 from ref.files import read_json, write_atomically, write_json  # noqa: E402
 from ref.llama import Llama  # noqa: E402
+from ref.checkpoints import load_model
+from ref.settings import Settings
 from study.run import attention_figures, likelihoods  # noqa: E402
 
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
@@ -47,7 +49,7 @@ def convert(folder):
     plain = transformers.LlamaForCausalLM(model.config)
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
-    recommender.Recommender(softmax="catalogue").save(folder)  # so that its likelihoods compare with those after training
+    Settings(softmax="catalogue").save(folder)  # so that its likelihoods compare with those after training
 
 
 @torch.inference_mode()
@@ -58,7 +60,7 @@ def check(folder):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("The capital of France is Paris. The capital of Italy is", return_tensors="pt").input_ids
-    ours, expected = Llama.from_pretrained(folder).eval()(ids, torch.zeros_like(ids)), theirs(ids).logits
+    ours, expected = load_model(folder).eval()(ids, torch.zeros_like(ids)), theirs(ids).logits
     worst = ((ours - expected).abs().max() / expected.abs().max()).item()
     if worst > 1e-4:
         raise ValueError(f"{folder}: our logits deviate from those of transformers by {worst:.2g} of the largest")
