@@ -19,7 +19,9 @@ def run(name, main):
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, OverflowError) as error:
-        print(" ".join(f"{name}: {error}".splitlines()), file=sys.stderr)  # names in files can hold newlines
+        print(
+            " ".join(f"{name}: {error}".splitlines()), file=sys.stderr
+        )  # names in files can hold newlines
         sys.exit(2)
 
 
@@ -28,4 +30,6 @@ def check_device(name):
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device is {name!r}, which does not work here: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"--device is {name!r}, which does not work here: {str(error).splitlines()[0]}"
+        ) from None

@@ -38,7 +38,9 @@ class LlamaConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     max_position_embeddings: int = 2048
-    rope_parameters: dict = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
+    rope_parameters: dict = field(
+        default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0}
+    )
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -93,7 +95,9 @@ def attention_probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 
     q: (B, H, Q, D), k: (B, K, T, D), mask M: 0 or -inf, (B, 1, Q, T) -> (B, H, Q, T), at least float32.
     """
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # query head h uses kv head h // (H / K)
+    k = k.repeat_interleave(
+        q.shape[1] // k.shape[1], dim=1
+    )  # query head h uses kv head h // (H / K)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     return (at_least_float32(scores) + mask).softmax(-1)
 
@@ -102,7 +106,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, implementation: str) -
     """Masked attention, (B, H, Q, D): by PyTorch's fused kernel ("sdpa") or by the equation ("eager")."""
     if implementation == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    return attention_probabilities(q, k, mask).to(v.dtype) @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    return attention_probabilities(q, k, mask).to(v.dtype) @ v.repeat_interleave(
+        q.shape[1] // v.shape[1], dim=1
+    )
 
 
 class Dropout(nn.Module):
@@ -117,7 +123,9 @@ class Dropout(nn.Module):
             return x
         if self.zeros > 255:
             return torch.zeros_like(x)
-        words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(
+            -(2**63), None
+        )
         keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.zeros
         return x * keep * (256 / (256 - self.zeros))
 
@@ -125,7 +133,12 @@ class Dropout(nn.Module):
 class Attention(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
-        H, K, D, C = config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.hidden_size
+        H, K, D, C = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            config.hidden_size,
+        )
         self.layer, self.head_dim = layer, D
         self.q_proj = nn.Linear(C, H * D, bias=config.attention_bias)
         self.k_proj = nn.Linear(C, K * D, bias=config.attention_bias)
@@ -167,7 +180,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, mask, cos, sin, cache, implementation, dropout):
-        x = x + dropout(self.self_attn(self.input_layernorm(x), mask, cos, sin, cache, implementation))
+        x = x + dropout(
+            self.self_attn(self.input_layernorm(x), mask, cos, sin, cache, implementation)
+        )
         return x + dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -179,11 +194,18 @@ class Llama(nn.Module):
     Weights are drawn from N(0, 0.02) by torch's global generator.
     """
 
-    def __init__(self, config: LlamaConfig, scheme: MaskScheme = MaskScheme(), attention="sdpa", dropout=0.0):
+    def __init__(
+        self, config: LlamaConfig, scheme: MaskScheme = MaskScheme(), attention="sdpa", dropout=0.0
+    ):
         super().__init__()
         if attention not in ("sdpa", "eager"):
             raise ValueError(f"attention is {attention!r}; expected 'sdpa' or 'eager'")
-        self.config, self.scheme, self.attention, self.checkpoint_activations = config, scheme, attention, False
+        self.config, self.scheme, self.attention, self.checkpoint_activations = (
+            config,
+            scheme,
+            attention,
+            False,
+        )
         scheme.kinds(config.num_hidden_layers)  # refuses a scheme that does not fit
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
@@ -209,7 +231,16 @@ class Llama(nn.Module):
         """
         return self.lm_head(self.hidden_states(input_ids, segment_ids, position_ids, cache, order))
 
-    def hidden_states(self, input_ids, segment_ids, position_ids=None, cache=None, order=None, after_intra=None, stop=None):
+    def hidden_states(
+        self,
+        input_ids,
+        segment_ids,
+        position_ids=None,
+        cache=None,
+        order=None,
+        after_intra=None,
+        stop=None,
+    ):
         """What the output head reads, (B, Q, C); arguments as in `forward`.
 
         after_intra: what the IN layers give, (B, Q, C), where that is known: the model starts behind them.
@@ -217,7 +248,9 @@ class Llama(nn.Module):
         """
         Q = input_ids.shape[1]
         if cache is not None:
-            segment_ids = torch.cat((cache.segment_ids.to(segment_ids), segment_ids), dim=1)  # (B, T)
+            segment_ids = torch.cat(
+                (cache.segment_ids.to(segment_ids), segment_ids), dim=1
+            )  # (B, T)
             cache.segment_ids = segment_ids
             if order is None:
                 T = segment_ids.shape[1]
@@ -228,18 +261,34 @@ class Llama(nn.Module):
         kinds = self.scheme.kinds(len(self.layers))
         masks = build_masks(segment_ids, self.scheme, order)
         for kind in set(kinds):  # M of the equation: 0 or -inf, (B, 1, Q, T)
-            allowed = masks[kind] if cache is None else cache.columns(kind, kinds.index(kind), masks[kind])
-            masks[kind] = torch.zeros_like(allowed, dtype=self.norm.weight.dtype).masked_fill_(~allowed, -math.inf)[:, None]
+            allowed = (
+                masks[kind]
+                if cache is None
+                else cache.columns(kind, kinds.index(kind), masks[kind])
+            )
+            masks[kind] = torch.zeros_like(allowed, dtype=self.norm.weight.dtype).masked_fill_(
+                ~allowed, -math.inf
+            )[:, None]
         cos, sin = self._rope(position_ids)
-        x = self.dropout(self.embed_tokens(input_ids)) if after_intra is None else after_intra  # (B, Q, C)
-        for number in range(0 if after_intra is None else self.scheme.intra_layers, len(kinds) if stop is None else stop):
-            layer, arguments = self.layers[number], (x, masks[kinds[number]], cos, sin, cache, self.attention, self.dropout)
+        x = (
+            self.dropout(self.embed_tokens(input_ids)) if after_intra is None else after_intra
+        )  # (B, Q, C)
+        for number in range(
+            0 if after_intra is None else self.scheme.intra_layers,
+            len(kinds) if stop is None else stop,
+        ):
+            layer, arguments = (
+                self.layers[number],
+                (x, masks[kinds[number]], cos, sin, cache, self.attention, self.dropout),
+            )
             again = self.checkpoint_activations and self.training
             x = recompute(layer, *arguments, use_reentrant=False) if again else layer(*arguments)
         return self.norm(x) if stop is None else x
 
     def _rope(self, position_ids):
         weight = self.embed_tokens.weight
-        frequencies = rope_frequencies(self.config, torch.promote_types(weight.dtype, torch.float32), weight.device)
+        frequencies = rope_frequencies(
+            self.config, torch.promote_types(weight.dtype, torch.float32), weight.device
+        )
         angles = position_ids[:, None, :, None] * frequencies  # (B, 1, Q, D/2)
         return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)

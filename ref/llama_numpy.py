@@ -59,13 +59,22 @@ def row_mask(kind, s, scheme):
 
 def layer_masks(segment_ids, L, scheme):
     """One mask a layer: bool (L, B, T, T). Raises ValueError for a scheme that L layers cannot carry."""
-    if scheme.intra_layers < 0 or scheme.cross_layers < 0 or scheme.intra_layers + scheme.cross_layers > L:
-        raise ValueError(f"intra_layers={scheme.intra_layers}, cross_layers={scheme.cross_layers}: expected two "
-                         f"counts of at least 0 whose sum is at most the model's {L} layers")
+    if (
+        scheme.intra_layers < 0
+        or scheme.cross_layers < 0
+        or scheme.intra_layers + scheme.cross_layers > L
+    ):
+        raise ValueError(
+            f"intra_layers={scheme.intra_layers}, cross_layers={scheme.cross_layers}: expected two "
+            f"counts of at least 0 whose sum is at most the model's {L} layers"
+        )
     if scheme.text not in ("visible", "isolated"):
         raise ValueError(f"text={scheme.text!r}: expected 'visible' or 'isolated'")
     kinds = [layer_kind(i, L, scheme) for i in range(L)]
-    masks = {kind: np.stack([row_mask(kind, s, scheme) for s in segment_ids.tolist()]) for kind in set(kinds)}
+    masks = {
+        kind: np.stack([row_mask(kind, s, scheme) for s in segment_ids.tolist()])
+        for kind in set(kinds)
+    }
     return np.stack([masks[kind] for kind in kinds])  # (L, B, T, T)
 
 
@@ -99,7 +108,9 @@ def rope_frequencies(config):
 def llama3_frequencies(frequencies, rope):
     """Llama 3.1's scaling: slow pairs are slowed by `factor`, fast ones kept, those between blended."""
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)  # in the original context
+    turns = (
+        rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    )  # in the original context
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)  # 0: slowed; 1: kept
     return keep * frequencies + (1 - keep) * frequencies / rope["factor"]
 
@@ -113,7 +124,9 @@ def rotate(x, angles):
     """Turn the pairs of x (B, heads, T, D); the pairs are (d, d + D/2), the half-split layout of the checkpoints."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # (B, 1, T, D/2)
     first, second = np.split(x, 2, axis=-1)  # (B, heads, T, D/2) each
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)  # (B, heads, T, D)
+    return np.concatenate(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1
+    )  # (B, heads, T, D)
 
 
 def head_dim(config):
@@ -162,8 +175,14 @@ def masked_softmax(scores, mask):
 
 def attention(x, mask, angles, weights, config, at, trace):
     """Grouped-query attention of layer `at` on x (B, T, C) under mask (B, T, T): (B, T, C)."""
-    H, D, bias = config["num_attention_heads"], head_dim(config), config.get("attention_bias", False)
-    q, k, v = (split_heads(linear(x, weights, f"model.{at}.self_attn.{p}_proj", bias), D) for p in "qkv")
+    H, D, bias = (
+        config["num_attention_heads"],
+        head_dim(config),
+        config.get("attention_bias", False),
+    )
+    q, k, v = (
+        split_heads(linear(x, weights, f"model.{at}.self_attn.{p}_proj", bias), D) for p in "qkv"
+    )
     q = trace[f"{at}.q"] = rotate(q, angles)  # (B, H, T, D)
     k = trace[f"{at}.k"] = rotate(k, angles)  # (B, K, T, D)
     trace[f"{at}.v"] = v  # (B, K, T, D)
@@ -178,16 +197,25 @@ def mlp(x, weights, config, at):
     """SwiGLU: (B, T, C) -> (B, T, C)."""
     name, bias = f"model.{at}.mlp", config.get("mlp_bias", False)
     gate = silu(linear(x, weights, f"{name}.gate_proj", bias))  # (B, T, intermediate)
-    return linear(gate * linear(x, weights, f"{name}.up_proj", bias), weights, f"{name}.down_proj", bias)
+    return linear(
+        gate * linear(x, weights, f"{name}.up_proj", bias), weights, f"{name}.down_proj", bias
+    )
 
 
 def layer(x, mask, angles, weights, config, at, trace):
     """One block: norm, attention, residual; norm, SwiGLU, residual: (B, T, C) -> (B, T, C)."""
     eps = config["rms_norm_eps"]
     normed = trace[f"{at}.normed"] = rms_norm(x, weights[f"model.{at}.input_layernorm.weight"], eps)
-    attended = trace[f"{at}.attention"] = attention(normed, mask, angles, weights, config, at, trace)
+    attended = trace[f"{at}.attention"] = attention(
+        normed, mask, angles, weights, config, at, trace
+    )
     x = trace[f"{at}.residual"] = x + attended
-    change = mlp(rms_norm(x, weights[f"model.{at}.post_attention_layernorm.weight"], eps), weights, config, at)
+    change = mlp(
+        rms_norm(x, weights[f"model.{at}.post_attention_layernorm.weight"], eps),
+        weights,
+        config,
+        at,
+    )
     trace[f"{at}.mlp"] = change
     trace[f"{at}.output"] = x + change
     return x + change
@@ -203,12 +231,18 @@ def forward(weights, config, input_ids, segment_ids, scheme, position_ids=None, 
     trace = {} if trace is None else trace
     weights = {name: np.asarray(weight, dtype=np.float64) for name, weight in weights.items()}
     segment_ids, L = np.asarray(segment_ids), config["num_hidden_layers"]
-    scheme = SimpleNamespace(**{**DEFAULT_SCHEME, **scheme}) if isinstance(scheme, Mapping) else scheme
-    position_ids = count_positions(segment_ids) if position_ids is None else np.asarray(position_ids)
+    scheme = (
+        SimpleNamespace(**{**DEFAULT_SCHEME, **scheme}) if isinstance(scheme, Mapping) else scheme
+    )
+    position_ids = (
+        count_positions(segment_ids) if position_ids is None else np.asarray(position_ids)
+    )
     masks = layer_masks(segment_ids, L, scheme)  # (L, B, T, T)
     trace.update({f"layers.{i}.mask": masks[i] for i in range(L)})
     angles = rope_angles(position_ids, rope_frequencies(config))  # (B, T, D/2)
-    x = trace["embedding"] = weights["model.embed_tokens.weight"][np.asarray(input_ids)]  # (B, T, C)
+    x = trace["embedding"] = weights["model.embed_tokens.weight"][
+        np.asarray(input_ids)
+    ]  # (B, T, C)
     for i in range(L):
         x = layer(x, masks[i], angles, weights, config, f"layers.{i}", trace)
     x = trace["norm"] = rms_norm(x, weights["model.norm.weight"], config["rms_norm_eps"])
@@ -222,8 +256,12 @@ def loss(logits, labels, ignore=-100):
     logits, labels = logits[:, :-1], np.asarray(labels)[:, 1:]  # (B, T-1, V), (B, T-1)
     kept = labels != ignore
     if not kept.any():
-        raise ValueError(f"labels: all are {ignore} (ignored), expected at least one token to predict")
-    chosen = np.take_along_axis(logits, np.where(kept, labels, 0)[..., None], axis=-1)[..., 0]  # (B, T-1)
+        raise ValueError(
+            f"labels: all are {ignore} (ignored), expected at least one token to predict"
+        )
+    chosen = np.take_along_axis(logits, np.where(kept, labels, 0)[..., None], axis=-1)[
+        ..., 0
+    ]  # (B, T-1)
     top = logits.max(axis=-1)
     log_total = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))  # (B, T-1)
     return (log_total - chosen)[kept].mean()

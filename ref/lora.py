@@ -1,6 +1,6 @@
 """LoRA (Hu et al. 2021): train a low-rank update of some matrices and leave the model as it is.
 
-    y = W x + (alpha / rank) B A dropout(x)        A (rank, in), B (out, rank); W frozen; B starts at 0
+y = W x + (alpha / rank) B A dropout(x)        A (rank, in), B (out, rank); W frozen; B starts at 0
 """
 
 import math
@@ -8,7 +8,6 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
-
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -48,7 +47,12 @@ def add(model, rank, alpha, dropout=0.0, targets=("q_proj", "v_proj")):
     if unknown or not targets:
         raise ValueError(f"LoRA targets are {list(targets)}; expected some of {', '.join(TARGETS)}")
     model.requires_grad_(False)
-    _replace(model, nn.Linear, lambda linear: LoRALinear(linear, rank, alpha, dropout).train(model.training), targets)
+    _replace(
+        model,
+        nn.Linear,
+        lambda linear: LoRALinear(linear, rank, alpha, dropout).train(model.training),
+        targets,
+    )
 
 
 def merge(model):

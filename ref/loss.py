@@ -40,19 +40,34 @@ class Objective:
 
     def __init__(self, encoder, trie, titles, settings: Settings, loss):
         if loss == "all" and settings.softmax == "catalogue":
-            raise ValueError("--loss all predicts text too, which no catalogue holds; use --softmax full")
+            raise ValueError(
+                "--loss all predicts text too, which no catalogue holds; use --softmax full"
+            )
         if loss == "titles" and not settings.layout.same_everywhere:
-            raise ValueError("--loss titles needs a layout in which a title reads the same as entry and as target; "
-                             f"{settings.layout.name!r} does not (use 'lines', or --loss target)")  # fmt: skip
-        self.encoder, self.trie, self.titles, self.settings, self.loss = encoder, trie, titles, settings, loss
-        self.chosen = [np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))]
+            raise ValueError(
+                "--loss titles needs a layout in which a title reads the same as entry and as target; "
+                f"{settings.layout.name!r} does not (use 'lines', or --loss target)"
+            )
+        self.encoder, self.trie, self.titles, self.settings, self.loss = (
+            encoder,
+            trie,
+            titles,
+            settings,
+            loss,
+        )
+        self.chosen = [
+            np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))
+        ]
         self.title_tokens = np.array([len(nodes) for nodes in self.chosen])
 
     def batch(self, windows, device="cpu") -> Batch:
         """The batch of some windows: a list of int arrays, the last entry of each is the target."""
         # below, the target's tokens must be those of the trie, which is checked at less cost
         border, titles = self.loss == "all", self.titles
-        prompts = [self.encoder.encode([titles[e] for e in w[:-1]], titles[w[-1]], check_border=border) for w in windows]
+        prompts = [
+            self.encoder.encode([titles[e] for e in w[:-1]], titles[w[-1]], check_border=border)
+            for w in windows
+        ]
         input_ids, segment_ids = padded(prompts)
         rows, places, chosen, units = [], [], [], 0
         for row, (prompt, window) in enumerate(zip(prompts, windows)):
@@ -67,38 +82,58 @@ class Objective:
             units += len(shown) - first + 1
             chosen.append(np.concatenate([self.chosen[entry] for entry in shown[first - 1 :]]))
             if not np.array_equal(self.trie.token[chosen[-1]], prompt.input_ids[places[-1]]):
-                raise ValueError(f"the tokenizer reads titles in another way behind this prompt: {prompt.text[:200]!r}")
-        rows, places, chosen = np.concatenate(rows), np.concatenate(places), np.concatenate(chosen) if chosen else None
+                raise ValueError(
+                    f"the tokenizer reads titles in another way behind this prompt: {prompt.text[:200]!r}"
+                )
+        rows, places, chosen = (
+            np.concatenate(rows),
+            np.concatenate(places),
+            np.concatenate(chosen) if chosen else None,
+        )
         if self.settings.softmax == "full":
             chosen = None
         else:
             parent = self.trie.parent[chosen]
             order = np.argsort(parent > 0, kind="stable")  # first tokens of titles first
-            order = order[self.trie.num_children[parent[order]] > 1]  # one possible continuation costs nothing
+            order = order[
+                self.trie.num_children[parent[order]] > 1
+            ]  # one possible continuation costs nothing
             rows, places, chosen = rows[order], places[order], chosen[order]
-        tensors = (torch.from_numpy(array).to(device) for array in (input_ids, segment_ids, rows, places))
-        return Batch(*tensors, chosen, units, int((segment_ids != -1).sum()), sum(p.dropped for p in prompts))
+        tensors = (
+            torch.from_numpy(array).to(device) for array in (input_ids, segment_ids, rows, places)
+        )
+        return Batch(
+            *tensors, chosen, units, int((segment_ids != -1).sum()), sum(p.dropped for p in prompts)
+        )
 
     def token_log_probs(self, model, batch: Batch) -> torch.Tensor:
         """Log-probability of each predicted token, in nats, (N,); logits exist only where one is predicted."""
-        hidden = model.hidden_states(batch.input_ids, batch.segment_ids)[batch.rows, batch.places - 1]  # (N, C)
+        hidden = model.hidden_states(batch.input_ids, batch.segment_ids)[
+            batch.rows, batch.places - 1
+        ]  # (N, C)
         hidden = hidden / self.settings.temperature  # instead of the logits, which are many more
         if batch.chosen is None:
             tokens = batch.input_ids[batch.rows, batch.places]
             logits = at_least_float32(model.lm_head(hidden))  # (N, V)
             return -F.cross_entropy(logits, tokens, reduction="none")
         parent = self.trie.parent[batch.chosen]
-        column = torch.from_numpy(batch.chosen - self.trie.first_child[parent]).to(hidden.device)[:, None]
+        column = torch.from_numpy(batch.chosen - self.trie.first_child[parent]).to(hidden.device)[
+            :, None
+        ]
         out, first = [], int((parent == 0).sum())
         if first:  # the first tokens of titles share their alternatives: a head of those alone, no gathering
             alternatives = self._tokens(self.trie.children(parent[:1])[0], hidden)[0]  # (M,)
-            logits = at_least_float32(hidden[:first] @ F.embedding(alternatives, model.lm_head.weight).T)  # (first, M)
+            logits = at_least_float32(
+                hidden[:first] @ F.embedding(alternatives, model.lm_head.weight).T
+            )  # (first, M)
             out.append(logits.log_softmax(-1).gather(1, column[:first]))
         if first < len(parent):
             children, real = self.trie.children(parent[first:])  # (N - first, M)
             tokens, real = self._tokens(children, hidden), torch.from_numpy(real).to(hidden.device)
             logits = model.lm_head(hidden[first:])
-            out.append(child_log_softmax(logits, tokens, real, self.settings).gather(1, column[first:]))
+            out.append(
+                child_log_softmax(logits, tokens, real, self.settings).gather(1, column[first:])
+            )
         return torch.cat(out)[:, 0] if out else model.lm_head(hidden).sum(1)  # (N,)
 
     def _tokens(self, nodes, like):

@@ -36,7 +36,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-_CHOICES = {"text": ("visible", "isolated"), "delimiters": ("item", "text"), "target": ("item", "text")}
+_CHOICES = {
+    "text": ("visible", "isolated"),
+    "delimiters": ("item", "text"),
+    "target": ("item", "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,26 @@ class MaskScheme:
         for name in ("intra_layers", "cross_layers"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
-                raise ValueError(f"mask scheme: {name} is {value!r}; expected an integer of 0 or more")
+                raise ValueError(
+                    f"mask scheme: {name} is {value!r}; expected an integer of 0 or more"
+                )
         if type(self.cross_self) is not bool:
-            raise ValueError(f"mask scheme: cross_self is {self.cross_self!r}; expected true or false")
+            raise ValueError(
+                f"mask scheme: cross_self is {self.cross_self!r}; expected true or false"
+            )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"mask scheme: {name} is {getattr(self, name)!r}; expected one of {choices}")
+                raise ValueError(
+                    f"mask scheme: {name} is {getattr(self, name)!r}; expected one of {choices}"
+                )
 
     @classmethod
     def from_dict(cls, values):
         """Read the "hatllm" object of a config.json; raises ValueError for a field that is unknown."""
         if not isinstance(values, dict):
-            raise ValueError(f"mask scheme: found {type(values).__name__}; expected an object of fields")
+            raise ValueError(
+                f"mask scheme: found {type(values).__name__}; expected an object of fields"
+            )
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -93,8 +105,10 @@ class MaskScheme:
         """
         middle = num_layers - self.intra_layers - self.cross_layers
         if middle < 0:
-            raise ValueError(f"intra_layers {self.intra_layers} + cross_layers {self.cross_layers} is more than "
-                             f"the {num_layers} layers of the model")  # fmt: skip
+            raise ValueError(
+                f"intra_layers {self.intra_layers} + cross_layers {self.cross_layers} is more than "
+                f"the {num_layers} layers of the model"
+            )
         return ["IN"] * self.intra_layers + ["OR"] * middle + ["CR"] * self.cross_layers
 
 
@@ -112,7 +126,9 @@ def _cr(allowed, s_j, s_k, itself, scheme):
     return allowed & (open_to | itself if scheme.cross_self else open_to)
 
 
-def build_masks(segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = None) -> dict[str, Tensor]:
+def build_masks(
+    segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = None
+) -> dict[str, Tensor]:
     """The boolean matrix of each layer kind: True = query (row) may attend to key (column).
 
     segment_ids: int (B, T), as in the module docstring.
@@ -124,7 +140,9 @@ def build_masks(segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = 
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.
     """
     if segment_ids.dim() != 2 or segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
-        raise ValueError(f"segment_ids: {segment_ids.dtype} {tuple(segment_ids.shape)}; expected integers (B, T)")
+        raise ValueError(
+            f"segment_ids: {segment_ids.dtype} {tuple(segment_ids.shape)}; expected integers (B, T)"
+        )
     index = torch.arange(segment_ids.shape[1], device=segment_ids.device)
     if order is None:
         order = index <= index[:, None]  # (T, T)
@@ -135,7 +153,11 @@ def build_masks(segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = 
     s_k = segment_ids[:, None, :]  # (B, 1, T)
 
     allowed = torch.where(s_j == -1, itself, _or(order, s_k))  # R3
-    masks = {"IN": _in(allowed, s_j, s_k, scheme), "OR": allowed, "CR": _cr(allowed, s_j, s_k, itself, scheme)}
+    masks = {
+        "IN": _in(allowed, s_j, s_k, scheme),
+        "OR": allowed,
+        "CR": _cr(allowed, s_j, s_k, itself, scheme),
+    }
     if not scheme.cross_self:
         masks["CR"] |= itself & ~masks["CR"].any(-1, keepdim=True)  # R4
     return masks

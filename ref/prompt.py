@@ -34,17 +34,27 @@ class Layout:
     def from_dict(cls, values, source="layout"):
         """Read a layout from JSON values. Raises ValueError naming `source` and the field."""
         if not isinstance(values, dict):
-            raise ValueError(f"{source}: the layout is a {type(values).__name__}; expected an object")
+            raise ValueError(
+                f"{source}: the layout is a {type(values).__name__}; expected an object"
+            )
         kinds = {field.name: field.type for field in fields(cls)}
         for name, value in values.items():
             if type(value) is not kinds.get(name):
-                expected = f"expected {kinds[name].__name__}" if name in kinds else f"expected some of {list(kinds)}"
+                expected = (
+                    f"expected {kinds[name].__name__}"
+                    if name in kinds
+                    else f"expected some of {list(kinds)}"
+                )
                 raise ValueError(f"{source}: layout field {name!r} is {value!r}; {expected}")
         if "name" not in values:
             raise ValueError(f"{source}: the layout has no 'name'")
         for name, value in values.items():
-            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-                raise ValueError(f"{source}: layout field {name!r} holds half a surrogate pair, which is no character")
+            if isinstance(value, str) and any(
+                "\ud800" <= character <= "\udfff" for character in value
+            ):
+                raise ValueError(
+                    f"{source}: layout field {name!r} holds half a surrogate pair, which is no character"
+                )
         layout = cls(**values)
         if not layout.eos and not layout.target_close:
             raise ValueError(f"{source}: nothing ends the target; expected target_close or eos")
@@ -59,10 +69,15 @@ class Layout:
     def same_everywhere(self):
         """Does a title read the same as a history entry and as the target? (`--loss titles` needs it.)"""
         delimiters = {(self.entry_open, self.entry_close), (self.entry_open, self.last_entry_close)}
-        return delimiters == {(self.target_open, self.target_close)} and not (self.after or self.eos)
+        return delimiters == {(self.target_open, self.target_close)} and not (
+            self.after or self.eos
+        )
 
 
-LAYOUTS = {path.stem: Layout.from_dict(read_json(path), path) for path in (Path(__file__).parent / "layouts").glob("*.json")}
+LAYOUTS = {
+    path.stem: Layout.from_dict(read_json(path), path)
+    for path in (Path(__file__).parent / "layouts").glob("*.json")
+}
 
 
 @dataclass(frozen=True)
@@ -84,8 +99,15 @@ class PromptEncoder:
     def __init__(self, tokenizer, layout: Layout, scheme: MaskScheme, max_length):
         for wanted, token in ((layout.bos, "bos"), (layout.eos, "eos")):
             if wanted and getattr(tokenizer, f"{token}_id") < 0:
-                raise ValueError(f"{tokenizer.source} has no {token} token; layout {layout.name!r} needs one")
-        self.tokenizer, self.layout, self.scheme, self.max_length = tokenizer, layout, scheme, max_length
+                raise ValueError(
+                    f"{tokenizer.source} has no {token} token; layout {layout.name!r} needs one"
+                )
+        self.tokenizer, self.layout, self.scheme, self.max_length = (
+            tokenizer,
+            layout,
+            scheme,
+            max_length,
+        )
 
     def encode(self, history, target=None, reserve=0, check_border=True) -> Prompt:
         """The prompt of a history of titles and, if given, its target.
@@ -100,8 +122,10 @@ class PromptEncoder:
                 if check_border:
                     self._check_border(prompt, history[dropped:], target)
                 return prompt
-        raise ValueError(f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; the model reads "
-                         f"{self.max_length}: {(history[-1] if history else target)[:80]!r}")  # fmt: skip
+        raise ValueError(
+            f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; the model reads "
+            f"{self.max_length}: {(history[-1] if history else target)[:80]!r}"
+        )
 
     def _stretches(self, history, target):
         """[(text, entry, is it a title?)] in order; their texts joined are the prompt."""
@@ -109,7 +133,11 @@ class PromptEncoder:
         stretches = [(layout.before, 0, False)]
         for number, title in enumerate(history, start=1):
             close = layout.last_entry_close if number == last else layout.entry_close
-            stretches += [(layout.entry_open, number, False), (title, number, True), (close, number, False)]
+            stretches += [
+                (layout.entry_open, number, False),
+                (title, number, True),
+                (close, number, False),
+            ]
         stretches.append((layout.after, 0, False))
         if target is not None:
             stretches += [(layout.target_open, last + 1, False), (target, last + 1, True)]
@@ -128,20 +156,37 @@ class PromptEncoder:
         if not ids and not self.layout.bos:
             raise ValueError(f"layout {self.layout.name!r}: an empty history makes an empty prompt")
         if self.layout.bos:
-            ids, entry, is_title = [self.tokenizer.bos_id, *ids], np.append(0, entry), np.append(False, is_title)
+            ids, entry, is_title = (
+                [self.tokenizer.bos_id, *ids],
+                np.append(0, entry),
+                np.append(False, is_title),
+            )
         if self.layout.eos and target is not None:
-            ids, entry, is_title = [*ids, self.tokenizer.eos_id], np.append(entry, len(history) + 1), np.append(is_title, False)
-        segments, prompt_length = self._segments(entry, is_title, len(history)), int((entry <= len(history)).sum())
+            ids, entry, is_title = (
+                [*ids, self.tokenizer.eos_id],
+                np.append(entry, len(history) + 1),
+                np.append(is_title, False),
+            )
+        segments, prompt_length = (
+            self._segments(entry, is_title, len(history)),
+            int((entry <= len(history)).sum()),
+        )
         return Prompt(text, np.array(ids), segments, entry, prompt_length, dropped)
 
     def _segments(self, entry, is_title, num_history):
         segments = entry if self.scheme.delimiters == "item" else np.where(is_title, entry, 0)
-        return np.where(segments > num_history, 0, segments) if self.scheme.target == "text" else segments
+        return (
+            np.where(segments > num_history, 0, segments)
+            if self.scheme.target == "text"
+            else segments
+        )
 
     def _check_entries(self, history, target, entries_with_title_tokens):
         titles = [*history] if target is None else [*history, target]
         for number in set(range(1, len(titles) + 1)).difference(entries_with_title_tokens.tolist()):
-            raise ValueError(f"{self.tokenizer.source}: no token begins inside the title {titles[number - 1]!r}")
+            raise ValueError(
+                f"{self.tokenizer.source}: no token begins inside the title {titles[number - 1]!r}"
+            )
 
     def _check_border(self, prompt, history, target):
         """The tokens of prompt + target must begin with those of the prompt."""
@@ -150,7 +195,9 @@ class PromptEncoder:
         text = "".join(stretch[0] for stretch in self._stretches(history, None))
         alone = [self.tokenizer.bos_id] * self.layout.bos + self.tokenizer.encode(text)[0]
         if prompt.input_ids[: prompt.prompt_length].tolist() != alone:
-            raise ValueError(f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target of {target!r}")
+            raise ValueError(
+                f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target of {target!r}"
+            )
 
     def encode_target(self, title):
         """The tokens that answer a prompt with `title`, and the segment (0, or 1 for item) of each.
@@ -159,13 +206,18 @@ class PromptEncoder:
         """
         whole = self._encode([title], title, 0)
         self._check_border(whole, [title], title)
-        return whole.input_ids[whole.prompt_length :], np.minimum(whole.segment_ids[whole.prompt_length :], 1)
+        return whole.input_ids[whole.prompt_length :], np.minimum(
+            whole.segment_ids[whole.prompt_length :], 1
+        )
 
 
 def padded(prompts):
     """input_ids and segment_ids (U, T) of prompts, padded on the right."""
     length = max(len(prompt.input_ids) for prompt in prompts)
-    input_ids, segment_ids = np.zeros((len(prompts), length), np.int64), np.full((len(prompts), length), -1)
+    input_ids, segment_ids = (
+        np.zeros((len(prompts), length), np.int64),
+        np.full((len(prompts), length), -1),
+    )
     for row, prompt in enumerate(prompts):
         size = len(prompt.input_ids)
         input_ids[row, :size], segment_ids[row, :size] = prompt.input_ids, prompt.segment_ids

@@ -14,7 +14,9 @@ def load(folder, dtype=torch.float32, device="cpu", base=None):
     settings, tokenizer = read_settings(folder), read_tokenizer(folder, base)
     model = load_model(folder, dtype=dtype, device=device, base=base).eval()
     check_vocabulary(tokenizer, model.config)
-    encoder = PromptEncoder(tokenizer, settings.layout, model.scheme, model.config.max_position_embeddings)
+    encoder = PromptEncoder(
+        tokenizer, settings.layout, model.scheme, model.config.max_position_embeddings
+    )
     return model, encoder, settings
 
 

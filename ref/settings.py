@@ -29,7 +29,9 @@ class Settings:
             raise ValueError(f"temperature is {self.temperature!r}; expected a positive number")
         for name in ("history", "min_item", "min_user"):
             if type(getattr(self, name)) is not int or not 0 < getattr(self, name) < 2**31:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected an integer of 1 or more, below 2^31")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected an integer of 1 or more, below 2^31"
+                )
 
     def save(self, folder):
         write_json(Path(folder) / "recommender.json", asdict(self))

@@ -39,16 +39,32 @@ class Tokenizer:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(titles), model_writer=model, model_type="bpe", vocab_size=vocab_size,
-                byte_fallback=True, user_defined_symbols=["\n"], normalization_rule_name="identity",
-                add_dummy_prefix=False, remove_extra_whitespaces=False, max_sentence_length=1 << 20,
-                num_threads=1, minloglevel=2,
-            )  # fmt: skip
+                sentence_iterator=iter(titles),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                byte_fallback=True,
+                user_defined_symbols=["\n"],
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                max_sentence_length=1 << 20,
+                num_threads=1,
+                minloglevel=2,
+            )
         except RuntimeError as error:
             limit = re.search(r"<= (\d+)\.|\d+ vs (\d+)", str(error))
             most, least = limit.groups() if limit else (None, None)
-            expected = f"at most {most}" if most else f"at least {least}" if least else str(error).splitlines()[-1]
-            raise ValueError(f"vocabulary size {vocab_size} does not suit these {len(titles)} titles: {expected}") from None
+            expected = (
+                f"at most {most}"
+                if most
+                else f"at least {least}"
+                if least
+                else str(error).splitlines()[-1]
+            )
+            raise ValueError(
+                f"vocabulary size {vocab_size} does not suit these {len(titles)} titles: {expected}"
+            ) from None
         return cls(model.getvalue(), "the tokenizer trained here")
 
     def save(self, folder):
@@ -63,12 +79,16 @@ class Tokenizer:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{text!r} holds half a surrogate pair, which is no character") from None
+            raise ValueError(
+                f"{text!r} holds half a surrogate pair, which is no character"
+            ) from None
         ids, offsets, decoded = self._read(text)
         end = 0
         for begin, stop in offsets:
             if not end - 1 <= begin <= end <= stop:  # several tokens may share one character
-                raise ValueError(f"{self.source}: does not read {text!r} in order: {begin} to {stop} after {end}")
+                raise ValueError(
+                    f"{self.source}: does not read {text!r} in order: {begin} to {stop} after {end}"
+                )
             end = stop
         if end != len(text) or decoded.replace(_SPACE, " ") != text.replace(_SPACE, " "):
             raise ValueError(f"{self.source}: turns {text!r} into {decoded!r}")
@@ -84,5 +104,3 @@ class Tokenizer:
     def pieces(self, ids):
         """Each token as text, for people."""
         return [self._processor.id_to_piece(i).replace(_SPACE, " ") for i in ids]
-
-

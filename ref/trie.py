@@ -29,22 +29,32 @@ class Trie:
         start = lengths.cumsum() - lengths
         vocab = int(flat.max()) + 1
         at = np.zeros(len(titles), np.int64)  # the node that each title has reached
-        columns = {"token": [np.array([-1])], "parent": [np.array([-1])], "in_item": [np.array([False])]}
+        columns = {
+            "token": [np.array([-1])],
+            "parent": [np.array([-1])],
+            "in_item": [np.array([False])],
+        }
         self.levels = [0, 1]  # level d holds the nodes levels[d] to levels[d + 1] - 1
         for depth in range(lengths.max()):
             active = np.flatnonzero(lengths > depth)
             place = start[active] + depth
-            keys, first, node = np.unique(at[active] * vocab + flat[place], return_index=True, return_inverse=True)
+            keys, first, node = np.unique(
+                at[active] * vocab + flat[place], return_index=True, return_inverse=True
+            )
             at[active] = self.levels[-1] + node
             columns["token"].append(keys % vocab)
             columns["parent"].append(keys // vocab)
             columns["in_item"].append(flags[place][first])
             differs = np.flatnonzero(flags[place] != flags[place][first][node])
             if len(differs):
-                raise ValueError(f"delimiters='text' cannot tell {titles[active[differs[0]]]!r} from a title that begins like it: "
-                                 "the same token is a delimiter in one and part of the title in the other")  # fmt: skip
+                raise ValueError(
+                    f"delimiters='text' cannot tell {titles[active[differs[0]]]!r} from a title that begins like it: "
+                    "the same token is a delimiter in one and part of the title in the other"
+                )
             self.levels.append(self.levels[-1] + len(keys))
-        self.token, self.parent, self.in_item = (np.concatenate(column) for column in columns.values())
+        self.token, self.parent, self.in_item = (
+            np.concatenate(column) for column in columns.values()
+        )
         self.leaf = at
         self._derive(titles)
 
@@ -59,7 +69,9 @@ class Trie:
         self.title[self.leaf] = self.first_title[self.leaf]
         inner = np.flatnonzero(self.num_children[self.leaf])
         if len(inner):
-            raise ValueError(f"the tokens of {titles[inner[0]]!r} begin those of another title; nothing ends the target")
+            raise ValueError(
+                f"the tokens of {titles[inner[0]]!r} begin those of another title; nothing ends the target"
+            )
         self.branches, self.size = self.num_children > 1, np.ones(N, np.int64)
         for low, high in reversed(list(zip(self.levels[1:], self.levels[2:]))):
             level, parent = slice(low, high), self.parent[low:high]
@@ -69,8 +81,12 @@ class Trie:
         self.preorder = np.zeros(N, np.int64)
         for low, high in zip(self.levels[1:], self.levels[2:]):
             parent = self.parent[low:high]
-            before = self.size[low:high].cumsum() - self.size[low:high]  # sizes of all earlier nodes of the level
-            self.preorder[low:high] = self.preorder[parent] + 1 + before - before[self.first_child[parent] - low]
+            before = (
+                self.size[low:high].cumsum() - self.size[low:high]
+            )  # sizes of all earlier nodes of the level
+            self.preorder[low:high] = (
+                self.preorder[parent] + 1 + before - before[self.first_child[parent] - low]
+            )
 
     def path(self, title):
         """The nodes from the root to the parent of the title's leaf: where each of its tokens is chosen."""

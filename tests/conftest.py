@@ -7,18 +7,43 @@ masks come from it, never from ref.masks.
 import pytest
 import torch
 
-from ref.llama import LlamaConfig
-from ref.llama import Llama
+from ref.llama import Llama, LlamaConfig
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS, PromptEncoder
 from ref.tokenizer import Tokenizer
 
 TITLES = [
-    "The Lion King", "The Lion Sleeps", "The Lion", "Lion", "Toy Story", "Toy Story 2", "Toy Soldiers", "Heat",
-    "Casino", "Casino Royale", "Alien", "Aliens", "Alien 3", "Rocky", "Rocky II", "Rocky III", "Rocky IV", "Jaws",
-    "Jaws 2", "Batman", "Batman Returns", "Batman Forever", "The King", "The Kid", "Fargo", "Heathers", "Amadeus",
-    "Big", "Big Fish", "Star Wars",
-]  # fmt: skip
+    "The Lion King",
+    "The Lion Sleeps",
+    "The Lion",
+    "Lion",
+    "Toy Story",
+    "Toy Story 2",
+    "Toy Soldiers",
+    "Heat",
+    "Casino",
+    "Casino Royale",
+    "Alien",
+    "Aliens",
+    "Alien 3",
+    "Rocky",
+    "Rocky II",
+    "Rocky III",
+    "Rocky IV",
+    "Jaws",
+    "Jaws 2",
+    "Batman",
+    "Batman Returns",
+    "Batman Forever",
+    "The King",
+    "The Kid",
+    "Fargo",
+    "Heathers",
+    "Amadeus",
+    "Big",
+    "Big Fish",
+    "Star Wars",
+]
 
 
 def allowed(kind, s, j, k, scheme):
@@ -51,9 +76,14 @@ def mask_table(kind, s, scheme):
 def config_of(**changes):
     """A tiny LlamaConfig."""
     values = {
-        "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
-    }  # fmt: skip
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+    }
     return LlamaConfig(**values | changes)
 
 
@@ -71,7 +101,13 @@ def random_model(config, scheme=MaskScheme(), seed=0, dtype=torch.float32, **opt
 
 def continuations(answers, prefix):
     """The tokens that follow `prefix` in some answer, in order: the children in a trie never built."""
-    return sorted({ids[len(prefix)] for ids in answers if len(ids) > len(prefix) and ids[: len(prefix)] == prefix})
+    return sorted(
+        {
+            ids[len(prefix)]
+            for ids in answers
+            if len(ids) > len(prefix) and ids[: len(prefix)] == prefix
+        }
+    )
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +118,9 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def encoder_for(tokenizer):
     def make(scheme=MaskScheme(), layout="lines", max_length=512):
-        if layout == "instruction":  # shorter than the built-in one: these tests count tokens in loops
+        if (
+            layout == "instruction"
+        ):  # shorter than the built-in one: these tests count tokens in loops
             layout = LAYOUTS["instruction"].__dict__ | {"before": "Seen:\n", "after": "\nNext:\n"}
             return PromptEncoder(tokenizer, type(LAYOUTS["lines"])(**layout), scheme, max_length)
         return PromptEncoder(tokenizer, LAYOUTS[layout], scheme, max_length)
@@ -93,7 +131,9 @@ def encoder_for(tokenizer):
 @pytest.fixture(scope="session")
 def model_for(tokenizer):
     def make(scheme=MaskScheme(), seed=0, dtype=torch.float64, **changes):
-        return random_model(config_of(vocab_size=tokenizer.vocab_size, **changes), scheme, seed, dtype)
+        return random_model(
+            config_of(vocab_size=tokenizer.vocab_size, **changes), scheme, seed, dtype
+        )
 
     return make
 
@@ -111,5 +151,7 @@ def exact_logits(model, input_ids, **arguments):
     with pytest.MonkeyPatch.context() as monkeypatch, torch.no_grad():
         float32_means_float64.__wrapped__(monkeypatch)
         inner = next(module for module in model.modules() if hasattr(module, "rotary_emb"))
-        inner.rotary_emb = type(inner.rotary_emb)(inner.config)  # its frequencies were computed in float32
+        inner.rotary_emb = type(inner.rotary_emb)(
+            inner.config
+        )  # its frequencies were computed in float32
         return model.eval()(input_ids, **arguments).logits

@@ -7,26 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TITLES, config_of, random_model
-from support.data import write_interactions
 from test_cli import TINY, run, run_main  # noqa: F401
 from test_search import HISTORIES
 
 import evaluate
 import train
+from ref.checkpoints.config import parse_config
+from ref.checkpoints.weights import hf_parameters
 from ref.golden import case as cases
-from ref.llama import LlamaConfig
-from ref.search.cache import prune
-from ref.search.decoder import Decoder
-from ref.llama import Llama
-from ref.search.cache import KVCache
+from ref.llama import Llama, LlamaConfig
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS
 from ref.recommender import build_trie
-from ref.settings import Settings
-from ref.checkpoints.config import parse_config
-from ref.checkpoints.weights import hf_parameters
+from ref.search.cache import KVCache, prune
+from ref.search.decoder import Decoder
 from ref.search.item_states import ItemCache
+from ref.settings import Settings
+
+from conftest import TITLES, config_of, random_model
+from support.data import write_interactions
 
 ISOLATED = MaskScheme(2, 1, text="isolated")
 
@@ -60,12 +59,19 @@ def random_segments(rng, scheme):
 def test_with_a_pruned_cache_generated_tokens_have_the_logits_of_the_plain_pass(seed):
     rng = random.Random(seed)
     intra, cross = rng.randrange(4), rng.randrange(2)
-    scheme = MaskScheme(intra, cross, rng.random() < 0.5, *(rng.choice(pair) for pair in (("visible", "isolated"), *[("item", "item", "text")] * 2)))
+    scheme = MaskScheme(
+        intra,
+        cross,
+        rng.random() < 0.5,
+        *(rng.choice(pair) for pair in (("visible", "isolated"), *[("item", "item", "text")] * 2)),
+    )
     model = random_model(config_of(num_hidden_layers=4), scheme, seed, torch.float64)
     segments, start = random_segments(rng, scheme)
     ids = torch.tensor([[rng.randrange(40) for _ in segments]])
     found, _ = generated_logits(model, ids, torch.tensor([segments]), start)
-    torch.testing.assert_close(found, model(ids, torch.tensor([segments]))[:, start:], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        found, model(ids, torch.tensor([segments]))[:, start:], rtol=1e-10, atol=1e-12
+    )
 
 
 def golden_rows():
@@ -82,24 +88,42 @@ def test_with_a_pruned_cache_targets_have_the_logits_of_the_golden_cases(case, r
     model = Llama(parse_config(case.config), MaskScheme(**case.info["scheme"])).double().eval()
     for name, parameter in hf_parameters(model).items():
         parameter.data = torch.from_numpy(case.weights[name])
-    ids, segments, positions = (torch.tensor(a[row : row + 1]) for a in (case.input_ids, case.segment_ids, case.position_ids))
+    ids, segments, positions = (
+        torch.tensor(a[row : row + 1])
+        for a in (case.input_ids, case.segment_ids, case.position_ids)
+    )
     start = case.rows[row]["entries"].index(case.rows[row]["history"] + 1)
     found, _ = generated_logits(model, ids, segments, start, positions)
     expected = torch.tensor(case.outputs["logits"][row : row + 1, start:])
-    assert (found - expected).abs().max() <= case.info["tolerances"]["float64"] * expected.abs().max()
+    assert (found - expected).abs().max() <= case.info["tolerances"][
+        "float64"
+    ] * expected.abs().max()
 
 
-@pytest.mark.parametrize("scheme, text", [(MaskScheme(1, 2), 2), (MaskScheme(1, 2, text="isolated"), 0), (MaskScheme(1, 2, cross_self=False), 2)])
+@pytest.mark.parametrize(
+    "scheme, text",
+    [
+        (MaskScheme(1, 2), 2),
+        (MaskScheme(1, 2, text="isolated"), 0),
+        (MaskScheme(1, 2, cross_self=False), 2),
+    ],
+)
 def test_intra_layers_hold_text_and_target_alone_and_cross_layers_the_prompt_alone(scheme, text):
     model = random_model(config_of(num_hidden_layers=4), scheme)
-    _, cache = generated_logits(model, torch.arange(9)[None], torch.tensor([[0, 1, 1, 2, 2, 0, 3, 3, 3]]), 6)
+    _, cache = generated_logits(
+        model, torch.arange(9)[None], torch.tensor([[0, 1, 1, 2, 2, 0, 3, 3, 3]]), 6
+    )
     assert [cache.layers[layer][0].shape[2] for layer in range(4)] == [text + 3, 9, 6, 6]
 
 
-@pytest.mark.parametrize("scheme", [MaskScheme(1, 2, delimiters="text"), MaskScheme(1, 2, target="text")])
+@pytest.mark.parametrize(
+    "scheme", [MaskScheme(1, 2, delimiters="text"), MaskScheme(1, 2, target="text")]
+)
 def test_nothing_is_dropped_where_generated_tokens_may_be_text(scheme):
     model = random_model(config_of(num_hidden_layers=4), scheme)
-    _, cache = generated_logits(model, torch.arange(9)[None], torch.tensor([[0, 1, 1, 2, 2, 0, 3, 3, 0]]), 6)
+    _, cache = generated_logits(
+        model, torch.arange(9)[None], torch.tensor([[0, 1, 1, 2, 2, 0, 3, 3, 0]]), 6
+    )
     assert [cache.layers[layer][0].shape[2] for layer in range(4)] == [9, 9, 9, 9]
 
 
@@ -111,21 +135,30 @@ def two_decoders(encoder_for, model_for):
         model, encoder = model_for(scheme, seed, num_hidden_layers=4), encoder_for(scheme)
         trie = build_trie(encoder, TITLES)
         items = ItemCache(model, encoder, TITLES, batch_size=7)
-        return encoder, [Decoder(model, trie, Settings(LAYOUTS["lines"], softmax), cached) for cached in (None, items)]
+        return encoder, [
+            Decoder(model, trie, Settings(LAYOUTS["lines"], softmax), cached)
+            for cached in (None, items)
+        ]
 
     return make
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
-@pytest.mark.parametrize("scheme", [ISOLATED, MaskScheme(4, text="isolated"), MaskScheme(1, 3, False, text="isolated")])
+@pytest.mark.parametrize(
+    "scheme", [ISOLATED, MaskScheme(4, text="isolated"), MaskScheme(1, 3, False, text="isolated")]
+)
 def test_cached_items_change_no_log_probability_and_no_list(two_decoders, scheme, softmax):
     rng = random.Random(scheme.intra_layers)
     histories = HISTORIES + [rng.choices(TITLES, k=rng.randrange(1, 11)) for _ in range(20)]
     encoder, (plain, cached) = two_decoders(scheme, softmax=softmax)
     prompts = [encoder.encode(history) for history in histories]
-    np.testing.assert_allclose(cached.title_log_probs(prompts), plain.title_log_probs(prompts), rtol=1e-10)
+    np.testing.assert_allclose(
+        cached.title_log_probs(prompts), plain.title_log_probs(prompts), rtol=1e-10
+    )
     wanted, found = plain.beam_search(prompts, 5), cached.beam_search(prompts, 5)
-    assert [[title for title, _ in one] for one in found] == [[title for title, _ in one] for one in wanted]
+    assert [[title for title, _ in one] for one in found] == [
+        [title for title, _ in one] for one in wanted
+    ]
 
 
 def test_the_prompt_starts_behind_the_intra_layers(two_decoders, monkeypatch):
@@ -143,10 +176,15 @@ def test_an_entry_that_is_no_title_of_the_catalogue_is_named(two_decoders):
         cached.beam_search([encoder.encode(["Heat", "Something else"])], 3)
 
 
-@pytest.mark.parametrize("change", [{"text": "visible"}, {"delimiters": "text"}, {"target": "text"}, {"intra_layers": 0}])
+@pytest.mark.parametrize(
+    "change", [{"text": "visible"}, {"delimiters": "text"}, {"target": "text"}, {"intra_layers": 0}]
+)
 def test_cached_items_are_refused_under_other_schemes(encoder_for, model_for, change):
     scheme = replace(ISOLATED, **change)
-    with pytest.raises(ValueError, match="--cache-items needs IN layers with text='isolated'.*" + next(iter(change))):
+    with pytest.raises(
+        ValueError,
+        match="--cache-items needs IN layers with text='isolated'.*" + next(iter(change)),
+    ):
         ItemCache(model_for(scheme), encoder_for(scheme), TITLES)
 
 
@@ -158,12 +196,41 @@ def test_cached_items_are_refused_in_a_layout_with_text(encoder_for, model_for):
 @pytest.mark.parametrize("ranking", ["beam", "full", "sampled"])
 def test_evaluation_with_cached_items_reports_the_same(tmp_path, run, ranking):  # noqa: F811
     rng = random.Random(0)
-    data = write_interactions(tmp_path / "data", [(f"u{u}", f"i{rng.randrange(7)}", t) for u in range(24) for t in range(9)])
-    assert run_main(train, "--data", data, "--out", tmp_path / "m", *TINY, "--text", "isolated", "--intra-layers", 1) == 0
+    data = write_interactions(
+        tmp_path / "data",
+        [(f"u{u}", f"i{rng.randrange(7)}", t) for u in range(24) for t in range(9)],
+    )
+    assert (
+        run_main(
+            train,
+            "--data",
+            data,
+            "--out",
+            tmp_path / "m",
+            *TINY,
+            "--text",
+            "isolated",
+            "--intra-layers",
+            1,
+        )
+        == 0
+    )
     reports = []
     for more in ((), ("--cache-items",)):
-        code, _, err = run(evaluate, "--data", data, "--weights", tmp_path / "m", "--ranking", ranking, "--negatives", 3,
-                           "--json", tmp_path / "r.json", *more)  # fmt: skip
+        code, _, err = run(
+            evaluate,
+            "--data",
+            data,
+            "--weights",
+            tmp_path / "m",
+            "--ranking",
+            ranking,
+            "--negatives",
+            3,
+            "--json",
+            tmp_path / "r.json",
+            *more,
+        )
         assert (code, err) == (0, "")
         reports.append(json.loads((tmp_path / "r.json").read_text()))
     assert reports[0]["ranks"] == reports[1]["ranks"]

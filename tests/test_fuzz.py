@@ -31,27 +31,87 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import train  # noqa: E402
-from support.data import TINY, made_up_rows, write_interactions, write_presplit  # noqa: E402
-from ref.golden import case as cases, compare  # noqa: E402
 from ref import lora
 from ref.checkpoints import adapters, load_model
 from ref.checkpoints.tokenizers import tokenizer_from_folder
 from ref.checkpoints.weights import hf_parameters, write_tensors
-from ref.settings import read_settings
 from ref.data import dataset  # noqa: E402
+from ref.golden import case as cases  # noqa: E402
+from ref.golden import compare
 from ref.llama import Llama  # noqa: E402
 from ref.prompt import Layout  # noqa: E402
+from ref.settings import read_settings
 from ref.tokenizer import Tokenizer  # noqa: E402
+
+from support.data import TINY, made_up_rows, write_interactions, write_presplit  # noqa: E402
 
 DOCUMENTED = (ValueError, OSError, OverflowError)  # those that ref/cli.py makes one line of
 ODD_VALUES = [
-    None, True, False, 0, -1, 1, 2, 10**9, 2**31, 2**63, 10**30, -(10**30), 1e-9, 0.5, 1e308, float("nan"), float("inf"), "", "0", "a",
-    "\0", "\ud800", "../../x", "/etc/passwd", "x" * 5000, [], {}, [[]], [1, 2], ["q_proj"], {"a": {}}, "llama3", "yarn", "silu",
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    10**9,
+    2**31,
+    2**63,
+    10**30,
+    -(10**30),
+    1e-9,
+    0.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "0",
+    "a",
+    "\0",
+    "\ud800",
+    "../../x",
+    "/etc/passwd",
+    "x" * 5000,
+    [],
+    {},
+    [[]],
+    [1, 2],
+    ["q_proj"],
+    {"a": {}},
+    "llama3",
+    "yarn",
+    "silu",
+]
 ODD_BYTES = [
-    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n", b"\r\n", b'"', b"'", b",", b"\\", b"[" * 3000, b'{"a":' * 3000, b"NaN", b"-1", b"1e999", b"9" * 30,
-    b"9" * 5000, b"null", b"true", b"{}", b"[]", b"\xed\xa0\x80", b"\xe2\x80\xa8", b" " * 1000, b"&#0;", b"&#55296;", b"<s>", b"__metadata__",
-]  # fmt: skip
+    b"\0",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b'"',
+    b"'",
+    b",",
+    b"\\",
+    b"[" * 3000,
+    b'{"a":' * 3000,
+    b"NaN",
+    b"-1",
+    b"1e999",
+    b"9" * 30,
+    b"9" * 5000,
+    b"null",
+    b"true",
+    b"{}",
+    b"[]",
+    b"\xed\xa0\x80",
+    b"\xe2\x80\xa8",
+    b" " * 1000,
+    b"&#0;",
+    b"&#55296;",
+    b"<s>",
+    b"__metadata__",
+]
 
 
 def odd_bytes(rng, data):
@@ -75,7 +135,9 @@ def odd_bytes(rng, data):
         else:
             lines = bytes(data).split(b"\n")
             i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
-            lines[i] = rng.choice((lines[j], b"", lines[i] + b"," + lines[j], lines[i].rpartition(b",")[0]))
+            lines[i] = rng.choice(
+                (lines[j], b"", lines[i] + b"," + lines[j], lines[i].rpartition(b",")[0])
+            )
             data = bytearray(b"\n".join(lines))
     return bytes(data)
 
@@ -102,7 +164,9 @@ def odd_header(rng, data):
     size = int.from_bytes(data[:8], "little")
     header = odd_json(rng, json.loads(data[8 : 8 + size]))
     text = json.dumps(header).encode()
-    length = rng.choice((len(text), len(text), len(text), 0, len(text) - 1, 2**31, 2**63, 2**64 - 1))
+    length = rng.choice(
+        (len(text), len(text), len(text), 0, len(text) - 1, 2**31, 2**63, 2**64 - 1)
+    )
     return length.to_bytes(8, "little") + text + data[8 + size :]
 
 
@@ -112,7 +176,9 @@ def mutated(rng, name, data):
         return gzip.compress(odd_bytes(rng, gzip.decompress(data)), 1)
     if name.endswith((".json", ".jsonl")) and rng.random() < 0.6:
         first, _, rest = data.partition(b"\n") if name.endswith("l") else (data, b"", b"")
-        return json.dumps(odd_json(rng, json.loads(first))).encode() + (b"\n" + rest if rest else b"")
+        return json.dumps(odd_json(rng, json.loads(first))).encode() + (
+            b"\n" + rest if rest else b""
+        )
     if name.endswith(".safetensors") and rng.random() < 0.6:
         return odd_header(rng, data)
     return odd_bytes(rng, data)
@@ -125,7 +191,10 @@ def read_data(folder):
     data = dataset.load(folder, min_item=1, min_user=3)
     assert all(title and title == title.strip() for title in data.titles)
     assert data.entries.min() >= 0 and data.entries.max() < len(data.titles)
-    assert all((w.ends > w.starts).all() and w.ends.max() <= len(data.entries) for w in (data.valid, data.test))
+    assert all(
+        (w.ends > w.starts).all() and w.ends.max() <= len(data.entries)
+        for w in (data.valid, data.test)
+    )
 
 
 def read_model(folder):
@@ -168,26 +237,39 @@ def read_states(folder):
     """A state that cannot be used is named, and the other one is used."""
     model = load_model(folder)
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        epoch, _ = train.read_state(folder, model, train.make_optimizer(model.parameters(), argparse.Namespace(lr=1, weight_decay=0)))
+        epoch, _ = train.read_state(
+            folder,
+            model,
+            train.make_optimizer(model.parameters(), argparse.Namespace(lr=1, weight_decay=0)),
+        )
     assert {"epoch", "step", "of", "dropped"} <= set(epoch)
     if "not used" in said.getvalue():
         raise ValueError(said.getvalue())
 
 
 READERS = {  # name: (folder of good files, the file that is damaged, reader)
-    "interactions.csv": ("plain", "interactions.csv", read_data), "items.csv": ("plain", "items.csv", read_data),
-    "interactions.csv.gz": ("zipped", "interactions.csv.gz", read_data), "items.csv.gz": ("zipped", "items.csv.gz", read_data),
-    "id2name4Rec.json": ("presplit", "id2name4Rec.json", read_data), "train.csv": ("presplit", "train.csv", read_data),
-    "config.json": ("model", "config.json", read_model), "model.safetensors": ("model", "model.safetensors", read_model),
+    "interactions.csv": ("plain", "interactions.csv", read_data),
+    "items.csv": ("plain", "items.csv", read_data),
+    "interactions.csv.gz": ("zipped", "interactions.csv.gz", read_data),
+    "items.csv.gz": ("zipped", "items.csv.gz", read_data),
+    "id2name4Rec.json": ("presplit", "id2name4Rec.json", read_data),
+    "train.csv": ("presplit", "train.csv", read_data),
+    "config.json": ("model", "config.json", read_model),
+    "model.safetensors": ("model", "model.safetensors", read_model),
     "model.safetensors.index.json": ("shards", "model.safetensors.index.json", read_model),
     "adapter_config.json": ("adapter", "adapter_config.json", read_model),
     "adapter_model.safetensors": ("adapter", "adapter_model.safetensors", read_model),
-    "tokenizer.model": ("model", "tokenizer.model", read_tokenizer), "tokenizer.json": ("tokenizer", "tokenizer.json", read_tokenizer),
-    "recommender.json": ("model", "recommender.json", settings_reader), "layout file": ("layout", "layout.json", read_layout),
-    "case.json": ("cases", "case/case.json", read_case), "case's tensors": ("cases", "case/tensors.safetensors", read_case),
-    "dump": ("dump", "dump.safetensors", read_dump), "log.jsonl": ("stopped", "log.jsonl", read_resumed),
-    "state.json": ("stopped", "state-1.json", read_states), "state.safetensors": ("stopped", "state-1.safetensors", read_states),
-}  # fmt: skip
+    "tokenizer.model": ("model", "tokenizer.model", read_tokenizer),
+    "tokenizer.json": ("tokenizer", "tokenizer.json", read_tokenizer),
+    "recommender.json": ("model", "recommender.json", settings_reader),
+    "layout file": ("layout", "layout.json", read_layout),
+    "case.json": ("cases", "case/case.json", read_case),
+    "case's tensors": ("cases", "case/tensors.safetensors", read_case),
+    "dump": ("dump", "dump.safetensors", read_dump),
+    "log.jsonl": ("stopped", "log.jsonl", read_resumed),
+    "state.json": ("stopped", "state-1.json", read_states),
+    "state.safetensors": ("stopped", "state-1.safetensors", read_states),
+}
 
 
 def make_good_files(at):
@@ -196,30 +278,60 @@ def make_good_files(at):
     write_interactions(at / "plain", rows)
     write_interactions(at / "zipped", rows, suffix=".gz")
     write_presplit(at / "presplit", pairs * 3, pairs, {"1": "A", "2": "B &amp; C", "3": "D"})
-    training = (sys.executable, ROOT / "train.py", "--data", at / "plain", *TINY, "--hidden-size", 8, "--heads", 1)
-    subprocess.run([*map(str, training), "--out", str(at / "model")], check=True, capture_output=True)
+    training = (
+        sys.executable,
+        ROOT / "train.py",
+        "--data",
+        at / "plain",
+        *TINY,
+        "--hidden-size",
+        8,
+        "--heads",
+        1,
+    )
+    subprocess.run(
+        [*map(str, training), "--out", str(at / "model")], check=True, capture_output=True
+    )
     killed = "import os, train\nremove = train.Path.unlink\ntrain.Path.unlink = lambda path, **k: os._exit(0) if 'state' in path.name else remove(path, **k)\n"
     code = killed + "train.train(train.parse_options())"
-    subprocess.run([sys.executable, "-c", code, *map(str, training[2:]), "--out", str(at / "stopped")], check=True, capture_output=True, cwd=ROOT)
+    subprocess.run(
+        [sys.executable, "-c", code, *map(str, training[2:]), "--out", str(at / "stopped")],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
     model = load_model(at / "model")
     lora.add(model, 2, 4.0, 0.0, ["q_proj", "v_proj"])
     adapters.save(model, at / "adapter", at / "model", 2, 4.0, 0.0, ["q_proj", "v_proj"])
     shutil.copytree(at / "model", at / "shards")
     (at / "shards/model.safetensors").rename(at / "shards/one.safetensors")
     names = list(hf_parameters(load_model(at / "model")))
-    (at / "shards/model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "one.safetensors")}))
+    (at / "shards/model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "one.safetensors")})
+    )
     (at / "layout").mkdir()
     shutil.copy(ROOT / "ref/layouts/movies.json", at / "layout/layout.json")
     shutil.copytree(cases.FOLDER / "three-kinds", at / "cases/case")
     (at / "dump").mkdir()
     case = cases.load("three-kinds")
-    write_tensors(at / "dump/dump.safetensors", {name: torch.tensor(value) for name, value in list(case.outputs.items())[-3:]})
+    write_tensors(
+        at / "dump/dump.safetensors",
+        {name: torch.tensor(value) for name, value in list(case.outputs.items())[-3:]},
+    )
     from tokenizers import Tokenizer as Peer
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     peer, letters = Peer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
-    peer.pre_tokenizer, peer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=letters, show_progress=False)
+    peer.pre_tokenizer, peer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=letters,
+        show_progress=False,
+    )
     peer.train_from_iterator(["A Tale of Tales (1999)\n"] * 3, trainer)
     (at / "tokenizer").mkdir()
     peer.save(str(at / "tokenizer/tokenizer.json"))
@@ -227,20 +339,43 @@ def make_good_files(at):
 
 
 READING = []  # not empty while a reader is at work
-NOT_READING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "os.utime",
-               "os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pickle.find_class")  # fmt: skip
+NOT_READING = (
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.utime",
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "subprocess.Popen",
+    "socket.connect",
+    "pickle.find_class",
+)
 
 
 def refuse_to_act(event, arguments):
     """An audit hook of Python: a reader only reads."""
-    if READING and (event in NOT_READING or event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)):
+    if READING and (
+        event in NOT_READING
+        or event == "open"
+        and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    ):
         raise RuntimeError(f"{event} {arguments}")
 
 
 def fault_of(reader, folder):
-    """"refused", "accepted", or what is wrong with how the reader ended."""
+    """ "refused", "accepted", or what is wrong with how the reader ended."""
+
     def too_slow(*_):
         raise TimeoutError("more than 5 s")
+
     signal.signal(signal.SIGALRM, too_slow)
     signal.setitimer(signal.ITIMER_REAL, 5)
     READING.append(reader)
@@ -250,7 +385,12 @@ def fault_of(reader, folder):
     except TimeoutError as error:
         return f"fault: {error}"
     except DOCUMENTED as error:
-        return "refused" if any(path.name in str(error) for path in folder.rglob("*")) or str(folder) in str(error) else f"fault: no file named: {error!r}"
+        return (
+            "refused"
+            if any(path.name in str(error) for path in folder.rglob("*"))
+            or str(folder) in str(error)
+            else f"fault: no file named: {error!r}"
+        )
     except BaseException as error:  # a panic of Rust is one
         return f"fault: {type(error).__name__}: {error}"
     finally:
@@ -261,7 +401,11 @@ def fault_of(reader, folder):
 def campaign(name, inputs, seed, at):
     """{end: count} of a reader, and the first faults with the number of the input that shows each."""
     kind, file, reader = READERS[name]
-    good, counts, faults = (at / kind / file).read_bytes(), {"refused": 0, "accepted": 0, "fault": 0}, {}
+    good, counts, faults = (
+        (at / kind / file).read_bytes(),
+        {"refused": 0, "accepted": 0, "fault": 0},
+        {},
+    )
     for number in range(inputs):
         (at / kind / file).write_bytes(mutated(random.Random(f"{seed} {number}"), file, good))
         end = fault_of(reader, at / kind)
@@ -273,7 +417,9 @@ def campaign(name, inputs, seed, at):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=5000, help="of each reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS))
@@ -286,14 +432,21 @@ def main():
         for kind, file, reader in READERS.values():
             reader(at / kind)  # the good files are good; and what is loaded late is loaded
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20 + 10 * 2**16, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (used + 300 * 2**20 + 10 * 2**16, resource.RLIM_INFINITY)
+        )
         before = sorted(path for path in at.rglob("*"))
-        print(f"{'reader':30} {'inputs':>7} {'refused':>8} {'accepted':>9} {'faults':>7} {'seconds':>8}")
+        print(
+            f"{'reader':30} {'inputs':>7} {'refused':>8} {'accepted':>9} {'faults':>7} {'seconds':>8}"
+        )
         for name in options.readers:
             since = time.perf_counter()
             counts, found = campaign(name, options.inputs, options.seed, at)
             faults += found
-            print(f"{name:30} {options.inputs:7} {counts['refused']:8} {counts['accepted']:9} {counts['fault']:7} {time.perf_counter() - since:8.1f}", flush=True)
+            print(
+                f"{name:30} {options.inputs:7} {counts['refused']:8} {counts['accepted']:9} {counts['fault']:7} {time.perf_counter() - since:8.1f}",
+                flush=True,
+            )
             print("".join(f"    {fault}\n" for fault in found), end="")
         if before != sorted(path for path in at.rglob("*")):
             faults.append("a reader wrote files")
@@ -311,7 +464,9 @@ cli.run("load", lambda: dataset.load(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("row", [b"u,i0,000000000000000001\n", b"u,i0,1,,,,,,"], ids=["rows", "columns"])
+@pytest.mark.parametrize(
+    "row", [b"u,i0,000000000000000001\n", b"u,i0,1,,,,,,"], ids=["rows", "columns"]
+)
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, row):
     folder = write_interactions(tmp_path, made_up_rows(), suffix=".gz")
     with gzip.open(folder / "interactions.csv.gz", "wb") as file:
@@ -319,20 +474,49 @@ def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, row):
         for _ in range(300):
             file.write(row * (2**20 // len(row)))
     most = 10 * (folder / "interactions.csv.gz").stat().st_size + 300 * 2**20
-    found = subprocess.run([sys.executable, "-c", LIMITED, str(folder), str(most)], cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 2 and "interactions.csv.gz: broken gzip: what it holds is more than 50 times as large" in found.stderr
+    found = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(folder), str(most)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        found.returncode == 2
+        and "interactions.csv.gz: broken gzip: what it holds is more than 50 times as large"
+        in found.stderr
+    )
 
 
 def test_a_reader_that_does_more_than_read_is_a_fault(tmp_path):
-    actions = ["(folder / 'x').write_text('y')", "(folder / 'x').mkdir()", "os.system('true')", "subprocess.run(['true'])", "os.open(folder / 'x', os.O_CREAT)"]
+    actions = [
+        "(folder / 'x').write_text('y')",
+        "(folder / 'x').mkdir()",
+        "os.system('true')",
+        "subprocess.run(['true'])",
+        "os.open(folder / 'x', os.O_CREAT)",
+    ]
     code = "from test_fuzz import *; sys.addaudithook(refuse_to_act)\n"
-    code += "".join(f"print(fault_of(lambda folder: {action}, Path(sys.argv[1])))\n" for action in actions)
-    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT / "tests", capture_output=True, text=True)
-    assert found.stdout.count("fault: RuntimeError: ") == len(actions) and not list(tmp_path.iterdir())
+    code += "".join(
+        f"print(fault_of(lambda folder: {action}, Path(sys.argv[1])))\n" for action in actions
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT / "tests",
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.count("fault: RuntimeError: ") == len(actions) and not list(
+        tmp_path.iterdir()
+    )
 
 
 def run(inputs):
-    found = subprocess.run([sys.executable, __file__, "--inputs", str(inputs)], capture_output=True, text=True, timeout=3000)
+    found = subprocess.run(
+        [sys.executable, __file__, "--inputs", str(inputs)],
+        capture_output=True,
+        text=True,
+        timeout=3000,
+    )
     assert found.returncode == 0, found.stdout + found.stderr[-2000:]
     assert found.stdout.count("\n") == len(READERS) + 1
     return [list(map(int, line[30:].split()[:4])) for line in found.stdout.splitlines()[1:]]

@@ -10,21 +10,25 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import config_of, mask_table, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ref.llama import LlamaConfig
-from ref.llama import Llama
-from ref.search.cache import KVCache
-from ref.masks import MaskScheme
-from ref.checkpoints import load_model
+from ref.checkpoints import load_model, save_model
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
-from ref.checkpoints import save_model
+from ref.llama import Llama, LlamaConfig
+from ref.masks import MaskScheme
+from ref.search.cache import KVCache
 
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+from conftest import config_of, mask_table, random_model
+
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
     "large theta": {"rope_type": "default", "rope_theta": 5e6},
@@ -34,7 +38,11 @@ ROPES = {
 CONFIGS = {
     "multi head": {"num_key_value_heads": 4},
     "grouped": {"num_key_value_heads": 2},
-    "one kv head, head_dim of its own": {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 10},
+    "one kv head, head_dim of its own": {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 10,
+    },
     "tied": {"tie_word_embeddings": True},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "large eps": {"rms_norm_eps": 0.1},
@@ -48,7 +56,9 @@ SCHEMES = [
     MaskScheme(0, 3, cross_self=False, text="isolated"),
 ]
 # text, three items with text between, the target; and the same length with padding on the left
-SEGMENTS = torch.tensor([[0, 1, 1, 1, 2, 2, 0, 3, 3, 0, 4, 4], [-1, -1, -1, 1, 1, 2, 2, 2, 3, 4, 4, 4]])
+SEGMENTS = torch.tensor(
+    [[0, 1, 1, 1, 2, 2, 0, 3, 3, 0, 4, 4], [-1, -1, -1, 1, 1, 2, 2, 2, 3, 4, 4, 4]]
+)
 INPUT = torch.randint(0, 40, SEGMENTS.shape, generator=torch.Generator().manual_seed(5))
 POSITIONS = torch.tensor([[*range(12)], [0, 0, 0, *range(9)]])
 REAL = SEGMENTS != -1
@@ -62,13 +72,21 @@ def peer_of(model):
     """transformers' model with the same weights; its config is written out here, field by field."""
     c = model.config
     config = transformers.LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.hidden_size, intermediate_size=c.intermediate_size,
-        num_hidden_layers=c.num_hidden_layers, num_attention_heads=c.num_attention_heads,
-        num_key_value_heads=c.num_key_value_heads, head_dim=c.head_dim, rms_norm_eps=c.rms_norm_eps,
-        tie_word_embeddings=c.tie_word_embeddings, attention_bias=c.attention_bias, mlp_bias=c.mlp_bias,
-        rope_parameters=dict(c.rope_parameters), max_position_embeddings=c.max_position_embeddings,
+        vocab_size=c.vocab_size,
+        hidden_size=c.hidden_size,
+        intermediate_size=c.intermediate_size,
+        num_hidden_layers=c.num_hidden_layers,
+        num_attention_heads=c.num_attention_heads,
+        num_key_value_heads=c.num_key_value_heads,
+        head_dim=c.head_dim,
+        rms_norm_eps=c.rms_norm_eps,
+        tie_word_embeddings=c.tie_word_embeddings,
+        attention_bias=c.attention_bias,
+        mlp_bias=c.mlp_bias,
+        rope_parameters=dict(c.rope_parameters),
+        max_position_embeddings=c.max_position_embeddings,
         attn_implementation="eager",
-    )  # fmt: skip
+    )
     peer = transformers.LlamaForCausalLM(config).to(model.norm.weight.dtype)
     missing, unexpected = peer.load_state_dict(hf_parameters(model), strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
@@ -90,7 +108,9 @@ def give_each_layer_its_mask(peer, segments, scheme):
 def kinds_of(scheme, layers):
     """SPEC section 2, "layer kind"."""
     cross = layers - scheme.cross_layers
-    return ["IN" if i < scheme.intra_layers else "CR" if i >= cross else "OR" for i in range(layers)]
+    return [
+        "IN" if i < scheme.intra_layers else "CR" if i >= cross else "OR" for i in range(layers)
+    ]
 
 
 @pytest.mark.parametrize("rope", ROPES)
@@ -131,7 +151,9 @@ def test_float64_logits_equal_a_recomputation_token_by_token(scheme, rope):
     logits = model(INPUT, SEGMENTS).numpy()
 
     for row in range(len(INPUT)):
-        wanted = recomputed(model, INPUT[row].tolist(), SEGMENTS[row].tolist(), POSITIONS[row].tolist())
+        wanted = recomputed(
+            model, INPUT[row].tolist(), SEGMENTS[row].tolist(), POSITIONS[row].tolist()
+        )
         real = REAL[row].numpy()
         np.testing.assert_allclose(logits[row][real], wanted[real], rtol=1e-11, atol=1e-11)
 
@@ -149,19 +171,28 @@ def recomputed(model, tokens, segments, positions):
             return w[f"model.layers.{i}.{name}.weight"] @ y + w[f"model.layers.{i}.{name}.bias"]
 
         normed = [rms(y, w[f"model.layers.{i}.input_layernorm.weight"], c.rms_norm_eps) for y in x]
-        q, k, v = ([linear(f"self_attn.{p}_proj", y).reshape(-1, c.head_dim) for y in normed] for p in "qkv")
+        q, k, v = (
+            [linear(f"self_attn.{p}_proj", y).reshape(-1, c.head_dim) for y in normed]
+            for p in "qkv"
+        )
         q, k = ([[turned(h, p, c) for h in y] for y, p in zip(z, positions)] for z in (q, k))
         for j in range(T):
             seen = [t for t in range(T) if mask[j][t]]
             out = []
             for h in heads:
-                weights = [math.exp(q[j][h] @ k[t][h // group] / math.sqrt(c.head_dim)) for t in seen]
+                weights = [
+                    math.exp(q[j][h] @ k[t][h // group] / math.sqrt(c.head_dim)) for t in seen
+                ]
                 out.append(sum(a * v[t][h // group] for a, t in zip(weights, seen)) / sum(weights))
             x[j] = x[j] + linear("self_attn.o_proj", np.concatenate(out))
             y = rms(x[j], w[f"model.layers.{i}.post_attention_layernorm.weight"], c.rms_norm_eps)
             gate = linear("mlp.gate_proj", y)
-            x[j] = x[j] + linear("mlp.down_proj", gate / (1 + np.exp(-gate)) * linear("mlp.up_proj", y))
-    return np.array([w["lm_head.weight"] @ rms(y, w["model.norm.weight"], c.rms_norm_eps) for y in x])
+            x[j] = x[j] + linear(
+                "mlp.down_proj", gate / (1 + np.exp(-gate)) * linear("mlp.up_proj", y)
+            )
+    return np.array(
+        [w["lm_head.weight"] @ rms(y, w["model.norm.weight"], c.rms_norm_eps) for y in x]
+    )
 
 
 def rms(y, weight, eps):
@@ -193,14 +224,19 @@ def sequences(draw):
     rows = []
     for _ in range(2):
         left = draw(st.integers(0, length - 1))
-        rows.append([-1] * left + draw(st.lists(st.integers(0, 3), min_size=length - left, max_size=length - left)))
+        rows.append(
+            [-1] * left
+            + draw(st.lists(st.integers(0, 3), min_size=length - left, max_size=length - left))
+        )
     return torch.tensor(rows)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(sequences(), st.sampled_from(SCHEMES), st.sampled_from(["sdpa", "eager"]), st.data())
 @torch.no_grad()
-def test_a_sequence_fed_in_chunks_through_a_cache_gives_the_logits_of_the_whole(segments, scheme, attention, data):
+def test_a_sequence_fed_in_chunks_through_a_cache_gives_the_logits_of_the_whole(
+    segments, scheme, attention, data
+):
     model = random_model(config_of(), scheme, dtype=torch.float64, attention=attention)
     length = segments.shape[1]
     input_ids = INPUT[:, :length]
@@ -232,7 +268,9 @@ def test_the_fused_kernel_and_the_equation_agree(scheme):
     fused = random_model(config_of(), scheme, dtype=torch.float64)
     equation = random_model(config_of(), scheme, dtype=torch.float64, attention="eager")
 
-    torch.testing.assert_close(fused(INPUT, SEGMENTS)[REAL], equation(INPUT, SEGMENTS)[REAL], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        fused(INPUT, SEGMENTS)[REAL], equation(INPUT, SEGMENTS)[REAL], rtol=1e-11, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=named)
@@ -257,7 +295,9 @@ def test_position_ids_count_real_tokens_from_zero():
 
     counted = model(INPUT, SEGMENTS)
 
-    assert torch.equal(counted, model(INPUT, SEGMENTS, POSITIONS))  # to the last bit: RoPE forgives a common shift
+    assert torch.equal(
+        counted, model(INPUT, SEGMENTS, POSITIONS)
+    )  # to the last bit: RoPE forgives a common shift
     assert not torch.equal(counted[REAL], model(INPUT, SEGMENTS, POSITIONS + 1)[REAL])
 
 
@@ -289,7 +329,9 @@ def test_without_items_every_scheme_is_the_plain_model_to_the_last_bit(scheme):
     text = SEGMENTS.clamp(max=0)
 
     assert torch.equal(masked(INPUT, text), plain(INPUT, text))
-    assert not torch.allclose(masked(INPUT, SEGMENTS)[REAL], plain(INPUT, SEGMENTS)[REAL], atol=1e-3)
+    assert not torch.allclose(
+        masked(INPUT, SEGMENTS)[REAL], plain(INPUT, SEGMENTS)[REAL], atol=1e-3
+    )
 
 
 ITEM_2 = torch.tensor([4, 5])  # the places of item 2 in the first row of SEGMENTS
@@ -304,7 +346,10 @@ def test_changing_one_item_leaves_the_other_entries_unchanged_in_intra_layers():
     changed[0, ITEM_2] = (INPUT[0, ITEM_2] + 1) % 40
     for layers, segments in ((1, SEGMENTS), (3, items)):
         model = random_model(config_of(num_hidden_layers=layers), MaskScheme(layers, 0))
-        before, after = model.hidden_states(INPUT, segments)[0], model.hidden_states(changed, segments)[0]
+        before, after = (
+            model.hidden_states(INPUT, segments)[0],
+            model.hidden_states(changed, segments)[0],
+        )
         assert torch.equal(before[OTHER_ITEMS], after[OTHER_ITEMS])
         assert not torch.allclose(before[ITEM_2], after[ITEM_2], atol=1e-3)
 
@@ -328,7 +373,10 @@ def test_with_cross_layers_alone_an_entry_ends_unaware_of_its_own_earlier_tokens
     changed = INPUT.clone()
     changed[0, 7] = (INPUT[0, 7] + 1) % 40  # the first token of item 3, whose last is at 8
 
-    before, after = model.hidden_states(INPUT, SEGMENTS)[0], model.hidden_states(changed, SEGMENTS)[0]
+    before, after = (
+        model.hidden_states(INPUT, SEGMENTS)[0],
+        model.hidden_states(changed, SEGMENTS)[0],
+    )
 
     assert torch.equal(before[8], after[8])
     assert not torch.allclose(before[9], after[9], atol=1e-3)
@@ -346,7 +394,9 @@ def test_with_cross_layers_alone_an_entry_ends_unaware_of_its_own_earlier_tokens
 def test_a_gradient_is_exactly_zero_where_every_layer_masks_the_path(scheme, seen):
     model = random_model(config_of(), scheme)
     kept = []
-    model.embed_tokens.register_forward_hook(lambda module, args, out: (out.retain_grad(), kept.append(out))[1])
+    model.embed_tokens.register_forward_hook(
+        lambda module, args, out: (out.retain_grad(), kept.append(out))[1]
+    )
 
     model(INPUT, SEGMENTS)[0, 8].square().sum().backward()
 
@@ -487,7 +537,10 @@ def test_a_config_that_is_no_json_object_is_named(folder, text):
         ({"sliding_window": 4096}, ["sliding_window", "4096"]),
         ({"quantization_config": {"bits": 4}}, ["quantization_config"]),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ["rope_type", "yarn"]),
-        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["rope_type", "dynamic"]),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            ["rope_type", "dynamic"],
+        ),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, ["factor", "None"]),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": "big"}}, ["rope_theta", "big"]),
         ({"rope_parameters": {"rope_type": ["linear"]}}, ["rope_type", "['linear']"]),
@@ -502,14 +555,19 @@ def test_a_config_that_is_no_json_object_is_named(folder, text):
         ({"head_dim": 5}, ["head_dim", "5"]),
         ({"rms_norm_eps": float("nan")}, ["rms_norm_eps", "nan"]),
         ({"tie_word_embeddings": "no"}, ["tie_word_embeddings", "no"]),
-        ({"hatllm": {"intra_layers": 2, "cross_layers": 1}}, ["intra_layers 2", "cross_layers 1", "2 layers"]),
+        (
+            {"hatllm": {"intra_layers": 2, "cross_layers": 1}},
+            ["intra_layers 2", "cross_layers 1", "2 layers"],
+        ),
         ({"hatllm": {"text": "hidden"}}, ["text", "hidden"]),
         ({"hatllm": {"intra": 1}}, ["intra"]),
         ({"hatllm": None}, ["mask scheme"]),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
-def test_a_config_that_does_not_describe_this_model_is_refused_by_file_field_and_value(folder, changes, words):
+def test_a_config_that_does_not_describe_this_model_is_refused_by_file_field_and_value(
+    folder, changes, words
+):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -535,8 +593,15 @@ def test_all_tensors_that_do_not_fit_are_named_in_one_message(folder):
     path = change_weights(folder, change)
 
     message = refusal(folder)
-    wanted = ["model.norm.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight", "(3, 5)"]
-    assert all(word in message for word in [path, *wanted, "lm_head.weight", "(41, 16)", "(40, 16)"]), message
+    wanted = [
+        "model.norm.weight",
+        "model.layers.1.mlp.up_proj.weight",
+        "model.layers.2.mlp.up_proj.weight",
+        "(3, 5)",
+    ]
+    assert all(
+        word in message for word in [path, *wanted, "lm_head.weight", "(41, 16)", "(40, 16)"]
+    ), message
     assert "model.layers.0" not in message and "embed_tokens" not in message
 
 

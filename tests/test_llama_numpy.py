@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.golden import ROPES
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ref import llama_numpy
 from ref.checkpoints.config import config_values
+
+from support.golden import ROPES
 
 # Seven tokens: text, two of item 1, one of item 2, text, two of item 3 (the target). Row = query, column = key.
 SEGMENTS = [0, 1, 1, 2, 0, 3, 3]
@@ -91,8 +92,14 @@ def test_layer_kinds_are_counted_from_the_embedding():
     assert [llama_numpy.layer_kind(i, 5, space) for i in range(5)] == ["IN", "OR", "OR", "CR", "CR"]
 
 
-@pytest.mark.parametrize("fields, named", [(dict(intra_layers=2, cross_layers=1), "2 layers"),
-                                           (dict(intra_layers=-1), "intra_layers=-1"), (dict(text="hidden"), "hidden")])
+@pytest.mark.parametrize(
+    "fields, named",
+    [
+        (dict(intra_layers=2, cross_layers=1), "2 layers"),
+        (dict(intra_layers=-1), "intra_layers=-1"),
+        (dict(text="hidden"), "hidden"),
+    ],
+)
 def test_a_scheme_that_cannot_be_is_refused_by_name(fields, named):
     with pytest.raises(ValueError, match=named):
         llama_numpy.layer_masks(np.array([[0]]), 2, llama_numpy.SimpleNamespace(**scheme(**fields)))
@@ -104,7 +111,9 @@ def test_padding_on_either_side_gets_position_zero_and_moves_nobody():
 
 
 def test_rotation_by_a_quarter_turn_swaps_the_halves_with_a_sign():
-    turned = llama_numpy.rotate(np.array([[[[1.0, 2.0, 3.0, 4.0]]]]), np.full((1, 1, 2), math.pi / 2))
+    turned = llama_numpy.rotate(
+        np.array([[[[1.0, 2.0, 3.0, 4.0]]]]), np.full((1, 1, 2), math.pi / 2)
+    )
     assert np.allclose(turned, [-3, -4, 1, 2])
 
 
@@ -118,8 +127,12 @@ def test_query_heads_share_key_heads_in_runs():
 
 
 def test_loss_is_the_mean_over_labelled_tokens_of_the_whole_batch():
-    logits = np.log(np.array([[[0.5, 0.5], [0.25, 0.75], [1, 1]], [[0.5, 0.5], [0.2, 0.8], [1, 1]]]))
-    labels = np.array([[1, 0, 1], [1, -100, 1]])  # the first column is nobody's future, -100 is ignored
+    logits = np.log(
+        np.array([[[0.5, 0.5], [0.25, 0.75], [1, 1]], [[0.5, 0.5], [0.2, 0.8], [1, 1]]])
+    )
+    labels = np.array(
+        [[1, 0, 1], [1, -100, 1]]
+    )  # the first column is nobody's future, -100 is ignored
     expected = -(math.log(0.5) + math.log(0.75) + math.log(0.8)) / 3
     assert llama_numpy.loss(logits, labels) == pytest.approx(expected, abs=1e-15)
 
@@ -136,12 +149,22 @@ def random_llama(seed):
     heads = kv_heads * int(random.choice([1, 2, 3]))
     rope = ROPES[seed % 3] | {"rope_theta": float(random.choice([100.0, 10000.0, 500000.0]))}
     hidden_size = heads * int(random.choice([4, 6]))
-    config = LlamaConfig(vocab_size=23, hidden_size=hidden_size, intermediate_size=11, head_dim=D,
-                         num_hidden_layers=int(random.choice([1, 2, 4])), num_attention_heads=heads,
-                         num_key_value_heads=kv_heads, rms_norm_eps=float(random.choice([1e-6, 0.1])),
-                         attention_bias=bool(random.integers(2)), mlp_bias=bool(random.integers(2)),
-                         tie_word_embeddings=bool(random.integers(2)), rope_parameters=rope,
-                         attn_implementation="eager", max_position_embeddings=64)
+    config = LlamaConfig(
+        vocab_size=23,
+        hidden_size=hidden_size,
+        intermediate_size=11,
+        head_dim=D,
+        num_hidden_layers=int(random.choice([1, 2, 4])),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        rms_norm_eps=float(random.choice([1e-6, 0.1])),
+        attention_bias=bool(random.integers(2)),
+        mlp_bias=bool(random.integers(2)),
+        tie_word_embeddings=bool(random.integers(2)),
+        rope_parameters=rope,
+        attn_implementation="eager",
+        max_position_embeddings=64,
+    )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config).double().eval()
     for parameter in model.parameters():
@@ -160,22 +183,35 @@ def test_plain_causal_forward_is_that_of_transformers(seed, float32_means_float6
     input_ids = np.random.default_rng(seed).integers(0, 23, (2, 9))
     with torch.no_grad():
         expected = model(torch.tensor(input_ids)).logits.numpy()
-    assert np.abs(numpy_logits(model, config, input_ids, np.zeros((2, 9), int)) - expected).max() < 1e-12 * np.abs(
-        expected).max()
+    assert (
+        np.abs(numpy_logits(model, config, input_ids, np.zeros((2, 9), int)) - expected).max()
+        < 1e-12 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_forward_under_a_mask_a_layer_is_that_of_transformers_with_the_same_masks(seed, float32_means_float64):
+def test_forward_under_a_mask_a_layer_is_that_of_transformers_with_the_same_masks(
+    seed, float32_means_float64
+):
     model, config = random_llama(seed)
     L, random = config["num_hidden_layers"], np.random.default_rng(seed)
     segment_ids = np.array([[0, 1, 1, 1, 2, 2, 0, 3, 3], [1, 1, 2, 3, 3, 3, 4, 4, 4]])
-    input_ids, fields = random.integers(0, 23, (2, 9)), dict(intra_layers=L // 2, cross_layers=L - L // 2)
+    input_ids, fields = (
+        random.integers(0, 23, (2, 9)),
+        dict(intra_layers=L // 2, cross_layers=L - L // 2),
+    )
     masks = llama_numpy.layer_masks(segment_ids, L, llama_numpy.SimpleNamespace(**scheme(**fields)))
     for mask, layer in zip(masks, model.model.layers, strict=True):
-        additive = torch.zeros(2, 1, 9, 9, dtype=torch.double).masked_fill(~torch.tensor(mask)[:, None], -math.inf)
+        additive = torch.zeros(2, 1, 9, 9, dtype=torch.double).masked_fill(
+            ~torch.tensor(mask)[:, None], -math.inf
+        )
         layer.self_attn.register_forward_pre_hook(
-            lambda module, args, kwargs, additive=additive: (args, kwargs | {"attention_mask": additive}),
-            with_kwargs=True)
+            lambda module, args, kwargs, additive=additive: (
+                args,
+                kwargs | {"attention_mask": additive},
+            ),
+            with_kwargs=True,
+        )
     with torch.no_grad():
         expected = model(torch.tensor(input_ids)).logits.numpy()
     found = numpy_logits(model, config, input_ids, segment_ids, **fields)
@@ -193,8 +229,25 @@ def test_settings_of_transformers_four_give_the_frequencies_of_five():
 def test_a_trace_holds_every_intermediate_in_the_order_of_computation():
     model, config = random_llama(0)
     trace, weights = {}, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    llama_numpy.forward(weights, config, np.array([[1, 2]]), np.array([[0, 1]]), scheme(), trace=trace)
+    llama_numpy.forward(
+        weights, config, np.array([[1, 2]]), np.array([[0, 1]]), scheme(), trace=trace
+    )
     L = config["num_hidden_layers"]
-    inside = ["normed", "q", "k", "v", "scores", "probabilities", "attention", "residual", "mlp", "output"]
-    assert list(trace) == ([f"layers.{i}.mask" for i in range(L)] + ["embedding"]
-                           + [f"layers.{i}.{name}" for i in range(L) for name in inside] + ["norm", "logits"])
+    inside = [
+        "normed",
+        "q",
+        "k",
+        "v",
+        "scores",
+        "probabilities",
+        "attention",
+        "residual",
+        "mlp",
+        "output",
+    ]
+    assert list(trace) == (
+        [f"layers.{i}.mask" for i in range(L)]
+        + ["embedding"]
+        + [f"layers.{i}.{name}" for i in range(L) for name in inside]
+        + ["norm", "logits"]
+    )

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TITLES, continuations
 
-from ref.search.decoder import Decoder
-from ref.masks import MaskScheme
 from ref.loss import Objective
+from ref.masks import MaskScheme
 from ref.recommender import build_trie
+from ref.search.decoder import Decoder
 from ref.settings import Settings
+
+from conftest import TITLES, continuations
 
 WINDOWS = [np.array([7, 9, 7, 2]), np.array([17, 18]), np.array([4, 5, 15, 14, 13, 26])]
 CASES = [  # loss, softmax, layout
@@ -31,9 +32,23 @@ SCHEMES = [
 
 @pytest.fixture(scope="session")
 def objective_for(encoder_for):
-    def make(loss, softmax="full", layout="lines", scheme=SCHEMES[1], temperature=1.0, max_length=512, titles=TITLES):
+    def make(
+        loss,
+        softmax="full",
+        layout="lines",
+        scheme=SCHEMES[1],
+        temperature=1.0,
+        max_length=512,
+        titles=TITLES,
+    ):
         encoder = encoder_for(scheme, layout, max_length)
-        return Objective(encoder, build_trie(encoder, titles), titles, Settings(encoder.layout, softmax, temperature), loss)
+        return Objective(
+            encoder,
+            build_trie(encoder, titles),
+            titles,
+            Settings(encoder.layout, softmax, temperature),
+            loss,
+        )
 
     return make
 
@@ -45,8 +60,14 @@ def predicted(objective, windows):
     out, units = [], 0
     for row, window in enumerate(windows):
         prompt = encoder.encode([titles[e] for e in window[:-1]], titles[window[-1]])
-        ids, entry, shown = prompt.input_ids.tolist(), prompt.entry.tolist(), len(window) - prompt.dropped
-        numbers = {"target": {shown}, "titles": {*range(2, shown + 1)}, "all": {*range(shown + 1)}}[objective.loss]
+        ids, entry, shown = (
+            prompt.input_ids.tolist(),
+            prompt.entry.tolist(),
+            len(window) - prompt.dropped,
+        )
+        numbers = {"target": {shown}, "titles": {*range(2, shown + 1)}, "all": {*range(shown + 1)}}[
+            objective.loss
+        ]
         units += len(ids) - 1 if objective.loss == "all" else len(numbers)
         for place in range(1, len(ids)):
             if entry[place] not in numbers:
@@ -71,7 +92,9 @@ def log_probs_by_loop(objective, model, windows):
     out = []
     for row, place, token, options in predicted(objective, windows)[0]:
         window = windows[row]
-        prompt = objective.encoder.encode([objective.titles[e] for e in window[:-1]], objective.titles[window[-1]])
+        prompt = objective.encoder.encode(
+            [objective.titles[e] for e in window[:-1]], objective.titles[window[-1]]
+        )
         before = torch.tensor([prompt.input_ids[:place].tolist()])
         logits = model(before, torch.tensor([prompt.segment_ids[:place].tolist()]))[0, -1].double()
         logits = logits / objective.settings.temperature
@@ -87,7 +110,11 @@ def test_the_predicted_tokens_are_those_of_the_loop(objective_for, loss, softmax
     batch = objective.batch(WINDOWS)
 
     wanted, units = predicted(objective, WINDOWS)
-    found = zip(batch.rows.tolist(), batch.places.tolist(), batch.input_ids[batch.rows, batch.places].tolist())
+    found = zip(
+        batch.rows.tolist(),
+        batch.places.tolist(),
+        batch.input_ids[batch.rows, batch.places].tolist(),
+    )
     assert sorted(found) == [(row, place, token) for row, place, token, _ in wanted]
     assert batch.units == units and batch.dropped == 0
 
@@ -100,7 +127,9 @@ def in_order(batch, log_probs):
 @pytest.mark.parametrize("scheme", SCHEMES, ids=["plain", "default", "all else"])
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
 @pytest.mark.parametrize("loss, softmax, layout", CASES)
-def test_log_probs_are_those_of_the_loop(objective_for, model_for, loss, softmax, layout, temperature, scheme):
+def test_log_probs_are_those_of_the_loop(
+    objective_for, model_for, loss, softmax, layout, temperature, scheme
+):
     objective, model = objective_for(loss, softmax, layout, scheme, temperature), model_for(scheme)
 
     batch = objective.batch(WINDOWS)
@@ -115,7 +144,9 @@ def test_a_batch_holds_the_prompts_padded_on_the_right(objective_for):
 
     batch = objective.batch(WINDOWS)
 
-    prompts = [objective.encoder.encode([TITLES[e] for e in w[:-1]], TITLES[w[-1]]) for w in WINDOWS]
+    prompts = [
+        objective.encoder.encode([TITLES[e] for e in w[:-1]], TITLES[w[-1]]) for w in WINDOWS
+    ]
     width = max(len(prompt.input_ids) for prompt in prompts)
     for row, prompt in enumerate(prompts):
         padding = width - len(prompt.input_ids)
@@ -131,7 +162,9 @@ def test_target_tokens_end_with_the_end_token_and_begin_behind_the_prompt(object
 
     tokens = batch.input_ids[0, batch.places].tolist()
     assert tokens == [*tokenizer.encode('"Jaws"')[0], tokenizer.eos_id]
-    assert batch.places.tolist() == list(range(batch.input_ids.shape[1] - len(tokens), batch.input_ids.shape[1]))
+    assert batch.places.tolist() == list(
+        range(batch.input_ids.shape[1] - len(tokens), batch.input_ids.shape[1])
+    )
 
 
 def test_under_the_catalogue_softmax_only_choices_are_predicted(objective_for, tokenizer):
@@ -156,9 +189,13 @@ def test_a_catalogue_of_one_title_leaves_nothing_to_predict(objective_for, model
 
 
 @pytest.mark.parametrize("loss, softmax, layout", CASES)
-def test_entries_that_do_not_fit_are_dropped_and_the_rest_predicted_as_before(objective_for, loss, softmax, layout):
+def test_entries_that_do_not_fit_are_dropped_and_the_rest_predicted_as_before(
+    objective_for, loss, softmax, layout
+):
     window = WINDOWS[2]
-    short_prompt = objective_for(loss, softmax, layout).encoder.encode([TITLES[e] for e in window[2:-1]], TITLES[window[-1]])
+    short_prompt = objective_for(loss, softmax, layout).encoder.encode(
+        [TITLES[e] for e in window[2:-1]], TITLES[window[-1]]
+    )
     short = objective_for(loss, softmax, layout, max_length=len(short_prompt.input_ids))
 
     batch = short.batch([window])
@@ -177,16 +214,26 @@ def test_dropped_entries_are_counted_over_the_batch(objective_for, model_for):
 
     batch = objective.batch(windows)
 
-    alone = [objective.encoder.encode([TITLES[e] for e in w[:-1]], TITLES[w[-1]]).dropped for w in windows]
+    alone = [
+        objective.encoder.encode([TITLES[e] for e in w[:-1]], TITLES[w[-1]]).dropped
+        for w in windows
+    ]
     assert batch.dropped == sum(alone) and alone[0] == alone[2] > 0 == alone[1]
     found = in_order(batch, objective.token_log_probs(model, batch))
-    np.testing.assert_allclose(found, log_probs_by_loop(objective, model, windows), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        found, log_probs_by_loop(objective, model, windows), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("loss, softmax, layout", [case for case in CASES if case[0] == "target"])
-def test_training_and_decoding_give_a_title_the_same_probability(objective_for, model_for, loss, softmax, layout):
+def test_training_and_decoding_give_a_title_the_same_probability(
+    objective_for, model_for, loss, softmax, layout
+):
     scheme = SCHEMES[2]
-    objective, model = objective_for(loss, softmax, layout, scheme, temperature=0.5), model_for(scheme)
+    objective, model = (
+        objective_for(loss, softmax, layout, scheme, temperature=0.5),
+        model_for(scheme),
+    )
     prompts = [objective.encoder.encode([TITLES[e] for e in window[:-1]]) for window in WINDOWS]
 
     decoded = Decoder(model, objective.trie, objective.settings).title_log_probs(prompts)
@@ -202,7 +249,10 @@ def test_every_parameter_that_is_used_gets_a_gradient(objective_for, model_for, 
 
     objective.token_log_probs(model, objective.batch(WINDOWS)).sum().backward()
 
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
+        for p in model.parameters()
+    )
 
 
 def test_the_loss_on_all_tokens_does_not_go_with_the_catalogue_softmax(objective_for):
@@ -211,7 +261,9 @@ def test_the_loss_on_all_tokens_does_not_go_with_the_catalogue_softmax(objective
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
-def test_the_loss_on_titles_needs_a_layout_that_writes_entry_and_target_alike(objective_for, softmax):
+def test_the_loss_on_titles_needs_a_layout_that_writes_entry_and_target_alike(
+    objective_for, softmax
+):
     with pytest.raises(ValueError, match="--loss titles .*'instruction'"):
         objective_for("titles", softmax, "instruction")
 

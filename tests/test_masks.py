@@ -2,14 +2,19 @@
 
 import pytest
 import torch
-from conftest import allowed, mask_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ref.masks import MaskScheme, build_masks
 
+from conftest import allowed, mask_table
+
 KINDS = ("IN", "OR", "CR")
-SCHEMES = [MaskScheme(cross_self=own, text=text) for own in (True, False) for text in ("visible", "isolated")]
+SCHEMES = [
+    MaskScheme(cross_self=own, text=text)
+    for own in (True, False)
+    for text in ("visible", "isolated")
+]
 
 # text, item 1 (two tokens), item 2 (two tokens), text, target (two tokens)
 PLAIN = [0, 1, 1, 2, 2, 0, 3, 3]
@@ -32,7 +37,9 @@ PADDED_TABLES = {
 }
 
 
-@pytest.mark.parametrize("segments, tables", [(PLAIN, PLAIN_TABLES), (PADDED, PADDED_TABLES)], ids=["plain", "padded"])
+@pytest.mark.parametrize(
+    "segments, tables", [(PLAIN, PLAIN_TABLES), (PADDED, PADDED_TABLES)], ids=["plain", "padded"]
+)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: f"{s.text}-self-{s.cross_self}")
 def test_masks_equal_the_tables_typed_by_hand(segments, tables, scheme):
     wanted = {
@@ -59,7 +66,11 @@ def padded_sequences(draw):
         left = draw(st.integers(0, length))
         right = draw(st.integers(0, length - left))
         rest = length - left - right
-        rows.append([-1] * left + draw(st.lists(st.integers(0, 4), min_size=rest, max_size=rest)) + [-1] * right)
+        rows.append(
+            [-1] * left
+            + draw(st.lists(st.integers(0, 4), min_size=rest, max_size=rest))
+            + [-1] * right
+        )
     return rows
 
 
@@ -119,9 +130,14 @@ def test_other_numbers_for_the_same_items_change_nothing(batch, scheme):
 def test_the_last_rows_of_the_causal_order_give_the_last_rows_of_the_masks(batch, scheme, data):
     length = len(batch[0])
     queries = data.draw(st.integers(1, length))
-    order = torch.tensor([[[k <= j for k in range(length)] for j in range(length - queries, length)]])
+    order = torch.tensor(
+        [[[k <= j for k in range(length)] for j in range(length - queries, length)]]
+    )
 
-    rows, whole = build_masks(torch.tensor(batch), scheme, order), build_masks(torch.tensor(batch), scheme)
+    rows, whole = (
+        build_masks(torch.tensor(batch), scheme, order),
+        build_masks(torch.tensor(batch), scheme),
+    )
 
     for kind in KINDS:
         assert rows[kind].shape == (len(batch), queries, length)
@@ -133,7 +149,11 @@ def trees(draw):
     """A prompt, and behind it tokens of which each continues the prompt (parent -1) or an earlier one."""
     prompt = draw(st.lists(st.integers(-1, 3), min_size=1, max_size=5))
     parents = [draw(st.integers(-1, node - 1)) for node in range(draw(st.integers(1, 7)))]
-    return prompt, parents, draw(st.lists(st.sampled_from([0, 3, 4]), min_size=len(parents), max_size=len(parents)))
+    return (
+        prompt,
+        parents,
+        draw(st.lists(st.sampled_from([0, 3, 4]), min_size=len(parents), max_size=len(parents))),
+    )
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -172,7 +192,12 @@ def test_an_order_for_each_row_of_the_batch_is_applied_to_its_own_row():
 
 @pytest.mark.parametrize(
     "segments",
-    [torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool), torch.zeros(3, dtype=torch.long), torch.zeros(1, 2, 3).long()],
+    [
+        torch.zeros(1, 3),
+        torch.zeros(1, 3, dtype=torch.bool),
+        torch.zeros(3, dtype=torch.long),
+        torch.zeros(1, 2, 3).long(),
+    ],
     ids=["float", "bool", "one dimension", "three dimensions"],
 )
 def test_segment_ids_that_are_no_table_of_integers_are_refused(segments):
@@ -191,24 +216,36 @@ def test_segment_ids_that_are_no_table_of_integers_are_refused(segments):
         (0, 0, 0, []),
     ],
 )
-def test_shallow_layers_are_intra_deep_ones_cross_and_the_rest_original(layers, intra, cross, kinds):
+def test_shallow_layers_are_intra_deep_ones_cross_and_the_rest_original(
+    layers, intra, cross, kinds
+):
     assert MaskScheme(intra, cross).kinds(layers) == kinds
 
 
 @pytest.mark.parametrize("intra, cross", [(5, 0), (0, 5), (2, 3)])
 def test_more_masked_layers_than_the_model_has_are_refused(intra, cross):
-    with pytest.raises(ValueError, match=rf"intra_layers {intra} \+ cross_layers {cross} .*the 4 layers"):
+    with pytest.raises(
+        ValueError, match=rf"intra_layers {intra} \+ cross_layers {cross} .*the 4 layers"
+    ):
         MaskScheme(intra, cross).kinds(4)
 
 
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("intra_layers", -1), ("intra_layers", 1.0), ("intra_layers", True), ("cross_layers", "2"),
-        ("cross_layers", None), ("cross_self", 1), ("cross_self", "no"), ("text", "hidden"), ("text", None),
-        ("delimiters", "visible"), ("target", "items"),
+        ("intra_layers", -1),
+        ("intra_layers", 1.0),
+        ("intra_layers", True),
+        ("cross_layers", "2"),
+        ("cross_layers", None),
+        ("cross_self", 1),
+        ("cross_self", "no"),
+        ("text", "hidden"),
+        ("text", None),
+        ("delimiters", "visible"),
+        ("target", "items"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_value_in_the_scheme_of_a_config_names_field_and_value(field, value):
     with pytest.raises(ValueError) as error:
         MaskScheme.from_dict({field: value})
@@ -227,7 +264,9 @@ def test_a_scheme_is_read_field_by_field_and_has_the_defaults_of_the_contract():
     assert vars(MaskScheme.from_dict({})) == defaults | {"delimiters": "item", "target": "item"}
 
 
-@pytest.mark.parametrize("values, words", [({"intra": 2, "cross_layers": 1}, "intra"), (None, "NoneType"), ([1], "list")])
+@pytest.mark.parametrize(
+    "values, words", [({"intra": 2, "cross_layers": 1}, "intra"), (None, "NoneType"), ([1], "list")]
+)
 def test_a_scheme_that_is_no_object_of_known_fields_is_refused(values, words):
     with pytest.raises(ValueError, match=f"mask scheme: .*{words}"):
         MaskScheme.from_dict(values)

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from support.data import made_up_rows, write_interactions
 
-from ref.report.baselines import Baselines
 from ref.data.dataset import load
+from ref.report.baselines import Baselines
 from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
+
+from support.data import made_up_rows, write_interactions
 
 INF = float("inf")
 
@@ -45,7 +46,10 @@ def test_metrics_of_ranks_worked_by_hand():
     ),
 )
 def test_ranks_and_auc_worked_by_hand(scores, target, candidates, rank, auc):
-    assert rank_and_auc(np.array(scores), target, np.array(candidates)) == (rank, pytest.approx(auc, abs=1e-15))
+    assert rank_and_auc(np.array(scores), target, np.array(candidates)) == (
+        rank,
+        pytest.approx(auc, abs=1e-15),
+    )
 
 
 def test_ranks_are_places_in_a_stable_sort_and_auc_counts_pairs():
@@ -54,7 +58,11 @@ def test_ranks_are_places_in_a_stable_sort_and_auc_counts_pairs():
         scores, target = rng.integers(0, 6, 15).astype(float), int(rng.integers(15))
         candidates = np.union1d(rng.choice(15, 8, replace=False), [target])
         places = sorted(candidates.tolist(), key=lambda title: (-scores[title], title))
-        pairs = [(scores[o] < scores[target]) + (scores[o] == scores[target]) / 2 for o in candidates if o != target]
+        pairs = [
+            (scores[o] < scores[target]) + (scores[o] == scores[target]) / 2
+            for o in candidates
+            if o != target
+        ]
         rank, auc = rank_and_auc(scores, target, rng.permutation(candidates))
         assert rank == places.index(target) + 1
         assert auc == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
@@ -86,7 +94,10 @@ def test_the_interval_has_the_width_that_the_central_limit_theorem_says():
     mean, low, high = bootstrap({"x": values}, resamples=4000)["x"]
     error = values.std() / math.sqrt(2000)
     assert mean == pytest.approx(values.mean(), abs=1e-12)
-    assert (low, high) == (pytest.approx(mean - 1.96 * error, abs=0.1 * error), pytest.approx(mean + 1.96 * error, abs=0.1 * error))
+    assert (low, high) == (
+        pytest.approx(mean - 1.96 * error, abs=0.1 * error),
+        pytest.approx(mean + 1.96 * error, abs=0.1 * error),
+    )
 
 
 def test_all_columns_see_the_same_draws():
@@ -99,15 +110,22 @@ def test_all_columns_see_the_same_draws():
 def test_a_paired_difference_is_taken_user_by_user():
     rng = np.random.default_rng(0)
     one, noise = 100 * rng.normal(size=60), rng.normal(size=60)
-    found = paired_difference({"x": one + noise + 1, "only here": one}, {"x": one, "only there": one})
+    found = paired_difference(
+        {"x": one + noise + 1, "only here": one}, {"x": one, "only there": one}
+    )
     assert set(found) == {"x"}
     assert found["x"] == pytest.approx(bootstrap({"x": noise + 1})["x"], abs=1e-9)
-    assert found["x"][0] == pytest.approx(1 + noise.mean(), abs=1e-9) and found["x"][2] - found["x"][1] < 1
+    assert (
+        found["x"][0] == pytest.approx(1 + noise.mean(), abs=1e-9)
+        and found["x"][2] - found["x"][1] < 1
+    )
 
 
 def test_the_difference_of_a_model_to_itself_is_zero():
     values = metrics_of(np.arange(1, 30))
-    assert all(interval == (0.0, 0.0, 0.0) for interval in paired_difference(values, values).values())
+    assert all(
+        interval == (0.0, 0.0, 0.0) for interval in paired_difference(values, values).values()
+    )
 
 
 # --- baselines
@@ -115,15 +133,24 @@ def test_the_difference_of_a_model_to_itself_is_zero():
 
 @pytest.fixture
 def data(tmp_path):
-    return load(write_interactions(tmp_path / "long", made_up_rows(users=8, entries=31)), min_item=1, min_user=3)
+    return load(
+        write_interactions(tmp_path / "long", made_up_rows(users=8, entries=31)),
+        min_item=1,
+        min_user=3,
+    )
 
 
 def training(data):
-    return [data.entries[start:end].tolist() for start, end in zip(data.train.starts, data.train.ends)]
+    return [
+        data.entries[start:end].tolist() for start, end in zip(data.train.starts, data.train.ends)
+    ]
 
 
 def test_most_popular_counts_training_entries(data):
-    expected = [sum(sequence.count(title) for sequence in training(data)) for title in range(len(data.titles))]
+    expected = [
+        sum(sequence.count(title) for sequence in training(data))
+        for title in range(len(data.titles))
+    ]
     assert Baselines(data).scorers()["most popular"](np.array([0, 1])).tolist() == expected
 
 
@@ -154,7 +181,11 @@ def test_ten_item_co_occurrence_is_that_of_a_loop(data):
 
 def test_baselines_do_not_see_validation_or_test(tmp_path):
     rows = [(f"u{user}", f"{user}-{place}", place) for user in range(4) for place in range(8)]
-    data = load(write_interactions(tmp_path / "own", rows, {i: f"t{i}" for _, i, _ in rows}), min_item=1, min_user=3)
+    data = load(
+        write_interactions(tmp_path / "own", rows, {i: f"t{i}" for _, i, _ in rows}),
+        min_item=1,
+        min_user=3,
+    )
     hidden = [number for number, title in enumerate(data.titles) if title[-1] in "67"]
     for scorer in Baselines(data).scorers().values():
         for start, end in zip(data.test.starts, data.test.ends):

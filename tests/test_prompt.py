@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from support.data import TITLES, sentencepiece_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_tokenizer import first_characters
@@ -15,13 +14,36 @@ from ref.prompt import LAYOUTS, Layout, PromptEncoder
 from ref.recommender import build_trie
 from ref.tokenizer import Tokenizer
 
+from support.data import TITLES, sentencepiece_model
+
 CUSTOM = Layout(
-    "custom", before="Liked:", entry_open=" <", entry_close=">;", last_entry_close=">.", after="\nNext:", target_open=" <",
-    target_close=">\n", bos=True,
-)  # fmt: skip
-SHORT = Layout("short", before="In: ", entry_open='"', entry_close='", ', last_entry_close='"', after="\nOut:\n",
-               target_open='"', target_close='"', eos=True)  # fmt: skip
-ALL_LAYOUTS = {"lines": LAYOUTS["lines"], "instruction": LAYOUTS["instruction"], "custom": CUSTOM, "short": SHORT}
+    "custom",
+    before="Liked:",
+    entry_open=" <",
+    entry_close=">;",
+    last_entry_close=">.",
+    after="\nNext:",
+    target_open=" <",
+    target_close=">\n",
+    bos=True,
+)
+SHORT = Layout(
+    "short",
+    before="In: ",
+    entry_open='"',
+    entry_close='", ',
+    last_entry_close='"',
+    after="\nOut:\n",
+    target_open='"',
+    target_close='"',
+    eos=True,
+)
+ALL_LAYOUTS = {
+    "lines": LAYOUTS["lines"],
+    "instruction": LAYOUTS["instruction"],
+    "custom": CUSTOM,
+    "short": SHORT,
+}
 HISTORIES = [list(TITLES), list(TITLES[:1]), ["A", "A", "A"], ["A Tale", "A"]]
 
 
@@ -44,7 +66,9 @@ def labelled_characters(layout, history, target):
     out += [(c, 0, False) for c in layout.after]
     if target is not None:
         out += [(c, len(history) + 1, False) for c in layout.target_open]
-        out += [(c, len(history) + 1, True) for c in target] + [(c, len(history) + 1, False) for c in layout.target_close]
+        out += [(c, len(history) + 1, True) for c in target] + [
+            (c, len(history) + 1, False) for c in layout.target_close
+        ]
     return out
 
 
@@ -72,20 +96,28 @@ def expected_prompt(tokenizer, layout, history, target, scheme):
         ids, labels = [tokenizer._processor.bos_id(), *ids], [(0, False), *labels]
     if layout.eos and target is not None:
         ids, labels = [*ids, tokenizer._processor.eos_id()], [*labels, (last, False)]
-    return ids, [segment(entry, in_title, last, scheme) for entry, in_title in labels], [entry for entry, _ in labels]
+    return (
+        ids,
+        [segment(entry, in_title, last, scheme) for entry, in_title in labels],
+        [entry for entry, _ in labels],
+    )
 
 
 @pytest.mark.parametrize("target_option", ("item", "text"))
 @pytest.mark.parametrize("delimiters", ("item", "text"))
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
 @pytest.mark.parametrize("name", ("trained here", "language model", "dummy prefix"))
-def test_segments_are_those_of_a_loop_over_characters(tokenizers, name, layout, delimiters, target_option):
+def test_segments_are_those_of_a_loop_over_characters(
+    tokenizers, name, layout, delimiters, target_option
+):
     scheme = MaskScheme(delimiters=delimiters, target=target_option)
     encoder = PromptEncoder(tokenizers[name], ALL_LAYOUTS[layout], scheme, 100_000)
     for history in HISTORIES:
         for target in ("A Tale", TITLES[4], TITLES[7], None):
             prompt = encoder.encode(history, target)
-            ids, segments, entries = expected_prompt(tokenizers[name], ALL_LAYOUTS[layout], history, target, scheme)
+            ids, segments, entries = expected_prompt(
+                tokenizers[name], ALL_LAYOUTS[layout], history, target, scheme
+            )
             assert prompt.input_ids.tolist() == ids
             assert prompt.segment_ids.tolist() == segments
             assert prompt.entry.tolist() == entries
@@ -109,17 +141,36 @@ def test_a_small_prompt_written_out_by_hand(tokenizers):
     ),
 )
 def test_every_option_gives_the_segments_written_out_by_hand(delimiters, target, expected):
-    tokenizer = sentencepiece_model(["[]|#XYZ$"], 268, add_dummy_prefix=False, split_by_unicode_script=False)
-    tokenizer.encode = lambda text: (list(range(len(text))), list(range(len(text))))  # a token a character
-    layout = Layout("hand", before="##", entry_open="[", entry_close="]|", last_entry_close="]", after="$", target_open="[",
-                    target_close="]", bos=True, eos=True)  # fmt: skip
-    encoder = PromptEncoder(tokenizer, layout, MaskScheme(delimiters=delimiters, target=target), 100)
+    tokenizer = sentencepiece_model(
+        ["[]|#XYZ$"], 268, add_dummy_prefix=False, split_by_unicode_script=False
+    )
+    tokenizer.encode = lambda text: (
+        list(range(len(text))),
+        list(range(len(text))),
+    )  # a token a character
+    layout = Layout(
+        "hand",
+        before="##",
+        entry_open="[",
+        entry_close="]|",
+        last_entry_close="]",
+        after="$",
+        target_open="[",
+        target_close="]",
+        bos=True,
+        eos=True,
+    )
+    encoder = PromptEncoder(
+        tokenizer, layout, MaskScheme(delimiters=delimiters, target=target), 100
+    )
     assert encoder.encode(["X", "Y"], "Z").segment_ids.tolist() == expected
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_a_prompt_without_target_is_the_beginning_of_the_one_with_it(tokenizers, layout):
-    encoder = PromptEncoder(tokenizers["language model"], ALL_LAYOUTS[layout], MaskScheme(), 100_000)
+    encoder = PromptEncoder(
+        tokenizers["language model"], ALL_LAYOUTS[layout], MaskScheme(), 100_000
+    )
     for target in TITLES:
         prompt, whole = encoder.encode(["A Tale", "A"]), encoder.encode(["A Tale", "A"], target)
         assert whole.input_ids[: whole.prompt_length].tolist() == prompt.input_ids.tolist()
@@ -129,7 +180,9 @@ def test_a_prompt_without_target_is_the_beginning_of_the_one_with_it(tokenizers,
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_the_answer_of_a_title_is_what_follows_any_prompt(tokenizers, layout):
-    encoder = PromptEncoder(tokenizers["language model"], ALL_LAYOUTS[layout], MaskScheme(), 100_000)
+    encoder = PromptEncoder(
+        tokenizers["language model"], ALL_LAYOUTS[layout], MaskScheme(), 100_000
+    )
     for title in TITLES:
         answer, flags = encoder.encode_target(title)
         whole = encoder.encode(["A Tale", TITLES[5]], title)
@@ -139,13 +192,27 @@ def test_the_answer_of_a_title_is_what_follows_any_prompt(tokenizers, layout):
 
 @settings(max_examples=60, deadline=None)
 @example(titles=["0", ","])
-@given(titles=st.lists(st.text(min_size=1, max_size=20).filter(lambda t: t.strip()), min_size=2, max_size=4))
-def test_any_titles_get_the_segments_of_the_loop_or_are_refused_where_a_title_has_no_token(tokenizers, titles):
-    *history, target = [clean_title(title.replace("&", "+").replace("\0", "+"), "here") for title in titles]
-    in_titles = MaskScheme(delimiters="text")  # under it, segments are those of tokens that begin in a title
+@given(
+    titles=st.lists(
+        st.text(min_size=1, max_size=20).filter(lambda t: t.strip()), min_size=2, max_size=4
+    )
+)
+def test_any_titles_get_the_segments_of_the_loop_or_are_refused_where_a_title_has_no_token(
+    tokenizers, titles
+):
+    *history, target = [
+        clean_title(title.replace("&", "+").replace("\0", "+"), "here") for title in titles
+    ]
+    in_titles = MaskScheme(
+        delimiters="text"
+    )  # under it, segments are those of tokens that begin in a title
     for layout in (LAYOUTS["lines"], SHORT, CUSTOM):
-        ids, segments, _ = expected_prompt(tokenizers["trained here"], layout, history, target, MaskScheme())
-        own = set(expected_prompt(tokenizers["trained here"], layout, history, target, in_titles)[1])
+        ids, segments, _ = expected_prompt(
+            tokenizers["trained here"], layout, history, target, MaskScheme()
+        )
+        own = set(
+            expected_prompt(tokenizers["trained here"], layout, history, target, in_titles)[1]
+        )
         encoder = PromptEncoder(tokenizers["trained here"], layout, MaskScheme(), 10_000)
         if own >= set(range(1, len(titles) + 1)):
             prompt = encoder.encode(history, target)
@@ -161,13 +228,24 @@ def test_any_titles_get_the_segments_of_the_loop_or_are_refused_where_a_title_ha
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
 @pytest.mark.parametrize("reserve", (0, 7))
 def test_oldest_entries_are_dropped_whole_and_counted(tokenizers, layout, reserve):
-    tokenizer, layout, history = tokenizers["language model"], ALL_LAYOUTS[layout], list(TITLES[:10])
-    lengths = [len(expected_prompt(tokenizer, layout, history[k:], "A", MaskScheme())[0]) for k in range(len(history))]
+    tokenizer, layout, history = (
+        tokenizers["language model"],
+        ALL_LAYOUTS[layout],
+        list(TITLES[:10]),
+    )
+    lengths = [
+        len(expected_prompt(tokenizer, layout, history[k:], "A", MaskScheme())[0])
+        for k in range(len(history))
+    ]
     for room in range(lengths[-1] + reserve, lengths[0] + reserve + 3, 9):
         dropped = next(k for k, length in enumerate(lengths) if length + reserve <= room)
         prompt = PromptEncoder(tokenizer, layout, MaskScheme(), room).encode(history, "A", reserve)
         ids, segments, _ = expected_prompt(tokenizer, layout, history[dropped:], "A", MaskScheme())
-        assert (prompt.dropped, prompt.input_ids.tolist(), prompt.segment_ids.tolist()) == (dropped, ids, segments)
+        assert (prompt.dropped, prompt.input_ids.tolist(), prompt.segment_ids.tolist()) == (
+            dropped,
+            ids,
+            segments,
+        )
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
@@ -208,12 +286,16 @@ def test_fusing_of_two_titles_that_do_not_fuse_with_themselves_is_refused(pairs)
 
 
 def test_a_title_that_no_token_begins_in_is_named(pairs):
-    layout = Layout("glued", entry_open="a", entry_close="\n", last_entry_close="\n", target_close="\n")
+    layout = Layout(
+        "glued", entry_open="a", entry_close="\n", last_entry_close="\n", target_close="\n"
+    )
     with pytest.raises(ValueError, match="'b'"):
         PromptEncoder(pairs, layout, MaskScheme(), 100).encode(["cd", "b"], "cd")
 
 
-@pytest.mark.parametrize("values", ({"name": "x"}, {"name": "x", "target_open": '"'}, {"name": "x", "target_close": ""}))
+@pytest.mark.parametrize(
+    "values", ({"name": "x"}, {"name": "x", "target_open": '"'}, {"name": "x", "target_close": ""})
+)
 def test_a_layout_in_which_nothing_ends_the_target_is_refused(values):
     with pytest.raises(ValueError, match="ends the target"):
         Layout.from_dict(values, "file.json")
@@ -246,7 +328,10 @@ def test_a_layout_file_with_wrong_fields_is_refused_in_one_line(tmp_path, conten
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"layout\.json") as error:
         Layout.load(str(path))
-    assert all(fragment in str(error.value) for fragment in fragments) and len(str(error.value).splitlines()) == 1
+    assert (
+        all(fragment in str(error.value) for fragment in fragments)
+        and len(str(error.value).splitlines()) == 1
+    )
 
 
 def test_a_layout_file_gives_the_layout_that_it_holds(tmp_path):
@@ -263,7 +348,8 @@ def test_a_missing_layout_file_is_named(tmp_path):
 
 def test_the_built_in_layouts_read_as_the_specification_says():
     texts = {
-        name: "".join(c for c, _, _ in labelled_characters(layout, ["X", "Y"], "Z")) for name, layout in LAYOUTS.items()
+        name: "".join(c for c, _, _ in labelled_characters(layout, ["X", "Y"], "Z"))
+        for name, layout in LAYOUTS.items()
     }
     assert texts["lines"] == "X\nY\nZ\n"
     before, inner, target = texts["instruction"].partition('"X", "Y"')[0::1]
@@ -281,12 +367,24 @@ def test_a_layout_that_needs_a_token_which_the_tokenizer_lacks_is_refused(missin
 def test_only_layouts_that_read_alike_everywhere_say_so():
     same = {name: layout.same_everywhere for name, layout in ALL_LAYOUTS.items()}
     assert same == {"lines": True, "instruction": False, "custom": False, "short": False}
-    assert Layout("after", entry_close="\n", last_entry_close="\n", after="x", target_close="\n").same_everywhere is False
-    assert Layout("last", entry_close="\n", last_entry_close=";", target_close="\n").same_everywhere is False
+    assert (
+        Layout(
+            "after", entry_close="\n", last_entry_close="\n", after="x", target_close="\n"
+        ).same_everywhere
+        is False
+    )
+    assert (
+        Layout("last", entry_close="\n", last_entry_close=";", target_close="\n").same_everywhere
+        is False
+    )
 
 
 def test_an_empty_history_is_refused_where_it_leaves_no_prompt(tokenizers):
     with pytest.raises(ValueError, match="empty"):
         PromptEncoder(tokenizers["trained here"], LAYOUTS["lines"], MaskScheme(), 100).encode([])
-    prompt = PromptEncoder(tokenizers["trained here"], LAYOUTS["instruction"], MaskScheme(), 1000).encode([])
-    assert set(prompt.segment_ids.tolist()) == {0} and np.array_equal(prompt.entry, prompt.segment_ids)
+    prompt = PromptEncoder(
+        tokenizers["trained here"], LAYOUTS["instruction"], MaskScheme(), 1000
+    ).encode([])
+    assert set(prompt.segment_ids.tolist()) == {0} and np.array_equal(
+        prompt.entry, prompt.segment_ids
+    )

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
 
 import train
+
+from support.data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
 
 ROOT = Path(train.__file__).parent
 LONG = (*TINY, "--max-steps", "24", "--dropout", "0.3", "--seed", "3")
@@ -36,7 +37,9 @@ train.train(train.parse_options(sys.argv[3:]))
 
 
 def python(*arguments):
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
 
 
 def kill_at(number, moment, *arguments):
@@ -49,7 +52,9 @@ def kill_at(number, moment, *arguments):
 def result_of(folder):
     """What must be equal to the byte, and the log without its times."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()[1:]]
-    return (folder / "model.safetensors").read_bytes(), [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    return (folder / "model.safetensors").read_bytes(), [
+        {k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +94,12 @@ def assert_ends_as(whole, folder):
     return found.stdout
 
 
-@pytest.mark.parametrize("number, moment", [(1, "before"), (4, "half"), (9, "before"), (12, "after")])
-def test_killed_while_a_file_is_written_it_ends_with_the_same_bytes(folder, whole, tmp_path, number, moment):
+@pytest.mark.parametrize(
+    "number, moment", [(1, "before"), (4, "half"), (9, "before"), (12, "after")]
+)
+def test_killed_while_a_file_is_written_it_ends_with_the_same_bytes(
+    folder, whole, tmp_path, number, moment
+):
     assert kill_at(number, moment, "--data", folder, "--out", tmp_path / "m", *LONG)
     if (tmp_path / "m" / "log.jsonl").exists():
         assert_ends_as(whole, tmp_path / "m")
@@ -103,7 +112,12 @@ def kill_at_random(rng, *arguments):
     """Run train.py until a write or a random instant after it began to train; True if it was killed there."""
     if rng.random() < 0.6:
         return kill_at(rng.randrange(1, 9), rng.choice(("before", "half", "after")), *arguments)
-    process = subprocess.Popen([sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if line.startswith("model:"):
             break
@@ -138,13 +152,18 @@ def test_killed_and_resumed_several_times_it_ends_with_the_same_bytes(folder, wh
 
 
 def newest_state(folder):
-    return max(folder.glob("state-?.json"), key=lambda path: json.loads(path.read_text())["epoch"]["epoch"])
+    return max(
+        folder.glob("state-?.json"), key=lambda path: json.loads(path.read_text())["epoch"]["epoch"]
+    )
 
 
 @pytest.mark.parametrize("damage", ["torn", "edited", "broken description", "missing"])
 def test_a_damaged_state_is_named_and_the_one_before_is_used(begun, whole, damage):
     path = newest_state(begun)
-    tensors, epoch = path.with_suffix(".safetensors"), json.loads(path.read_text())["epoch"]["epoch"]
+    tensors, epoch = (
+        path.with_suffix(".safetensors"),
+        json.loads(path.read_text())["epoch"]["epoch"],
+    )
     data = tensors.read_bytes()
     if damage == "torn":
         tensors.write_bytes(data[:-7])
@@ -155,7 +174,10 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(begun, whole, damag
     else:
         path.write_text(path.read_text()[:-20])
     said = assert_ends_as(whole, begun)
-    assert f"not used: {path if damage == 'broken description' else ''}" in said and tensors.stem in said
+    assert (
+        f"not used: {path if damage == 'broken description' else ''}" in said
+        and tensors.stem in said
+    )
     assert f"going on after epoch {epoch - 1}," in said
 
 
@@ -163,7 +185,11 @@ def test_other_data_is_refused_by_name(folder, begun):
     changed = folder / "interactions.csv"
     before = changed.read_bytes()
     try:
-        changed.write_bytes(before.replace(b"u1,i1,", b"u1,i2,", 1) if b"u1,i1," in before else before + b"u1,i1,9\n")
+        changed.write_bytes(
+            before.replace(b"u1,i1,", b"u1,i2,", 1)
+            if b"u1,i1," in before
+            else before + b"u1,i1,9\n"
+        )
         found = python("train.py", "--resume", begun)
     finally:
         changed.write_bytes(before)
@@ -173,7 +199,10 @@ def test_other_data_is_refused_by_name(folder, begun):
 
 def test_another_number_of_threads_is_allowed_and_said(begun):
     found = python("train.py", "--resume", begun, "--threads", 2)
-    assert found.returncode == 0 and "2 threads instead of 1: the weights will not be the same to the byte" in found.stdout
+    assert (
+        found.returncode == 0
+        and "2 threads instead of 1: the weights will not be the same to the byte" in found.stdout
+    )
 
 
 def test_other_options_are_refused_beside_resume(begun):
@@ -208,5 +237,9 @@ def test_a_full_disk_loses_nothing(folder, whole, tmp_path):
         "train.cli.run('train.py', lambda: train.train(train.parse_options(sys.argv[1:])))"
     )  # Python ignores SIGXFSZ, so a write that is too long is an error like that of a full disk
     found = python("-c", limited, "--data", folder, "--out", tmp_path / "m", *LONG)
-    assert found.returncode == 2 and "Traceback" not in found.stderr and not list((tmp_path / "m").glob("*.part"))
+    assert (
+        found.returncode == 2
+        and "Traceback" not in found.stderr
+        and not list((tmp_path / "m").glob("*.part"))
+    )
     assert_ends_as(whole, tmp_path / "m")

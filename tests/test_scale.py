@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bench.make_interactions import make
 
 from ref.data import dataset
+
+from bench.make_interactions import make
 
 ROOT = Path(__file__).parents[1]
 # Trains one step; prints the seconds and MB (peak of the resident set) when the data is read and when the step is done.
@@ -38,10 +39,24 @@ train.train(train.parse_options(sys.argv[1:]))
 
 def begin(folder):
     """[(seconds, MB) when the data is read, (seconds, MB) when the first step is done]"""
-    command = [sys.executable, "-c", ONE_STEP, "--data", str(folder), "--out", str(folder / "model"), "--threads", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        ONE_STEP,
+        "--data",
+        str(folder),
+        "--out",
+        str(folder / "model"),
+        "--threads",
+        "2",
+    ]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    return [tuple(map(float, line.split()[1:])) for line in found.stdout.splitlines() if line.startswith("at ")]
+    return [
+        tuple(map(float, line.split()[1:]))
+        for line in found.stdout.splitlines()
+        if line.startswith("at ")
+    ]
 
 
 def test_half_a_million_interactions_are_read_in_seconds(tmp_path):
@@ -59,20 +74,43 @@ def test_a_shuffled_file_is_filtered_and_split_as_by_loops(tmp_path):
     sequences, kept, before = {line.split(",")[0]: [] for line in lines}, lines, None
     while kept != before:
         users, items = (Counter(line.split(",")[column] for line in kept) for column in (0, 1))
-        before, kept = kept, [k for k in kept if users[k.split(",")[0]] >= fewest["user"] and items[k.split(",")[1]] >= fewest["item"]]
+        before, kept = (
+            kept,
+            [
+                k
+                for k in kept
+                if users[k.split(",")[0]] >= fewest["user"]
+                and items[k.split(",")[1]] >= fewest["item"]
+            ],
+        )
     assert 0 < len(kept) < len(lines)
     for line in kept:
         user, item, time = line.split(",")
         sequences[user].append((int(time), titles[item]))
-    expected = [[title for _, title in sorted(sequence, key=lambda entry: entry[0])] for sequence in sequences.values() if sequence]
+    expected = [
+        [title for _, title in sorted(sequence, key=lambda entry: entry[0])]
+        for sequence in sequences.values()
+        if sequence
+    ]
     data = dataset.load(folder, 10, fewest["item"], fewest["user"])
-    for windows, (begin, end) in ((data.test, (-11, None)), (data.valid, (-12, -1)), (data.train, (None, -2))):
-        shown = [[data.titles[entry] for entry in data.entries[s:e]] for s, e in zip(windows.starts, windows.ends)]
+    for windows, (begin, end) in (
+        (data.test, (-11, None)),
+        (data.valid, (-12, -1)),
+        (data.train, (None, -2)),
+    ):
+        shown = [
+            [data.titles[entry] for entry in data.entries[s:e]]
+            for s, e in zip(windows.starts, windows.ends)
+        ]
         assert shown == [sequence[begin:end] for sequence in expected]
 
 
 @pytest.mark.slow
-def test_ten_million_interactions_are_read_within_a_minute_and_training_begins_within_ninety_seconds(tmp_path):
+def test_ten_million_interactions_are_read_within_a_minute_and_training_begins_within_ninety_seconds(
+    tmp_path,
+):
     (read, memory), (started, most) = begin(make(tmp_path))
-    print(f"read after {read:.0f} s, {memory:.0f} MB; first step done after {started:.0f} s, {most:.0f} MB")
+    print(
+        f"read after {read:.0f} s, {memory:.0f} MB; first step done after {started:.0f} s, {most:.0f} MB"
+    )
     assert read < 60 and memory < 3000 and started < 90 and most < 3000

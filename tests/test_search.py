@@ -7,15 +7,16 @@ no cache, no batch, no tree.
 import numpy as np
 import pytest
 import torch
-from conftest import TITLES, continuations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ref.search.decoder import Decoder
 from ref.masks import MaskScheme
 from ref.recommender import build_trie
+from ref.search.decoder import Decoder
 from ref.settings import Settings
 from ref.trie import Trie
+
+from conftest import TITLES, continuations
 
 SCHEMES = {
     "plain": MaskScheme(),
@@ -37,7 +38,9 @@ def node_at(trie, tokens):
     node = 0
     for token in tokens:
         first = trie.first_child[node]
-        below = {int(trie.token[child]): child for child in range(first, first + trie.num_children[node])}
+        below = {
+            int(trie.token[child]): child for child in range(first, first + trie.num_children[node])
+        }
         if token not in below:
             return None
         node = below[token]
@@ -50,10 +53,16 @@ def with_ends(sequences):
 
 
 def trie_of(sequences):
-    return Trie(sequences, [[True] * len(s) for s in sequences], [f"title {i}" for i in range(len(sequences))])
+    return Trie(
+        sequences,
+        [[True] * len(s) for s in sequences],
+        [f"title {i}" for i in range(len(sequences))],
+    )
 
 
-catalogues = st.lists(st.lists(st.integers(1, 4), max_size=5), min_size=1, max_size=12).map(with_ends)
+catalogues = st.lists(st.lists(st.integers(1, 4), max_size=5), min_size=1, max_size=12).map(
+    with_ends
+)
 property_test = settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -109,7 +118,9 @@ def test_preorder_and_size_tell_ancestors(sequences):
     for a in paths:
         for b in paths:
             begins = paths[b][: len(paths[a])] == paths[a]
-            assert (trie.preorder[a] <= trie.preorder[b] < trie.preorder[a] + trie.size[a]) == begins
+            assert (
+                trie.preorder[a] <= trie.preorder[b] < trie.preorder[a] + trie.size[a]
+            ) == begins
 
 
 def test_several_nodes_have_their_children_padded_to_the_widest():
@@ -117,7 +128,12 @@ def test_several_nodes_have_their_children_padded_to_the_widest():
 
     children, real = trie.children(np.array([1, 0, 2, 3]))
 
-    assert real.tolist() == [[True, False, False], [True, True, False], [True, True, True], [False, False, False]]
+    assert real.tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+        [False, False, False],
+    ]
     assert children[real].tolist() == [3, 1, 2, 4, 5, 6]
 
 
@@ -130,7 +146,10 @@ def test_a_title_whose_tokens_begin_another_is_refused_by_name(sequences):
 def test_in_item_is_that_of_the_token_and_may_not_differ_between_titles():
     trie = Trie([[1, 2, 9], [1, 3, 9]], [[False, True, False], [False, True, True]], ["a", "b"])
 
-    flags = {tokens: bool(trie.in_item[node_at(trie, tokens)]) for tokens in [(1,), (1, 2), (1, 2, 9), (1, 3, 9)]}
+    flags = {
+        tokens: bool(trie.in_item[node_at(trie, tokens)])
+        for tokens in [(1,), (1, 2), (1, 2, 9), (1, 3, 9)]
+    }
     assert flags == {(1,): False, (1, 2): True, (1, 2, 9): False, (1, 3, 9): True}
     with pytest.raises(ValueError, match="delimiters='text' cannot tell 'b' from"):
         Trie([[1, 2, 9], [1, 2, 8]], [[True, True, False], [True, False, False]], ["a", "b"])
@@ -143,7 +162,12 @@ class Naive:
     """The docstrings of Decoder.beam_search and title_log_probs, word by word."""
 
     def __init__(self, model, encoder, titles, recommender):
-        self.model, self.encoder, self.titles, self.recommender = model, encoder, titles, recommender
+        self.model, self.encoder, self.titles, self.recommender = (
+            model,
+            encoder,
+            titles,
+            recommender,
+        )
         self.answers = [self.answer([titles[0]], title)[0] for title in titles]
 
     def answer(self, history, title):
@@ -156,7 +180,9 @@ class Naive:
     def next_log_probs(self, history, tokens):
         """{token: log-probability} of what continues some title behind the prompt and `tokens`."""
         prompt = self.encoder.encode(history)
-        like = next(title for title, ids in zip(self.titles, self.answers) if ids[: len(tokens)] == tokens)
+        like = next(
+            title for title, ids in zip(self.titles, self.answers) if ids[: len(tokens)] == tokens
+        )
         segments = self.answer(history, like)[1][: len(tokens)]
         ids = torch.tensor([[*prompt.input_ids.tolist(), *tokens]])
         logits = self.model(ids, torch.tensor([[*prompt.segment_ids.tolist(), *segments]]))[0, -1]
@@ -177,9 +203,17 @@ class Naive:
                 for tokens, score in live
                 for token, log_prob in self.next_log_probs(history, tokens).items()
             ]
-            candidates = [(ids, score) for ids, score in candidates if ids not in [self.answers[b] for b in banned]]
+            candidates = [
+                (ids, score)
+                for ids, score in candidates
+                if ids not in [self.answers[b] for b in banned]
+            ]
             candidates.sort(key=lambda c: (-c[1], self.first_title(c[0])))
-            ends = [(self.answers.index(ids), score) for ids, score in candidates[:width] if ids in self.answers]
+            ends = [
+                (self.answers.index(ids), score)
+                for ids, score in candidates[:width]
+                if ids in self.answers
+            ]
             finished = sorted(finished + ends, key=lambda f: (-f[1], f[0]))[:width]
             live = [(ids, score) for ids, score in candidates if ids not in self.answers][:width]
         return finished
@@ -192,7 +226,14 @@ class Naive:
 def decoders(encoder_for, model_for):
     """(the decoder under test, the naive one) of a scheme and settings."""
 
-    def make(scheme=SCHEMES["default"], titles=TITLES, softmax="full", layout="lines", temperature=1.0, **model):
+    def make(
+        scheme=SCHEMES["default"],
+        titles=TITLES,
+        softmax="full",
+        layout="lines",
+        temperature=1.0,
+        **model,
+    ):
         encoder, network = encoder_for(scheme, layout), model_for(scheme, **model)
         recommender = Settings(encoder.layout, softmax, temperature)
         decoder = Decoder(network, build_trie(encoder, titles), recommender)
@@ -206,9 +247,13 @@ def encoded(naive, histories=HISTORIES):
 
 
 def assert_same_lists(found, wanted, tolerance):
-    assert [[title for title, _ in user] for user in found] == [[title for title, _ in user] for user in wanted]
+    assert [[title for title, _ in user] for user in found] == [
+        [title for title, _ in user] for user in wanted
+    ]
     for user, other in zip(found, wanted):
-        np.testing.assert_allclose([s for _, s in user], [s for _, s in other], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            [s for _, s in user], [s for _, s in other], rtol=0, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -230,7 +275,9 @@ def test_beam_search_is_the_naive_one_at_every_width(decoders, width, softmax):
     found = decoder.beam_search(encoded(naive), width)
 
     assert_same_lists(found, [naive.beam_search(history, width) for history in HISTORIES], 1e-6)
-    assert width < 40 or all(sorted(title for title, _ in user) == [*range(len(TITLES))] for user in found)
+    assert width < 40 or all(
+        sorted(title for title, _ in user) == [*range(len(TITLES))] for user in found
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -281,15 +328,21 @@ def test_a_catalogue_smaller_than_the_width_is_returned_whole_and_in_order(decod
     found = decoder.beam_search(encoded(naive), 10)
 
     for user, history in zip(found, HISTORIES):
-        wanted = sorted(((t, naive.log_prob(history, t)) for t in range(3)), key=lambda pair: -pair[1])
+        wanted = sorted(
+            ((t, naive.log_prob(history, t)) for t in range(3)), key=lambda pair: -pair[1]
+        )
         assert_same_lists([user], [wanted], 1e-6)
 
 
-@pytest.mark.parametrize("titles", [["Batman", "Rocky", "Aliens", "Heat"], ["Heat", "Aliens", "Rocky", "Batman"]])
+@pytest.mark.parametrize(
+    "titles", [["Batman", "Rocky", "Aliens", "Heat"], ["Heat", "Aliens", "Rocky", "Batman"]]
+)
 def test_titles_of_equal_score_come_in_the_order_of_the_catalogue(decoders, titles):
     decoder, naive = decoders(titles=titles, softmax="catalogue")
     decoder.model.lm_head.weight.data.zero_()
-    assert len({answer[0] for answer in naive.answers}) == 4  # the first token tells: all cost log 4
+    assert (
+        len({answer[0] for answer in naive.answers}) == 4
+    )  # the first token tells: all cost log 4
 
     found = decoder.beam_search(encoded(naive), 3)
 
@@ -298,7 +351,9 @@ def test_titles_of_equal_score_come_in_the_order_of_the_catalogue(decoders, titl
 
 
 @pytest.mark.parametrize("seed", [0, 2, 5])
-def test_the_search_ends_as_soon_as_no_live_beam_can_pass_what_is_finished(decoders, seed, monkeypatch):
+def test_the_search_ends_as_soon_as_no_live_beam_can_pass_what_is_finished(
+    decoders, seed, monkeypatch
+):
     decoder, naive = decoders(titles=["Rocky", "Rocky II", "Rocky III", "Rocky IV"], seed=seed)
     model, calls = decoder.model, []
     forward = model.hidden_states
@@ -340,7 +395,9 @@ def fed_alone(naive, history, title):
     """The title's tokens behind the prompt in one plain forward: teacher forcing."""
     prompt = naive.encoder.encode(history, title)
     ids, start = prompt.input_ids.tolist(), prompt.prompt_length
-    logits = naive.model(torch.tensor([ids]), torch.tensor([prompt.segment_ids.tolist()]))[0].double()
+    logits = naive.model(torch.tensor([ids]), torch.tensor([prompt.segment_ids.tolist()]))[
+        0
+    ].double()
     total = 0.0
     for place in range(start, len(ids)):
         row = logits[place - 1] / naive.recommender.temperature
@@ -373,7 +430,9 @@ def test_the_chunk_size_does_not_matter(decoders, softmax, chunk):
 
     whole = decoder.title_log_probs(prompts, chunk=10**6)
 
-    np.testing.assert_allclose(decoder.title_log_probs(prompts, chunk=chunk), whole, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        decoder.title_log_probs(prompts, chunk=chunk), whole, rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -389,7 +448,9 @@ def test_the_number_of_logit_rows_at_a_time_does_not_matter(decoders, softmax, m
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
-def test_for_some_titles_alone_the_log_probs_are_the_same_and_minus_infinity_elsewhere(decoders, softmax):
+def test_for_some_titles_alone_the_log_probs_are_the_same_and_minus_infinity_elsewhere(
+    decoders, softmax
+):
     decoder, naive = decoders(softmax=softmax)
     prompts, some = encoded(naive), [3, 4, 17, 29]
     others = [title for title in range(len(TITLES)) if title not in some]
@@ -407,4 +468,6 @@ def test_beam_scores_are_the_exact_log_probs_of_their_titles(decoders):
     exact = decoder.title_log_probs(prompts)
 
     for row, user in zip(exact, decoder.beam_search(prompts, 6)):
-        np.testing.assert_allclose([score for _, score in user], row[[title for title, _ in user]], rtol=0, atol=1e-10)
+        np.testing.assert_allclose(
+            [score for _, score in user], row[[title for title, _ in user]], rtol=0, atol=1e-10
+        )

@@ -7,18 +7,23 @@ from pathlib import Path
 import mistral_common
 import pytest
 import sentencepiece
-from support.data import TITLES, sentencepiece_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ref.tokenizer import Tokenizer
 from ref.checkpoints.tokenizers import tokenizer_from_folder
+from ref.tokenizer import Tokenizer
+
+from support.data import TITLES, sentencepiece_model
 
 REAL_MODELS = sorted((Path(mistral_common.__file__).parent / "data").glob("*.model.v*"))
 AWKWARD = (
-    "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680", "e\u0301\u0323", "\u2581 \u2581", "<s>a</s><pad><unk>\n", "[INST] <0x41>",
+    "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680",
+    "e\u0301\u0323",
+    "\u2581 \u2581",
+    "<s>a</s><pad><unk>\n",
+    "[INST] <0x41>",
     "\ta  b ",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,11 @@ def bytes_of(tokenizer, token):
 
 def first_characters(tokenizer, text, ids):
     """For each token the character that holds its first byte, from the pieces alone."""
-    owner = [place for place, character in enumerate(text.replace("\u2581", " ")) for _ in character.encode()]
+    owner = [
+        place
+        for place, character in enumerate(text.replace("\u2581", " "))
+        for _ in character.encode()
+    ]
     place, first = 0, []
     for token in ids:
         first.append(owner[place])
@@ -68,9 +77,24 @@ def test_no_character_of_an_awkward_title_is_changed(trained, title):
 
 @pytest.mark.parametrize(
     "text",
-    ("", "\n", "\n\n", " ", "  a  ", "\ufb01 \u2460 \uff21 \u00c5 \u212b \u1e9e", "\u9f8d\u9f8d", "\U0001f9d1\u200d\U0001f680", "\0", "\t\r",
-     "\u2581\u2581", "e\u0301\u0323", "\ufeff\ufffd\U0010ffff", "<s>a</s>", "<0x0A>"),
-)  # fmt: skip
+    (
+        "",
+        "\n",
+        "\n\n",
+        " ",
+        "  a  ",
+        "\ufb01 \u2460 \uff21 \u00c5 \u212b \u1e9e",
+        "\u9f8d\u9f8d",
+        "\U0001f9d1\u200d\U0001f680",
+        "\0",
+        "\t\r",
+        "\u2581\u2581",
+        "e\u0301\u0323",
+        "\ufeff\ufffd\U0010ffff",
+        "<s>a</s>",
+        "<0x0A>",
+    ),
+)
 def test_characters_that_normalization_would_change_stay(trained, text):
     assert_kept(trained, text)
 
@@ -111,13 +135,23 @@ def assert_kept_behind_a_prefix(tokenizer, text):
 @pytest.mark.parametrize("path", REAL_MODELS, ids=lambda path: path.name)
 def test_the_tokenizer_of_a_real_model_keeps_every_title_and_place(path):
     tokenizer = Tokenizer(path.read_bytes(), path)
-    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (32000 if path.name.endswith("v1") else 32768, 1, 2)
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (
+        32000 if path.name.endswith("v1") else 32768,
+        1,
+        2,
+    )
     for text in (*TITLES, *AWKWARD, *(f"{title}\n{title}\n" for title in TITLES)):
         assert_kept_behind_a_prefix(tokenizer, text)
 
 
 def test_the_real_models_are_those_of_four_versions_and_a_variant():
-    assert [path.name.rpartition(".")[2] for path in REAL_MODELS] == ["v2", "v3", "v7", "v7m1", "v1"]
+    assert [path.name.rpartition(".")[2] for path in REAL_MODELS] == [
+        "v2",
+        "v3",
+        "v7",
+        "v7m1",
+        "v1",
+    ]
 
 
 @settings(max_examples=100, deadline=None)
@@ -131,32 +165,56 @@ def test_any_text_keeps_its_places_in_the_tokenizer_of_a_real_model(text):
 def test_special_tokens_may_have_any_number_or_be_absent(prefix, bos, eos, pad, unk_last):
     names = [name for name, wanted in (("bos", bos), ("eos", eos), ("pad", pad)) if wanted]
     names = [*names, "unk"] if unk_last else ["unk", *names]
-    ids = {f"{name}_id": names.index(name) if name in names else -1 for name in ("bos", "eos", "pad", "unk")}
-    tokenizer = sentencepiece_model(TITLES, 460, add_dummy_prefix=prefix, user_defined_symbols=["\n", "<sep>"], **ids)
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (ids["bos_id"], ids["eos_id"], 460)
+    ids = {
+        f"{name}_id": names.index(name) if name in names else -1
+        for name in ("bos", "eos", "pad", "unk")
+    }
+    tokenizer = sentencepiece_model(
+        TITLES, 460, add_dummy_prefix=prefix, user_defined_symbols=["\n", "<sep>"], **ids
+    )
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (
+        ids["bos_id"],
+        ids["eos_id"],
+        460,
+    )
     for text in (*AWKWARD, "A<sep>Tale\n<sep>"):
         (assert_kept_behind_a_prefix if prefix else assert_kept)(tokenizer, text)
         assert min(tokenizer.encode(text)[0]) >= len(names)
 
 
 def test_a_user_defined_symbol_is_one_token_wherever_it_stands():
-    tokenizer = sentencepiece_model(TITLES, 460, add_dummy_prefix=False, user_defined_symbols=["\n", "<sep>"])
+    tokenizer = sentencepiece_model(
+        TITLES, 460, add_dummy_prefix=False, user_defined_symbols=["\n", "<sep>"]
+    )
     ids, starts = tokenizer.encode("A<sep>Tale\n<sep>")
     symbols = {tokenizer._processor.piece_to_id(piece) for piece in ("\n", "<sep>")}
-    assert [start for token, start in zip(ids, starts, strict=True) if token in symbols] == [1, 10, 11]
+    assert [start for token, start in zip(ids, starts, strict=True) if token in symbols] == [
+        1,
+        10,
+        11,
+    ]
 
 
 def test_bytes_of_a_unigram_model_begin_at_their_character():
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TITLES * 20), model_writer=model, model_type="unigram", vocab_size=360, minloglevel=2,
-        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1,
-    )  # fmt: skip
+        sentence_iterator=iter(TITLES * 20),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=360,
+        minloglevel=2,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+    )
     for text in (*AWKWARD, "\u9f8e\u9f8f\u9f90"):
         assert_kept_behind_a_prefix(Tokenizer(model.getvalue()), text)
 
 
-@pytest.mark.parametrize("rule, text", (("nmt_nfkc", "\ufb01ne"), ("nmt_nfkc_cf", "Loud"), ("nfkc", "\uff21 b")))
+@pytest.mark.parametrize(
+    "rule, text", (("nmt_nfkc", "\ufb01ne"), ("nmt_nfkc_cf", "Loud"), ("nfkc", "\uff21 b"))
+)
 def test_a_tokenizer_that_changes_characters_is_refused_with_the_text(rule, text):
     tokenizer = sentencepiece_model(TITLES, 450, normalization_rule_name=rule)
     with pytest.raises(ValueError, match="a made-up tokenizer") as error:
@@ -176,7 +234,16 @@ def test_a_tokenizer_without_bytes_refuses_characters_that_it_does_not_know():
         tokenizer.encode("A \u9f8d Tale")
 
 
-@pytest.mark.parametrize("vocab_size, expected", ((100_000, "at most"), (10, "at least"), (2**31, "vocabulary size"), (0, "expected"), (-3, "expected")))
+@pytest.mark.parametrize(
+    "vocab_size, expected",
+    (
+        (100_000, "at most"),
+        (10, "at least"),
+        (2**31, "vocabulary size"),
+        (0, "expected"),
+        (-3, "expected"),
+    ),
+)
 def test_a_vocabulary_that_the_text_does_not_allow_is_refused_in_one_line(vocab_size, expected):
     with pytest.raises(ValueError, match=str(vocab_size)) as error:
         Tokenizer.train(TITLES, vocab_size)
@@ -193,9 +260,13 @@ def test_the_limit_that_the_refusal_names_is_the_limit():
         Tokenizer.train(TITLES, most + 1)
 
 
-@pytest.mark.parametrize("content", (b"", b"x" * 1000, b"\n\x05", None), ids=("empty", "letters", "cut", "half"))
+@pytest.mark.parametrize(
+    "content", (b"", b"x" * 1000, b"\n\x05", None), ids=("empty", "letters", "cut", "half")
+)
 def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, trained, content):
-    (tmp_path / "tokenizer.model").write_bytes(trained.model[: len(trained.model) // 2] if content is None else content)
+    (tmp_path / "tokenizer.model").write_bytes(
+        trained.model[: len(trained.model) // 2] if content is None else content
+    )
     with pytest.raises(ValueError, match=r"tokenizer\.model"):
         tokenizer_from_folder(tmp_path)
 

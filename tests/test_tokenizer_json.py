@@ -7,26 +7,33 @@ from pathlib import Path
 
 import mistral_common
 import pytest
-from support.data import TITLES, write_llm
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tokenizers import Tokenizer as Peer
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import generate_merges
 
+from ref.checkpoints.tokenizers import JsonTokenizer, tokenizer_from_folder
 from ref.masks import MaskScheme
 from ref.prompt import LAYOUTS, PromptEncoder
 from ref.recommender import load
-from ref.checkpoints.tokenizers import JsonTokenizer
 from ref.tokenizer import Tokenizer
-from ref.checkpoints.tokenizers import tokenizer_from_folder
+
+from support.data import TITLES, write_llm
 
 ROOT = Path(__file__).parents[1]
 MISTRAL = Path(mistral_common.__file__).parent / "data"
-LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def same_vocabulary(tokenizer, prefix, form):
@@ -37,18 +44,28 @@ def same_vocabulary(tokenizer, prefix, form):
     """
     pieces = tokenizer._processor
     vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
-    apart = {piece: i for piece, i in vocabulary.items() if pieces.is_control(i) or pieces.is_unknown(i)}
+    apart = {
+        piece: i for piece, i in vocabulary.items() if pieces.is_control(i) or pieces.is_unknown(i)
+    }
     whole = {"\n"} & set(vocabulary)
-    scores = {piece: pieces.get_score(i) for piece, i in vocabulary.items() if not pieces.is_byte(i)}
+    scores = {
+        piece: pieces.get_score(i) for piece, i in vocabulary.items() if not pieces.is_byte(i)
+    }
     merges = generate_merges(vocabulary, scores, skip_tokens=set(apart) | whole)
-    peer = LlamaTokenizer(vocab=vocabulary, merges=merges, add_prefix_space=prefix).backend_tokenizer
+    peer = LlamaTokenizer(
+        vocab=vocabulary, merges=merges, add_prefix_space=prefix
+    ).backend_tokenizer
     peer.add_special_tokens(list(apart))
     peer.add_tokens([AddedToken(piece, normalized=False) for piece in whole])
     if form == "normalizer":
         peer.pre_tokenizer = None
-        peer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581")] * prefix + [normalizers.Replace(" ", "\u2581")])
+        peer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("\u2581")] * prefix + [normalizers.Replace(" ", "\u2581")]
+        )
     bos = [("<s>", vocabulary["<s>"])]
-    peer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=bos)
+    peer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=bos
+    )
     return peer
 
 
@@ -61,17 +78,28 @@ def write(folder, peer, **beside):
     return folder
 
 
-TWINS = [(name, form) for name in ("trained", "tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3")
-         for form in ("metaspace", "normalizer")]  # fmt: skip
+TWINS = [
+    (name, form)
+    for name in ("trained", "tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3")
+    for form in ("metaspace", "normalizer")
+]
 
 
 @pytest.fixture(scope="module", params=TWINS, ids="-".join)
 def twins(request, tmp_path_factory):
     """(a tokenizer.model, a tokenizer.json of the same vocabulary)."""
     name, form = request.param
-    model = Tokenizer.train(TITLES * 3, 450) if name == "trained" else Tokenizer((MISTRAL / name).read_bytes())
+    model = (
+        Tokenizer.train(TITLES * 3, 450)
+        if name == "trained"
+        else Tokenizer((MISTRAL / name).read_bytes())
+    )
     peer = same_vocabulary(model, name != "trained", form)
-    folder = write(tmp_path_factory.mktemp("twin"), peer, tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"})
+    folder = write(
+        tmp_path_factory.mktemp("twin"),
+        peer,
+        tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"},
+    )
     return model, tokenizer_from_folder(folder)
 
 
@@ -79,29 +107,43 @@ def by_bytes_peer(titles=TITLES, **options):
     """A byte-level BPE in the manner of Llama 3, with a post-processor that trims spaces from offsets."""
     peer = Peer(models.BPE(**options))
     split = pre_tokenizers.Split(Regex(LLAMA_3), "isolated")
-    peer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    peer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     peer.decoder = decoders.ByteLevel()
     special = ["<|begin_of_text|>", "<|end_of_text|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=450, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=special, show_progress=False
+        vocab_size=450,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=special,
+        show_progress=False,
     )
     peer.train_from_iterator(list(titles) * 3, trainer)
-    template = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)])
+    template = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
+    )
     peer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
     return peer
 
 
 @pytest.fixture(scope="module")
 def by_bytes(tmp_path_factory):
-    names = {"bos_token": "<|begin_of_text|>", "eos_token": {"content": "<|end_of_text|>", "special": True}}
-    return tokenizer_from_folder(write(tmp_path_factory.mktemp("bytes"), by_bytes_peer(), tokenizer_config=names))
+    names = {
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": {"content": "<|end_of_text|>", "special": True},
+    }
+    return tokenizer_from_folder(
+        write(tmp_path_factory.mktemp("bytes"), by_bytes_peer(), tokenizer_config=names)
+    )
 
 
 def byte_alphabet():
     """{letter: byte} of byte-level BPE, from its definition: bytes that print stand for themselves."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printed} | {
+        chr(256 + place): byte for place, byte in enumerate(others)
+    }
 
 
 def first_characters(tokenizer, text, ids):
@@ -117,10 +159,17 @@ def first_characters(tokenizer, text, ids):
 def prompt_or_refusal(tokenizer, layout, titles, scheme):
     """The fields of a prompt as lists, or the message without the name of the file."""
     try:
-        prompt = PromptEncoder(tokenizer, LAYOUTS[layout], scheme, 100_000).encode(titles[:-1], titles[-1])
+        prompt = PromptEncoder(tokenizer, LAYOUTS[layout], scheme, 100_000).encode(
+            titles[:-1], titles[-1]
+        )
     except ValueError as error:
         return str(error).removeprefix(tokenizer.source)
-    return [prompt.input_ids.tolist(), prompt.segment_ids.tolist(), prompt.entry.tolist(), prompt.prompt_length]
+    return [
+        prompt.input_ids.tolist(),
+        prompt.segment_ids.tolist(),
+        prompt.entry.tolist(),
+        prompt.prompt_length,
+    ]
 
 
 def assert_same_prompt(twins, layout, titles, scheme=MaskScheme()):
@@ -131,28 +180,51 @@ def assert_same_prompt(twins, layout, titles, scheme=MaskScheme()):
 
 def test_both_formats_give_the_same_ids_and_places(twins):
     model, twin = twins
-    more = ("", "\n", "A\nTale\n", "A  Tale", '"A", "Tale"', "\U0001f9d1\u200d\U0001f680 \u9f8d\u9f8d", "e\u0301\u0323 ")
+    more = (
+        "",
+        "\n",
+        "A\nTale\n",
+        "A  Tale",
+        '"A", "Tale"',
+        "\U0001f9d1\u200d\U0001f680 \u9f8d\u9f8d",
+        "e\u0301\u0323 ",
+    )
     for text in (*TITLES, *more):
         assert twin.encode(text) == model.encode(text)
 
 
 def test_both_formats_name_the_same_tokens(twins):
     model, twin = twins
-    assert (twin.vocab_size, twin.bos_id, twin.eos_id) == (model.vocab_size, model.bos_id, model.eos_id)
+    assert (twin.vocab_size, twin.bos_id, twin.eos_id) == (
+        model.vocab_size,
+        model.bos_id,
+        model.eos_id,
+    )
     assert twin.pieces(range(twin.vocab_size)) == model.pieces(range(model.vocab_size))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("scheme", (MaskScheme(), MaskScheme(delimiters="text", target="text")), ids=("item", "text"))
+@pytest.mark.parametrize(
+    "scheme", (MaskScheme(), MaskScheme(delimiters="text", target="text")), ids=("item", "text")
+)
 def test_both_formats_give_the_same_segments(twins, layout, scheme):
     for place, title in enumerate(TITLES):
-        assert len(assert_same_prompt(twins, layout, [title, *TITLES[place - 3 : place], title], scheme)) == 4
+        assert (
+            len(
+                assert_same_prompt(
+                    twins, layout, [title, *TITLES[place - 3 : place], title], scheme
+                )
+            )
+            == 4
+        )
     _, _, entry, _ = assert_same_prompt(twins, layout, TITLES, scheme)
     assert set(entry) == {*range(layout == "lines", len(TITLES) + 1)}
 
 
 letters = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
-titles = st.text(st.sampled_from("aetx \u2581\"',.[]()!\u9f8d\U0001f680e\u0301<>/s") | letters, max_size=20)
+titles = st.text(
+    st.sampled_from("aetx \u2581\"',.[]()!\u9f8d\U0001f680e\u0301<>/s") | letters, max_size=20
+)
 titles = titles.map(lambda text: " ".join(text.split())).filter(bool)
 
 
@@ -174,7 +246,14 @@ def test_ids_are_those_of_transformers(twins, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "title", (*TITLES, "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680", " a  b ", "\n\n a\n", "\u00a0\u00e9 it's 12345")
+    "title",
+    (
+        *TITLES,
+        "\u9f8d\u9f8d \U0001f9d1\u200d\U0001f680",
+        " a  b ",
+        "\n\n a\n",
+        "\u00a0\u00e9 it's 12345",
+    ),
 )
 def test_a_byte_level_token_begins_at_the_character_of_its_first_byte(by_bytes, title):
     for text in (title, f"{title}\n{title}\n", f'"{title}", "{title}"'):
@@ -197,12 +276,16 @@ def test_a_token_with_a_leading_space_begins_at_the_space(by_bytes):
 def test_segments_of_a_byte_level_prompt_are_those_of_each_first_character(by_bytes):
     history, target = ["Heat \U0001f525", "\u9f8d", "Heat \U0001f525"], "A Tale"
     prompt = PromptEncoder(by_bytes, LAYOUTS["lines"], MaskScheme(), 500).encode(history, target)
-    owners = [number for number, title in enumerate([*history, target], start=1) for _ in f"{title}\n"]
+    owners = [
+        number for number, title in enumerate([*history, target], start=1) for _ in f"{title}\n"
+    ]
     first = first_characters(by_bytes, prompt.text, prompt.input_ids.tolist())
     assert prompt.segment_ids.tolist() == [owners[place] for place in first]
 
 
-@pytest.mark.parametrize("title", ("<|begin_of_text|>", "The <|end_of_text|> Tale", "<|end_of_text|><|end_of_text|>"))
+@pytest.mark.parametrize(
+    "title", ("<|begin_of_text|>", "The <|end_of_text|> Tale", "<|end_of_text|><|end_of_text|>")
+)
 def test_a_special_token_written_in_a_title_is_text(by_bytes, title):
     ids, starts = by_bytes.encode(title)
     assert not {0, 1} & set(ids) and len(ids) > 2
@@ -220,7 +303,9 @@ def test_a_special_token_written_in_a_title_is_text_in_both_formats(twins, title
 def test_an_end_token_that_the_file_calls_ordinary_is_refused_in_a_title(tmp_path):
     peer = by_bytes_peer()
     peer.add_tokens(["<end>"])
-    tokenizer = JsonTokenizer(write(tmp_path, peer, config={"eos_token_id": peer.token_to_id("<end>")}))
+    tokenizer = JsonTokenizer(
+        write(tmp_path, peer, config={"eos_token_id": peer.token_to_id("<end>")})
+    )
     tokenizer.encode("The end")
     with pytest.raises(ValueError, match="special token in 'The <end>'"):
         tokenizer.encode("The <end>")
@@ -253,16 +338,33 @@ BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
         ({"config": {"bos_token_id": 0, "eos_token_id": [1, 0]}}, (0, 1)),
         ({"config": {"bos_token_id": None, "eos_token_id": 0}}, (-1, 0)),
         ({"tokenizer_config": {"bos_token": BEGIN, "eos_token": {"content": END}}}, (0, 1)),
-        ({"tokenizer_config": {"bos_token": None, "eos_token": END}, "config": {"bos_token_id": 0, "eos_token_id": 0}}, (-1, 1)),
-        ({"tokenizer_config": {"eos_token": END}, "config": {"bos_token_id": 0, "eos_token_id": 0}}, (0, 1)),
+        (
+            {
+                "tokenizer_config": {"bos_token": None, "eos_token": END},
+                "config": {"bos_token_id": 0, "eos_token_id": 0},
+            },
+            (-1, 1),
+        ),
+        (
+            {
+                "tokenizer_config": {"eos_token": END},
+                "config": {"bos_token_id": 0, "eos_token_id": 0},
+            },
+            (0, 1),
+        ),
     ),
-)  # fmt: skip
-def test_end_tokens_are_those_of_the_files_beside_it_and_stay_when_saved(tmp_path, beside, expected):
+)
+def test_end_tokens_are_those_of_the_files_beside_it_and_stay_when_saved(
+    tmp_path, beside, expected
+):
     tokenizer = tokenizer_from_folder(write(tmp_path / "from", by_bytes_peer(), **beside))
     tokenizer.save(tmp_path / "to")
     again = tokenizer_from_folder(tmp_path / "to")
     assert (tokenizer.bos_id, tokenizer.eos_id) == (again.bos_id, again.eos_id) == expected
-    saved, file = json.loads((tmp_path / "to" / "tokenizer_config.json").read_text()), "tokenizer.json"
+    saved, file = (
+        json.loads((tmp_path / "to" / "tokenizer_config.json").read_text()),
+        "tokenizer.json",
+    )
     assert saved.items() >= beside.get("tokenizer_config", {}).items()
     assert (tmp_path / "to" / file).read_bytes() == (tmp_path / "from" / file).read_bytes()
 
@@ -289,10 +391,21 @@ def of_model(**model):
 
 @pytest.mark.parametrize(
     "content",
-    (b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"x" * 999, of_model(type="Nothing"), of_model(type="BPE", vocab=5),
-     of_model(type="BPE", vocab={"a": 0}, merges=[["a", "b"]]), of_model(type="BPE", vocab={"a": -1}, merges=[])),
+    (
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"x" * 999,
+        of_model(type="Nothing"),
+        of_model(type="BPE", vocab=5),
+        of_model(type="BPE", vocab={"a": 0}, merges=[["a", "b"]]),
+        of_model(type="BPE", vocab={"a": -1}, merges=[]),
+    ),
     ids=range(11),
-)  # fmt: skip
+)
 def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"tokenizer\.json: ") as error:
@@ -311,8 +424,12 @@ class Panic(BaseException):
     """Stands for pyo3_runtime.PanicException, which is no Exception."""
 
 
-@pytest.mark.parametrize("error, expected", ((Panic("index\nout"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt)))
-def test_a_panic_is_a_value_error_and_ctrl_c_stays_what_it_is(by_bytes, monkeypatch, error, expected):
+@pytest.mark.parametrize(
+    "error, expected", ((Panic("index\nout"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt))
+)
+def test_a_panic_is_a_value_error_and_ctrl_c_stays_what_it_is(
+    by_bytes, monkeypatch, error, expected
+):
     def fail(text, **options):
         raise error
 
@@ -336,10 +453,16 @@ def test_half_a_surrogate_pair_is_refused_as_a_value(by_bytes):
 
 @pytest.mark.parametrize(
     "normalizer, text",
-    ((normalizers.NFC(), "Cafe\u0301"), (normalizers.NFD(), "\u00e9"), (normalizers.NFKC(), "\ufb01ne"),
-     (normalizers.Lowercase(), "A"), (normalizers.Strip(), " a"), (normalizers.Prepend("x"), "a")),
+    (
+        (normalizers.NFC(), "Cafe\u0301"),
+        (normalizers.NFD(), "\u00e9"),
+        (normalizers.NFKC(), "\ufb01ne"),
+        (normalizers.Lowercase(), "A"),
+        (normalizers.Strip(), " a"),
+        (normalizers.Prepend("x"), "a"),
+    ),
     ids=str,
-)  # fmt: skip
+)
 def test_a_normalizer_that_changes_characters_is_refused_with_the_text(tmp_path, normalizer, text):
     peer = by_bytes_peer()
     peer.normalizer = normalizer
@@ -357,7 +480,9 @@ def test_a_prefix_that_does_not_come_off_again_is_refused(tmp_path):
 
 
 def test_a_space_that_the_prefix_swallows_is_refused(tmp_path):
-    peer = same_vocabulary(Tokenizer((MISTRAL / "tokenizer.model.v1").read_bytes()), True, "metaspace")
+    peer = same_vocabulary(
+        Tokenizer((MISTRAL / "tokenizer.model.v1").read_bytes()), True, "metaspace"
+    )
     with pytest.raises(ValueError, match="turns ' A' into 'A'"):
         JsonTokenizer(write(tmp_path, peer)).encode(" A")
 

@@ -6,11 +6,19 @@ import torch
 
 from ref.checkpoints import adapters
 from ref.checkpoints.config import write_config
-from ref.checkpoints.weights import copy_tensors, find_tensors, hf_parameters, weight_files, write_tensors
+from ref.checkpoints.weights import (
+    copy_tensors,
+    find_tensors,
+    hf_parameters,
+    weight_files,
+    write_tensors,
+)
 from ref.llama import Llama
 
 
-def load_model(folder, dtype=torch.float32, device="cpu", scheme=None, base=None, attention="sdpa", dropout=0.0):
+def load_model(
+    folder, dtype=torch.float32, device="cpu", scheme=None, base=None, attention="sdpa", dropout=0.0
+):
     """Load a Hugging Face folder. `scheme` replaces the one in its config.json ("hatllm").
 
     A folder with only a LoRA adapter names its base model, unless `base` (a folder) does; the adapter is merged.

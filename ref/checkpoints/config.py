@@ -21,28 +21,43 @@ def parse_config(values, source="config.json"):
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     config = {name: _positive(values, name, source) for name in sizes}
     if config["num_hidden_layers"] > 10_000:
-        raise ValueError(f"{source}: num_hidden_layers is {config['num_hidden_layers']}; expected 10000 at most")
-    kv_heads = heads if values.get("num_key_value_heads") is None else _positive(values, "num_key_value_heads", source)
+        raise ValueError(
+            f"{source}: num_hidden_layers is {config['num_hidden_layers']}; expected 10000 at most"
+        )
+    kv_heads = (
+        heads
+        if values.get("num_key_value_heads") is None
+        else _positive(values, "num_key_value_heads", source)
+    )
     if values.get("head_dim") is None:
         if config["hidden_size"] % heads:
-            raise ValueError(f"{source}: hidden_size {config['hidden_size']} is no multiple of {heads} heads")
+            raise ValueError(
+                f"{source}: hidden_size {config['hidden_size']} is no multiple of {heads} heads"
+            )
         head_dim = config["hidden_size"] // heads
     else:
         head_dim = _positive(values, "head_dim", source)
     if heads % kv_heads:
-        raise ValueError(f"{source}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        raise ValueError(
+            f"{source}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+        )
     if head_dim % 2:
-        raise ValueError(f"{source}: head_dim is {head_dim}; expected an even number (RoPE turns pairs)")
+        raise ValueError(
+            f"{source}: head_dim is {head_dim}; expected an even number (RoPE turns pairs)"
+        )
     for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
         config[name] = values.get(name, False)
         if type(config[name]) is not bool:
             raise ValueError(f"{source}: {name} is {config[name]!r}; expected true or false")
     return LlamaConfig(
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
         rms_norm_eps=_positive(values, "rms_norm_eps", source, 1e-6, float),
         max_position_embeddings=_positive(values, "max_position_embeddings", source, 2048),
-        rope_parameters=_rope_parameters(values, source), **config,
-    )  # fmt: skip
+        rope_parameters=_rope_parameters(values, source),
+        **config,
+    )
 
 
 def config_values(config):
@@ -50,17 +65,21 @@ def config_values(config):
     rope = dict(config.rope_parameters)
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
         "rope_theta": rope["rope_theta"],
         "rope_scaling": scaling if rope["rope_type"] != "default" else None,
         **asdict(config),
-    }  # fmt: skip
+    }
 
 
 def _positive(values, name, source, default=None, kind=int):
     value = values.get(name, default)
     if type(value) not in (int, kind) or not 0 < value < (2**31 if kind is int else 1e300):
-        raise ValueError(f"{source}: {name} is {value!r}; expected a positive {'integer' if kind is int else 'number'}")
+        raise ValueError(
+            f"{source}: {name} is {value!r}; expected a positive {'integer' if kind is int else 'number'}"
+        )
     return kind(value)
 
 
@@ -70,22 +89,35 @@ def _refuse_unsupported(values, source):
     model_type = values.get("model_type", "llama")
     if model_type not in ("llama", "mistral"):
         raise ValueError(f"{source}: model_type is {model_type!r}; expected 'llama' or 'mistral'")
-    window = values.get("sliding_window", 4096 if model_type == "mistral" else None)  # as transformers reads it
+    window = values.get(
+        "sliding_window", 4096 if model_type == "mistral" else None
+    )  # as transformers reads it
     if window is not None:
-        raise ValueError(f"{source}: sliding_window is {window!r}{'' if 'sliding_window' in values else ' (absent means that)'}; only null is "
-                         f"supported. If no prompt is longer than the window, set it to null and max_position_embeddings to {window!r}")  # fmt: skip
+        raise ValueError(
+            f"{source}: sliding_window is {window!r}{'' if 'sliding_window' in values else ' (absent means that)'}; only null is "
+            f"supported. If no prompt is longer than the window, set it to null and max_position_embeddings to {window!r}"
+        )
     for name, only in (_ONLY | (_NO_BIASES if model_type == "mistral" else {})).items():
         if values.get(name, only) != only:
-            raise ValueError(f"{source}: {name} is {values[name]!r}; only {json.dumps(only)} is supported")
+            raise ValueError(
+                f"{source}: {name} is {values[name]!r}; only {json.dumps(only)} is supported"
+            )
     layers = values.get("layer_types") or []
     if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
-        raise ValueError(f"{source}: layer_types is {layers!r}; expected a list, of 'full_attention' only")
+        raise ValueError(
+            f"{source}: layer_types is {layers!r}; expected a list, of 'full_attention' only"
+        )
 
 
 _ONLY = {
-    "hidden_act": "silu", "quantization_config": None, "compression_config": None, "partial_rotary_factor": 1,
-    "rope_interleaved": False, "is_encoder_decoder": False, "add_cross_attention": False,
-}  # fmt: skip
+    "hidden_act": "silu",
+    "quantization_config": None,
+    "compression_config": None,
+    "partial_rotary_factor": 1,
+    "rope_interleaved": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+}
 _NO_BIASES = {"attention_bias": False, "mlp_bias": False}  # transformers' Mistral ignores both
 _ROPE_FIELDS = {
     "default": (),
@@ -96,9 +128,15 @@ _ROPE_FIELDS = {
 
 def _rope_parameters(values, source):
     """The one of rope_parameters (transformers 5) and rope_theta with rope_scaling (4) that is there."""
-    read = [_read_rope(values, name, source) for name in ("rope_parameters", "rope_scaling") if values.get(name)]
+    read = [
+        _read_rope(values, name, source)
+        for name in ("rope_parameters", "rope_scaling")
+        if values.get(name)
+    ]
     if len(read) == 2 and read[0] != read[1]:
-        raise ValueError(f"{source}: rope_parameters means {read[0]}, but rope_theta and rope_scaling mean {read[1]}")
+        raise ValueError(
+            f"{source}: rope_parameters means {read[0]}, but rope_theta and rope_scaling mean {read[1]}"
+        )
     return (read or [_read_rope(values, "rope_scaling", source)])[0]
 
 
@@ -119,11 +157,15 @@ def _read_rope(values, name, source):
     known = {*names, "rope_type", "type", "original_max_position_embeddings"}
     for field_, value in rope.items():
         if field_ not in known and not (field_ == "partial_rotary_factor" and value == 1):
-            raise ValueError(f"{source}: {name} has {field_} = {value!r}, which rope_type {kind!r} does not use here")
+            raise ValueError(
+                f"{source}: {name} has {field_} = {value!r}, which rope_type {kind!r} does not use here"
+            )
     rope = rope | {"rope_theta": theta}
     rope = {"rope_type": kind} | {name: _positive(rope, name, source, kind=float) for name in names}
     if kind == "llama3" and not rope["low_freq_factor"] < rope["high_freq_factor"]:
-        raise ValueError(f"{source}: low_freq_factor is {rope['low_freq_factor']}; expected less than high_freq_factor")
+        raise ValueError(
+            f"{source}: low_freq_factor is {rope['low_freq_factor']}; expected less than high_freq_factor"
+        )
     return rope
 
 
@@ -143,5 +185,8 @@ def read_config(folder):
 
 
 def write_config(folder, config, scheme, dtype):
-    values = config_values(config) | {"torch_dtype": str(dtype).removeprefix("torch."), "hatllm": vars(scheme)}
+    values = config_values(config) | {
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "hatllm": vars(scheme),
+    }
     write_json(Path(folder) / "config.json", values)

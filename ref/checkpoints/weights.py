@@ -19,13 +19,19 @@ def find_tensors(whole, paths, weight_map, parameters):
         with _open(path) as file:
             for name in file.keys():
                 piece = file.get_slice(name)
-                if name.endswith(".rotary_emb.inv_freq"):  # old conversions keep the RoPE frequencies
+                if name.endswith(
+                    ".rotary_emb.inv_freq"
+                ):  # old conversions keep the RoPE frequencies
                     continue
                 if weight_map is not None and weight_map.get(name) != path.name:
-                    raise ValueError(f"{path}: holds {name}, which {whole.name} places in {weight_map.get(name)}")
+                    raise ValueError(
+                        f"{path}: holds {name}, which {whole.name} places in {weight_map.get(name)}"
+                    )
                 where[name], found[name] = path, tuple(piece.get_shape())
                 if piece.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-                    raise ValueError(f"{path}: {name} is {piece.get_dtype()}; expected F64, F32, F16 or BF16")
+                    raise ValueError(
+                        f"{path}: {name} is {piece.get_dtype()}; expected F64, F32, F16 or BF16"
+                    )
     _refuse_differences(whole, found, {name: tuple(p.shape) for name, p in parameters.items()})
     return where
 
@@ -36,10 +42,14 @@ def copy_tensors(where, parameters):
         goal, rows = parameter.detach(), max(1, (1 << 21) * len(parameter) // parameter.numel())
         for first in range(0, len(goal), rows):
             part = goal[first : first + rows]
-            with _open(where[name]) as file:  # anew each time: pages of a mapped file count as memory until it is closed
+            with _open(
+                where[name]
+            ) as file:  # anew each time: pages of a mapped file count as memory until it is closed
                 part.copy_(file.get_slice(name)[first : first + rows])
             if not part.isfinite().all():
-                raise ValueError(f"{where[name]}: {name} holds values that are not finite numbers (in {goal.dtype})")
+                raise ValueError(
+                    f"{where[name]}: {name} holds values that are not finite numbers (in {goal.dtype})"
+                )
 
 
 def _open(path):
@@ -55,21 +65,39 @@ def weight_files(folder):
     if path.is_file():
         return path, [path], None
     if not index.is_file():
-        pickles = sorted(p.name for p in Path(folder).iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-        why = f"; {pickles[0]} is not read: pickle can run code when it is opened. Convert it to safetensors" if pickles else ""
+        pickles = sorted(
+            p.name
+            for p in Path(folder).iterdir()
+            if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+        )
+        why = (
+            f"; {pickles[0]} is not read: pickle can run code when it is opened. Convert it to safetensors"
+            if pickles
+            else ""
+        )
         raise FileNotFoundError(f"{path}: no such file{why}")
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise ValueError(f"{index}: weight_map is {names!r}; expected an object of file names")
     for tensor, name in names.items():
         if type(name) is not str or Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{index}: weight_map places {tensor} in {name!r}; expected the name of a safetensors file beside it")
-    shards, home = [Path(folder) / name for name in sorted(set(names.values()))], Path(folder).resolve()
+            raise ValueError(
+                f"{index}: weight_map places {tensor} in {name!r}; expected the name of a safetensors file beside it"
+            )
+    shards, home = (
+        [Path(folder) / name for name in sorted(set(names.values()))],
+        Path(folder).resolve(),
+    )
     for shard in shards:
         if not shard.is_file():
             raise FileNotFoundError(f"{shard}: no such file, but {index.name} lists it")
-        if shard.resolve().parent not in (home, home.parent.parent / "blobs"):  # the latter: the cache of Hugging Face
-            raise ValueError(f"{shard}: is a link out of the folder, to {shard.resolve()}; expected a file")
+        if shard.resolve().parent not in (
+            home,
+            home.parent.parent / "blobs",
+        ):  # the latter: the cache of Hugging Face
+            raise ValueError(
+                f"{shard}: is a link out of the folder, to {shard.resolve()}; expected a file"
+            )
     return index, shards, names
 
 
@@ -77,7 +105,11 @@ def _refuse_differences(path, found, expected):
     lines = [f"missing {name} {expected[name]}" for name in expected if name not in found]
     lines += [f"unexpected {name} {found[name]}" for name in found if name not in expected]
     both = [name for name in expected if name in found]
-    lines += [f"{name} is {found[name]}, expected {expected[name]}" for name in both if found[name] != expected[name]]
+    lines += [
+        f"{name} is {found[name]}, expected {expected[name]}"
+        for name in both
+        if found[name] != expected[name]
+    ]
     if lines:
         raise ValueError(f"{path} does not fit config.json: " + "; ".join(lines))
 
@@ -86,11 +118,18 @@ def write_tensors(path, parameters):
     """Write tensors (name -> tensor) as safetensors, atomically."""
     with replacing(path) as beside:
         try:
-            save_file({name: processes.whole(p).contiguous() for name, p in parameters.items()}, beside, {"format": "pt"})
+            save_file(
+                {name: processes.whole(p).contiguous() for name, p in parameters.items()},
+                beside,
+                {"format": "pt"},
+            )
         except SafetensorError as error:
             raise OSError(f"{path}: {error}") from None
 
 
 def hf_parameters(model):
     """The parameters (not copies) under the names of Hugging Face; a tied head is not listed."""
-    return {name if name.startswith("lm_head.") else f"model.{name}": p for name, p in model.named_parameters()}
+    return {
+        name if name.startswith("lm_head.") else f"model.{name}": p
+        for name, p in model.named_parameters()
+    }

@@ -80,7 +80,9 @@ class Dataset:
             count = np.maximum(-((starts + offset + 1 - ends) // self.history), 0) + 1
             which, number = _numbered(count)
             last = starts[which] + offset[which] + self.history * number
-            windows = Windows(np.maximum(starts[which], last - self.history), np.minimum(last + 1, ends[which]))
+            windows = Windows(
+                np.maximum(starts[which], last - self.history), np.minimum(last + 1, ends[which])
+            )
             return windows[windows.ends - windows.starts >= 2]
         which, number = _numbered(np.maximum(ends - starts - MIN_HISTORY, 0))
         stop = starts[which] + MIN_HISTORY + 1 + number
@@ -106,7 +108,11 @@ def clean_title(title, where):
         raise ValueError(f"{where}: the title is {title!r}; expected text")
     cleaned = " ".join(html.unescape(title).split())
     if not cleaned or "\0" in cleaned:
-        raise ValueError(f"{where}: the title is empty" if not cleaned else f"{where}: the title holds a NUL character")
+        raise ValueError(
+            f"{where}: the title is empty"
+            if not cleaned
+            else f"{where}: the title holds a NUL character"
+        )
     try:
         cleaned.encode()
     except UnicodeEncodeError:
@@ -122,7 +128,11 @@ def load(folder=None, history=10, min_item=10, min_user=5):
     """
     source = "MovieLens latest-small (embedded)" if folder is None else str(folder)
     folder = EMBEDDED if folder is None else Path(folder)
-    for name, value, least in (("history", history, 1), ("min_item", min_item, 1), ("min_user", min_user, 3)):
+    for name, value, least in (
+        ("history", history, 1),
+        ("min_item", min_item, 1),
+        ("min_user", min_user, 3),
+    ):
         if value < least:
             raise ValueError(f"{name} is {value}; expected {least} or more")
     if not folder.is_dir():
@@ -149,15 +159,21 @@ def _load_interactions(folder, source, history, min_item, min_user):
     user, item, time = (np.frombuffer(column, np.int64) for column in (user, item, time))
     keep = _frequent(user, item, min_user, min_item)
     if not keep.any():
-        raise ValueError(f"{path}: no users left of {len(users)} ({len(user)} interactions) after keeping items with at least "
-                         f"{min_item} and users with at least {min_user} interactions")  # fmt: skip
+        raise ValueError(
+            f"{path}: no users left of {len(users)} ({len(user)} interactions) after keeping items with at least "
+            f"{min_item} and users with at least {min_user} interactions"
+        )
     user, item, time = user[keep], item[keep], time[keep]
     order = np.lexsort((time, user))  # stable: ties in time stay in the order of the file
     bounds = np.flatnonzero(np.diff(user[order], prepend=-1, append=-1))
     starts, ends = bounds[:-1], bounds[1:]
-    catalogue, entries = _catalogue([titles[i] for i in np.unique(item)], np.unique(item, return_inverse=True)[1][order])
+    catalogue, entries = _catalogue(
+        [titles[i] for i in np.unique(item)], np.unique(item, return_inverse=True)[1][order]
+    )
     valid, test = (Windows(np.maximum(starts, end - history - 1), end) for end in (ends - 1, ends))
-    return Dataset(source, catalogue, entries, Windows(starts, ends - 2), valid, test, history, presplit=False)
+    return Dataset(
+        source, catalogue, entries, Windows(starts, ends - 2), valid, test, history, presplit=False
+    )
 
 
 def _load_presplit(folder, source, history):
@@ -192,8 +208,20 @@ def _load_presplit(folder, source, history):
     train, valid, test = np.split(np.arange(len(ends)), [sizes[0] - validation, sizes[0]])
     catalogue, entries = _catalogue(titles, np.array(entries, np.int64))
     untitled = [item for item, row in number.items() if row is None]
-    notes = (f"{len(untitled)} items without a title left out ({', '.join(untitled[:5])}), and {dropped} rows",)
-    return Dataset(source, catalogue, entries, windows[train], windows[valid], windows[test], history, True, notes * bool(untitled))
+    notes = (
+        f"{len(untitled)} items without a title left out ({', '.join(untitled[:5])}), and {dropped} rows",
+    )
+    return Dataset(
+        source,
+        catalogue,
+        entries,
+        windows[train],
+        windows[valid],
+        windows[test],
+        history,
+        True,
+        notes * bool(untitled),
+    )
 
 
 def _catalogue(titles, items):
@@ -217,8 +245,14 @@ def _item_list(text, where, number, names_path):
         items = json.loads(text)
     except (ValueError, RecursionError):
         items = None
-    if not isinstance(items, list) or len(items) < 2 or not all(type(item) in (int, str) for item in items):
-        raise ValueError(f"{where}: item_ids is {text[:60]!r}; expected a list of at least 2 item ids")
+    if (
+        not isinstance(items, list)
+        or len(items) < 2
+        or not all(type(item) in (int, str) for item in items)
+    ):
+        raise ValueError(
+            f"{where}: item_ids is {text[:60]!r}; expected a list of at least 2 item ids"
+        )
     for item in items:
         if str(item) not in number:
             raise ValueError(f"{where}: item {item!r} has no title in {names_path.name}")
@@ -227,7 +261,9 @@ def _item_list(text, where, number, names_path):
 
 def _timestamp(text, where):
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ValueError(f"{where}: timestamp is {text[:40]!r}; expected an integer of 0 or more (below 10^18)")
+        raise ValueError(
+            f"{where}: timestamp is {text[:40]!r}; expected an integer of 0 or more (below 10^18)"
+        )
     return int(text)
 
 
@@ -265,11 +301,15 @@ def _rows(path, columns):
                 if len(row) != len(header):
                     if not row:
                         continue
-                    raise ValueError(f"{path}, line {line}: {len(row)} fields; the header has {len(header)}")
+                    raise ValueError(
+                        f"{path}, line {line}: {len(row)} fields; the header has {len(header)}"
+                    )
                 values = [row[place] for place in places]
                 for name, value in zip(columns, values):
                     if name.endswith("_id") and (not value or "\0" in value):
-                        raise ValueError(f"{path}, line {line}: {name} is {value!r}; expected text without NUL characters")
+                        raise ValueError(
+                            f"{path}, line {line}: {name} is {value!r}; expected text without NUL characters"
+                        )
                 yield f"{path}, line {line}", values
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8, after line {line}") from None

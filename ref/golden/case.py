@@ -40,7 +40,11 @@ class Case:
     def weights(self):
         """Float64, under the names of Hugging Face."""
         start = "weights."
-        return {n.removeprefix(start): t.astype(float) for n, t in self.tensors.items() if n.startswith(start)}
+        return {
+            n.removeprefix(start): t.astype(float)
+            for n, t in self.tensors.items()
+            if n.startswith(start)
+        }
 
     @cached_property
     def outputs(self):
@@ -49,23 +53,46 @@ class Case:
 
     def arguments(self):
         """What `llama_numpy.forward` takes."""
-        return dict(weights=self.weights, config=self.config, input_ids=self.input_ids, segment_ids=self.segment_ids,
-                    scheme=self.scheme, position_ids=self.position_ids if self.info["positions_given"] else None)
+        return dict(
+            weights=self.weights,
+            config=self.config,
+            input_ids=self.input_ids,
+            segment_ids=self.segment_ids,
+            scheme=self.scheme,
+            position_ids=self.position_ids if self.info["positions_given"] else None,
+        )
 
 
 def load(name, folder=FOLDER):
     """Read one case. Raises FileNotFoundError or ValueError, naming the file."""
     if not (Path(folder) / name / "case.json").is_file():
-        raise FileNotFoundError(f"case {name!r} not found in {folder}; expected one of: {', '.join(names(folder))}")
-    path, info = Path(folder) / name / "tensors.safetensors", read_json(Path(folder) / name / "case.json")
-    for field, kind in (("name", str), ("config", dict), ("scheme", dict), ("rows", list), ("outputs", list)):
+        raise FileNotFoundError(
+            f"case {name!r} not found in {folder}; expected one of: {', '.join(names(folder))}"
+        )
+    path, info = (
+        Path(folder) / name / "tensors.safetensors",
+        read_json(Path(folder) / name / "case.json"),
+    )
+    for field, kind in (
+        ("name", str),
+        ("config", dict),
+        ("scheme", dict),
+        ("rows", list),
+        ("outputs", list),
+    ):
         if not isinstance(info.get(field), kind) or not info[field]:
-            raise ValueError(f"{path.with_name('case.json')}: {field} is {info.get(field)!r}; expected {kind.__name__}")
+            raise ValueError(
+                f"{path.with_name('case.json')}: {field} is {info.get(field)!r}; expected {kind.__name__}"
+            )
     try:
         case = Case(info, load_file(path))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: {error}; expected safetensors") from None
-    missing = [name for name in (*INPUTS, *info["outputs"]) if not isinstance(name, str) or name not in case.tensors]
+    missing = [
+        name
+        for name in (*INPUTS, *info["outputs"])
+        if not isinstance(name, str) or name not in case.tensors
+    ]
     if missing:
         raise ValueError(f"{path}: holds no {missing[0]!r}, which case.json lists")
     return case
@@ -77,10 +104,12 @@ def names(folder=FOLDER):
 
 def segment_ids(row, scheme):
     """The segment ids of a row's tokens: its entries, under the scheme's `delimiters` and `target`."""
+
     def of(role, entry):
         is_text = role in ("open", "close") and scheme["delimiters"] == "text"
         is_text |= entry > row["history"] and scheme["target"] == "text"
         return -1 if role == "padding" else 0 if is_text else entry
+
     return [of(role, entry) for role, entry in zip(row["roles"], row["entries"], strict=True)]
 
 

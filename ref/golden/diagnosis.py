@@ -27,22 +27,40 @@ def outputs(bug, case):
 
 def texts():
     """bugs.json: id -> family, name, what, effect, fix."""
-    return {bug["id"]: bug for bug in json.loads((Path(__file__).parent / "bugs.json").read_text(encoding="utf-8"))}
+    return {
+        bug["id"]: bug
+        for bug in json.loads((Path(__file__).parent / "bugs.json").read_text(encoding="utf-8"))
+    }
 
 
 def detection_matrix(cases):
     """bug -> case -> deviation of logits or loss, in units of the case's float32 tolerance."""
-    return {bug: {case.name: max(deviation(case, name, made[name], case.tensors[name]).size
-                                 for name in ("logits", "loss")) / case.info["tolerances"]["float32"]
-                  for case in cases for made in [outputs(bug, case)]} for bug in PLANTS}
+    return {
+        bug: {
+            case.name: max(
+                deviation(case, name, made[name], case.tensors[name]).size
+                for name in ("logits", "loss")
+            )
+            / case.info["tolerances"]["float32"]
+            for case in cases
+            for made in [outputs(bug, case)]
+        }
+        for bug in PLANTS
+    }
 
 
 def misfit(case, found, bug):
     """How far what was found is from what the bug makes, in tolerances; logits and loss decide where there are any."""
     made = outputs(bug, case)
     names = [n for n in ("logits", "loss") if n in found] or [n for n in found if n in made]
-    return max((deviation(case, name, found[name].values, made[name]).size
-                / case.info["tolerances"][found[name].precision] for name in names), default=np.inf)
+    return max(
+        (
+            deviation(case, name, found[name].values, made[name]).size
+            / case.info["tolerances"][found[name].precision]
+            for name in names
+        ),
+        default=np.inf,
+    )
 
 
 def diagnose(examined):
@@ -64,8 +82,15 @@ def diagnose(examined):
             equal[bug] = worst
     near = {}
     for bug in PLANTS if failing and not equal else ():
-        shares = [1 - misfit(case, found, bug) / result["largest"] for case, found, result in failing[:3]
-                  if np.isfinite(result["largest"])]
+        shares = [
+            1 - misfit(case, found, bug) / result["largest"]
+            for case, found, result in failing[:3]
+            if np.isfinite(result["largest"])
+        ]
         near[bug] = float(np.mean(shares)) if shares else 0.0
-    return (sorted(equal.items(), key=lambda pair: pair[1]),
-            sorted(((bug, share) for bug, share in near.items() if share > 0.3), key=lambda pair: -pair[1])[:3])
+    return (
+        sorted(equal.items(), key=lambda pair: pair[1]),
+        sorted(
+            ((bug, share) for bug, share in near.items() if share > 0.3), key=lambda pair: -pair[1]
+        )[:3],
+    )

@@ -39,7 +39,9 @@ def classes(entry, prompt_length):
     entry = torch.as_tensor(entry)
     index, item, same = torch.arange(len(entry)), entry >= 1, entry == entry[:, None]
     itself = index == index[:, None]
-    queries = torch.stack((item & (index < prompt_length), index == prompt_length - 1, index >= prompt_length))
+    queries = torch.stack(
+        (item & (index < prompt_length), index == prompt_length - 1, index >= prompt_length)
+    )
     return queries, torch.stack((same & item & ~itself, item & ~same, ~(item | itself), itself))
 
 
@@ -54,18 +56,37 @@ def measure(model, prompts):
 
     def watch(attention, inputs):
         x, mask, cos, sin = inputs[:4]
-        heads = (p(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj))
+        heads = (
+            p(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            for p in (attention.q_proj, attention.k_proj)
+        )
         found = attention_probabilities(*(rotate(y, cos, sin) for y in heads), mask)[0]  # (H, T, T)
         allowed = (mask[0] == 0).to(found)
-        for sums, matrix in ((mass, found), (pairs, allowed), (even, allowed / allowed.sum(-1, keepdim=True))):
-            sums[attention.layer] += torch.einsum("hjk,cjk,qj->hqc", matrix, keys.to(found), queries.to(found)).double().cpu().numpy()
+        for sums, matrix in (
+            (mass, found),
+            (pairs, allowed),
+            (even, allowed / allowed.sum(-1, keepdim=True)),
+        ):
+            sums[attention.layer] += (
+                torch.einsum("hjk,cjk,qj->hqc", matrix, keys.to(found), queries.to(found))
+                .double()
+                .cpu()
+                .numpy()
+            )
 
     with ExitStack() as stack:  # removes the hooks
         for layer in model.layers:
             stack.enter_context(layer.self_attn.register_forward_pre_hook(watch))
         for prompt in prompts:
-            queries, keys = (which.to(device) for which in classes(prompt.entry, prompt.prompt_length))
+            queries, keys = (
+                which.to(device) for which in classes(prompt.entry, prompt.prompt_length)
+            )
             sizes += queries.sum(1).cpu().numpy()
-            model.hidden_states(*(torch.from_numpy(ids)[None].to(device) for ids in (prompt.input_ids, prompt.segment_ids)))
+            model.hidden_states(
+                *(
+                    torch.from_numpy(ids)[None].to(device)
+                    for ids in (prompt.input_ids, prompt.segment_ids)
+                )
+            )
     with np.errstate(invalid="ignore"):
         return mass / sizes[:, None], mass / pairs, (even / pairs)[:, 0], sizes

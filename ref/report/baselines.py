@@ -2,7 +2,6 @@
 
 import numpy as np
 
-
 REACH = 10  # entries on either side that count as "together"
 
 
@@ -16,7 +15,9 @@ class Baselines:
         places = np.repeat(data.train.starts, lengths) + within
         order = np.argsort(self.entries[places], kind="stable")
         self.places = places[order]  # training positions, sorted by title
-        self.starts, self.ends = (np.repeat(bound, lengths)[order] for bound in (data.train.starts, data.train.ends))
+        self.starts, self.ends = (
+            np.repeat(bound, lengths)[order] for bound in (data.train.starts, data.train.ends)
+        )
         self.first = np.searchsorted(self.entries[self.places], np.arange(len(self.counts) + 1))
 
     def scorers(self):
@@ -36,7 +37,10 @@ class Baselines:
         """Titles that follow an item of the history within REACH entries: 1 / distance in training,
         times 1 / distance of the item from the end of the history."""
         offsets = np.arange(1, REACH + 1)
-        near = (self._near(title, offsets, 1 / offsets) / back for back, title in enumerate(history[::-1], start=1))
+        near = (
+            self._near(title, offsets, 1 / offsets) / back
+            for back, title in enumerate(history[::-1], start=1)
+        )
         return sum(near, np.zeros(len(self.counts)))
 
     def _near(self, title, offsets, weights):

@@ -15,7 +15,17 @@ _TITLES = {
     "CR": "CR · deep layers: no look inside the own item",
 }
 _NAMES = {-1: "padding", 0: "text"}
-_COLOURS = ["#9aa0a6", "#4c78a8", "#e45756", "#54a24b", "#b279a2", "#f58518", "#72b7b2", "#ff9da6", "#9d755d"]
+_COLOURS = [
+    "#9aa0a6",
+    "#4c78a8",
+    "#e45756",
+    "#54a24b",
+    "#b279a2",
+    "#f58518",
+    "#72b7b2",
+    "#ff9da6",
+    "#9d755d",
+]
 
 
 def _visible(token):
@@ -32,10 +42,16 @@ def masks_text(masks, tokens, segments):
     width, lines = max(map(len, labels)), []
     head = " " * (width + 13)
     for kind, mask in masks.items():
-        lines += [_TITLES[kind], "", head + " ".join(f"{max(s, 0) or '·':>2}" for s in segments) + "   segment of the key"]
+        lines += [
+            _TITLES[kind],
+            "",
+            head + " ".join(f"{max(s, 0) or '·':>2}" for s in segments) + "   segment of the key",
+        ]
         for label, segment, row in zip(labels, segments, mask):
             cells = " ".join(" █" if allowed else " ·" for allowed in row)
-            lines.append(f"  {label:>{width}}  {_NAMES.get(segment) or f'item {segment}':<8} {cells}")
+            lines.append(
+                f"  {label:>{width}}  {_NAMES.get(segment) or f'item {segment}':<8} {cells}"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -50,33 +66,59 @@ def masks_svg(masks, tokens, segments, cell=17):
     side = cell * len(tokens)
     panel = left + side + 24
     width, height = panel * len(masks) + 8, top + side + 44
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-           f'height="{height}" font-family="monospace" font-size="11">', f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" font-family="monospace" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
     for number, (kind, mask) in enumerate(masks.items()):
         out.append(f'<g transform="translate({panel * number + left} {top})">')
-        out.append(f'<text x="0" y="{14 - top}" font-size="12" font-weight="bold">{escape(_TITLES[kind].split(":")[0])}</text>')
+        out.append(
+            f'<text x="0" y="{14 - top}" font-size="12" font-weight="bold">{escape(_TITLES[kind].split(":")[0])}</text>'
+        )
         for j, (label, segment) in enumerate(zip(labels, segments)):
             colour, middle = _COLOURS[max(segment, 0) % len(_COLOURS)], cell * j + cell / 2
-            out.append(f'<text x="-6" y="{middle + 4}" text-anchor="end" fill="{colour}">{escape(label)}</text>')
-            out.append(f'<text transform="translate({middle + 4} -6) rotate(-90)" fill="{colour}">{escape(label)}</text>')
+            out.append(
+                f'<text x="-6" y="{middle + 4}" text-anchor="end" fill="{colour}">{escape(label)}</text>'
+            )
+            out.append(
+                f'<text transform="translate({middle + 4} -6) rotate(-90)" fill="{colour}">{escape(label)}</text>'
+            )
             for k, allowed in enumerate(mask[j]):
                 fill = _COLOURS[max(segments[k], 0) % len(_COLOURS)] if allowed else "#f3f3f3"
-                out.append(f'<rect x="{cell * k}" y="{cell * j}" width="{cell - 1}" height="{cell - 1}" fill="{fill}"/>')
+                out.append(
+                    f'<rect x="{cell * k}" y="{cell * j}" width="{cell - 1}" height="{cell - 1}" fill="{fill}"/>'
+                )
         out.append("</g>")
     x = left
     for segment in sorted(set(segments)):
         name = _NAMES.get(segment) or f"item {segment}"
-        out.append(f'<rect x="{x}" y="{height - 26}" width="12" height="12" fill="{_COLOURS[max(segment, 0) % len(_COLOURS)]}"/>')
+        out.append(
+            f'<rect x="{x}" y="{height - 26}" width="12" height="12" fill="{_COLOURS[max(segment, 0) % len(_COLOURS)]}"/>'
+        )
         out.append(f'<text x="{x + 17}" y="{height - 16}">{name}</text>')
         x += 40 + 7 * len(name)
-    out.append(f'<text x="{x + 10}" y="{height - 16}" fill="#5f6368">row: looks · column: is looked at</text></svg>')
+    out.append(
+        f'<text x="{x + 10}" y="{height - 16}" fill="#5f6368">row: looks · column: is looked at</text></svg>'
+    )
     return "\n".join(out) + "\n"
 
 
 _EXAMPLE = [
-    ("Seen:", 0), ("Toy", 1), (" Story", 1), ("⏎", 1), ("Heat", 2), ("⏎", 2),
-    ("The", 3), (" Lion", 3), (" King", 3), ("⏎", 3), ("Next:", 0), ("Cas", 4), ("ino", 4),
-]  # fmt: skip
+    ("Seen:", 0),
+    ("Toy", 1),
+    (" Story", 1),
+    ("⏎", 1),
+    ("Heat", 2),
+    ("⏎", 2),
+    ("The", 3),
+    (" Lion", 3),
+    (" King", 3),
+    ("⏎", 3),
+    ("Next:", 0),
+    ("Cas", 4),
+    ("ino", 4),
+]
 
 
 def example(folder, titles):
@@ -89,9 +131,15 @@ def example(folder, titles):
 
 def main():
     """Draw the masks of an example, or of a prompt made of TITLES (the last one is the target) for a model."""
-    parser = argparse.ArgumentParser(prog="python -m ref.report.draw_masks", description=main.__doc__)
-    parser.add_argument("titles", nargs="*", help="history, oldest first, and target; needs --weights")
-    parser.add_argument("--weights", metavar="FOLDER", help="model folder: its tokenizer, layout and mask scheme")
+    parser = argparse.ArgumentParser(
+        prog="python -m ref.report.draw_masks", description=main.__doc__
+    )
+    parser.add_argument(
+        "titles", nargs="*", help="history, oldest first, and target; needs --weights"
+    )
+    parser.add_argument(
+        "--weights", metavar="FOLDER", help="model folder: its tokenizer, layout and mask scheme"
+    )
     parser.add_argument("--svg", metavar="FILE", help="write the same picture as SVG")
     options = parser.parse_args()
     if bool(options.titles) != bool(options.weights):
@@ -101,7 +149,10 @@ def main():
         print(f"{text}\nlayers: {' '.join(scheme.kinds(layers))}\n")
     else:
         (tokens, segments), scheme = zip(*_EXAMPLE), MaskScheme()
-    masks = {kind: mask[0].tolist() for kind, mask in build_masks(torch.tensor([segments]), scheme).items()}
+    masks = {
+        kind: mask[0].tolist()
+        for kind, mask in build_masks(torch.tensor([segments]), scheme).items()
+    }
     print(masks_text(masks, tokens, segments))
     if options.svg:
         write_atomically(options.svg, masks_svg(masks, tokens, segments).encode())

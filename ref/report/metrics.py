@@ -2,7 +2,6 @@
 
 import numpy as np
 
-
 CUTOFFS = (1, 5, 10)  # of HR and NDCG
 
 
@@ -35,19 +34,26 @@ def bootstrap(values, resamples=1000, seed=0):
     """
     table = np.stack(list(values.values()), axis=1)  # (U, columns)
     rng = np.random.default_rng(seed)
-    means = np.stack([table[rng.integers(0, len(table), len(table))].mean(0) for _ in range(resamples)])
+    means = np.stack(
+        [table[rng.integers(0, len(table), len(table))].mean(0) for _ in range(resamples)]
+    )
     low, high = np.percentile(means, (2.5, 97.5), axis=0)
     return {name: tuple(map(float, row)) for name, *row in zip(values, table.mean(0), low, high)}
 
 
 def paired_difference(values, others, resamples=1000, seed=0):
     """`bootstrap` of values - others, user by user, for the columns that both have."""
-    return bootstrap({name: values[name] - others[name] for name in values if name in others}, resamples, seed)
+    return bootstrap(
+        {name: values[name] - others[name] for name in values if name in others}, resamples, seed
+    )
 
 
 def slices(lengths, counts):
     """{name: bool (U,)}: by history length, and by how often the target stands in training, both int (U,)."""
-    masks = {f"history of {low} to {high}": (lengths >= low) & (lengths <= high) for low, high in ((1, 4), (5, 9))}
+    masks = {
+        f"history of {low} to {high}": (lengths >= low) & (lengths <= high)
+        for low, high in ((1, 4), (5, 9))
+    }
     masks["history of 10 or more"] = lengths >= 10
     masks["target never in training (cold)"] = counts == 0
     for low, high in ((1, 9), (10, 49), (50, 99)):

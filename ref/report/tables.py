@@ -28,11 +28,20 @@ def attention_table(found):
     lines = [found.name]
     share, per_pair = found.share.mean(1), found.per_pair.mean(1)
     for q, query in enumerate(attention.QUERIES):
-        lines += ["", f"  {f'from {found.sizes[q]} {query}':<32}{'share':>12}{'':36}{'per allowed pair':>18}{'':36}{'skew':>12}"]
+        lines += [
+            "",
+            f"  {f'from {found.sizes[q]} {query}':<32}{'share':>12}{'':36}{'per allowed pair':>18}{'':36}{'skew':>12}",
+        ]
         lines.append(f"  {'layer':<26}" + "".join(keys) + "      " + "".join(keys))
         for number, kind in enumerate(found.kinds):
             rows = (share[number, q], per_pair[number, q])
-            cells = ["".join(f"{'-':>12}" if np.isnan(value) else f"{value:>12.4f}" for value in row) for row in rows]
+            cells = [
+                "".join(f"{'-':>12}" if np.isnan(value) else f"{value:>12.4f}" for value in row)
+                for row in rows
+            ]
             skew = found.skew[number, q]
-            lines.append(f"  {number:>3} {kind:<22}{cells[0]}      {cells[1]}" + (f"{'-':>12}" if np.isnan(skew) else f"{skew:>12.2f}"))
+            lines.append(
+                f"  {number:>3} {kind:<22}{cells[0]}      {cells[1]}"
+                + (f"{'-':>12}" if np.isnan(skew) else f"{skew:>12.2f}")
+            )
     return "\n".join(lines) + "\n"

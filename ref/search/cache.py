@@ -21,7 +21,11 @@ class KVCache:
     def keep(self, kind, layers, tokens, new=True):
         """In `layers`, all those of a kind, hold only `tokens` (indices) of those so far, and later ones only if `new`."""
         self.kept[kind], self.closed = tokens, self.closed.union(() if new else layers)
-        self.layers |= {layer: tuple(y[:, :, tokens] for y in self.layers[layer]) for layer in layers if layer in self.layers}
+        self.layers |= {
+            layer: tuple(y[:, :, tokens] for y in self.layers[layer])
+            for layer in layers
+            if layer in self.layers
+        }
 
     def columns(self, kind, layer, mask):
         """The columns of a mask (B, Q, T) that belong to what `layer` holds, and to the Q new tokens."""
@@ -60,4 +64,9 @@ def prune(cache, scheme, num_layers):
         return
     text, layers = (cache.segment_ids == 0).any(0) & (scheme.text == "visible"), range(num_layers)
     cache.keep("IN", layers[: scheme.intra_layers], text.nonzero()[:, 0])
-    cache.keep("CR", layers[num_layers - scheme.cross_layers :], torch.arange(len(text), device=text.device), new=False)
+    cache.keep(
+        "CR",
+        layers[num_layers - scheme.cross_layers :],
+        torch.arange(len(text), device=text.device),
+        new=False,
+    )

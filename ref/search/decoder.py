@@ -35,7 +35,10 @@ class Decoder:
         the best `width` that do not end live on. A user's search stops when no live beam can pass the last of `width` finished titles. No
         length normalization; ties by catalogue order. banned: a set of titles a user that may not finish.
         """
-        trie, users = self.trie, np.arange(len(prompts))  # users: those whose search goes on, U of them
+        trie, users = (
+            self.trie,
+            np.arange(len(prompts)),
+        )  # users: those whose search goes on, U of them
         cache, hidden, lengths, last = self._read_prompts(prompts)
         nodes, scores = np.zeros((len(users), 1), np.int64), np.zeros((len(users), 1))
         hidden, ancestors = hidden[:, None], np.zeros((len(users), 1, 0), bool)
@@ -44,17 +47,27 @@ class Decoder:
             U = len(users)
             log_probs, children = self._child_log_probs(nodes.ravel(), hidden.flatten(0, 1))
             children = children.reshape(U, -1)  # (U, W * M), -1 where there is no child
-            candidates = np.where(children < 0, -np.inf, np.repeat(scores, children.shape[1] // scores.shape[1], 1))
+            candidates = np.where(
+                children < 0, -np.inf, np.repeat(scores, children.shape[1] // scores.shape[1], 1)
+            )
             candidates = candidates + log_probs.reshape(U, -1)
-            nodes, parents = np.full((U, width), trie.leaf[0]), np.zeros((U, width), np.int64)  # a leaf has no children
+            nodes, parents = (
+                np.full((U, width), trie.leaf[0]),
+                np.zeros((U, width), np.int64),
+            )  # a leaf has no children
             next_scores = np.full((U, width), -np.inf)
             for row, u in enumerate(users):
                 if banned:
                     candidates[row, np.isin(trie.title[children[row]], list(banned[u]))] = -np.inf
                 live = self._step(candidates[row], children[row], width, finished, u)
-                nodes[row, : len(live)], next_scores[row, : len(live)] = children[row, live], candidates[row, live]
+                nodes[row, : len(live)], next_scores[row, : len(live)] = (
+                    children[row, live],
+                    candidates[row, live],
+                )
                 parents[row, : len(live)] = live // (children.shape[1] // scores.shape[1])
-            alive = np.isfinite(next_scores).any(0).sum()  # the most beams that any user has; they stand first
+            alive = (
+                np.isfinite(next_scores).any(0).sum()
+            )  # the most beams that any user has; they stand first
             if not alive:
                 return finished
             some = np.isfinite(next_scores[:, 0])
@@ -62,21 +75,33 @@ class Decoder:
                 some[:] = True
             else:
                 cache = rows_of(cache, self._tensor(some))
-            users, nodes, parents, scores = users[some], nodes[some, :alive], parents[some, :alive], next_scores[some, :alive]
+            users, nodes, parents, scores = (
+                users[some],
+                nodes[some, :alive],
+                parents[some, :alive],
+                next_scores[some, :alive],
+            )
             ancestors, lengths, last = ancestors[some], lengths[some], last[some]
             own = np.broadcast_to(np.eye(alive, dtype=bool), (len(users), alive, alive))
-            ancestors = np.concatenate((np.take_along_axis(ancestors, parents[:, :, None], 1), own), axis=2)
+            ancestors = np.concatenate(
+                (np.take_along_axis(ancestors, parents[:, :, None], 1), own), axis=2
+            )
             hidden = self._extend(cache, nodes, ancestors, lengths, last, np.isfinite(scores))
 
     def _step(self, candidates, children, width, finished, u):
         """Finish what ends among user u's best candidates; return the candidates that live on."""
         some = np.flatnonzero(candidates > -np.inf)
-        enough = width + (self.trie.title[children[some]] >= 0).sum()  # holds `width` that do not end
+        enough = (
+            width + (self.trie.title[children[some]] >= 0).sum()
+        )  # holds `width` that do not end
         if len(some) > enough:
             some = some[candidates[some] >= np.partition(candidates[some], -enough)[-enough]]
         order = some[np.lexsort((self.trie.first_title[children[some]], -candidates[some]))]
         title = self.trie.title[children[order]]
-        best = [(int(title[rank]), float(candidates[order[rank]])) for rank in np.flatnonzero(title[:width] >= 0)]
+        best = [
+            (int(title[rank]), float(candidates[order[rank]]))
+            for rank in np.flatnonzero(title[:width] >= 0)
+        ]
         finished[u] = sorted(finished[u] + best, key=lambda pair: (-pair[1], pair[0]))[:width]
         live = order[title < 0][:width]
         if len(finished[u]) == width and len(live) and candidates[live[0]] < finished[u][-1][1]:
@@ -97,8 +122,12 @@ class Decoder:
             wanted[:] = False
             for title in titles:
                 wanted[trie.path(title)] = wanted[trie.leaf[title]] = True
-        needed = wanted & (trie.branches if self.settings.softmax == "catalogue" else trie.num_children > 0)
-        steps = np.zeros((len(prompts), len(trie.token)))  # log-probability of each node after its parent
+        needed = wanted & (
+            trie.branches if self.settings.softmax == "catalogue" else trie.num_children > 0
+        )
+        steps = np.zeros(
+            (len(prompts), len(trie.token))
+        )  # log-probability of each node after its parent
         if needed[0]:
             self._record(steps, np.array([0]), hidden[:, None])
         nodes = np.flatnonzero(needed)[1:]
@@ -108,7 +137,9 @@ class Decoder:
             above = [part[0]]
             while trie.parent[above[-1]] > 0:
                 above.append(trie.parent[above[-1]])
-            tree = np.concatenate((above[:0:-1], part)).astype(np.int64)  # ancestors of the first node, then the chunk
+            tree = np.concatenate((above[:0:-1], part)).astype(
+                np.int64
+            )  # ancestors of the first node, then the chunk
             order = trie.preorder[tree]
             ancestors = (order <= order[:, None]) & (order[:, None] < order + trie.size[tree])
             every = np.broadcast_to(tree, (len(prompts), len(tree)))
@@ -118,11 +149,19 @@ class Decoder:
         for low, high in zip(trie.levels[1:], trie.levels[2:]):
             steps[:, low:high] += steps[:, trie.parent[low:high]]
         scores = steps[:, trie.leaf]
-        return scores if titles is None else np.where(np.isin(np.arange(len(trie.leaf)), titles), scores, -np.inf)
+        return (
+            scores
+            if titles is None
+            else np.where(np.isin(np.arange(len(trie.leaf)), titles), scores, -np.inf)
+        )
 
     def _record(self, steps, nodes, hidden):
         """Write the log-probabilities of all children of `nodes`; hidden (U, nodes, C)."""
-        some = np.flatnonzero(self.trie.num_children[nodes] > 1) if self.settings.softmax == "catalogue" else np.arange(len(nodes))
+        some = (
+            np.flatnonzero(self.trie.num_children[nodes] > 1)
+            if self.settings.softmax == "catalogue"
+            else np.arange(len(nodes))
+        )
         for user in range(len(steps)):
             log_probs, children = self._child_log_probs(nodes[some], hidden[user, some])
             steps[user, children[children >= 0]] = log_probs[children >= 0]
@@ -135,7 +174,12 @@ class Decoder:
         hidden = self.model.hidden_states(input_ids, segment_ids, cache=cache, after_intra=known)
         prune(cache, self.model.scheme, len(self.model.layers))
         target_segments = np.array([prompt.entry.max() + 1 for prompt in prompts])
-        return cache, hidden[torch.arange(len(prompts)), self._tensor(lengths - 1)], lengths, target_segments
+        return (
+            cache,
+            hidden[torch.arange(len(prompts)), self._tensor(lengths - 1)],
+            lengths,
+            target_segments,
+        )
 
     def _extend(self, cache, nodes, ancestors, lengths, target_segments, alive=None):
         """Hidden states (U, Q, C) of `nodes` (U, Q) behind the prompts; ancestors (U, Q, own tokens)."""
@@ -147,7 +191,12 @@ class Decoder:
         num_prompt = cache.segment_ids.shape[1] + nodes.shape[1] - ancestors.shape[2]
         prompt = np.ones((*nodes.shape, num_prompt), bool)
         position_ids = lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1
-        parts = (np.maximum(trie.token[nodes], 0), segment_ids, position_ids, np.concatenate((prompt, ancestors), axis=2))
+        parts = (
+            np.maximum(trie.token[nodes], 0),
+            segment_ids,
+            position_ids,
+            np.concatenate((prompt, ancestors), axis=2),
+        )
         input_ids, segment_ids, position_ids, order = map(self._tensor, parts)
         return self.model.hidden_states(input_ids, segment_ids, position_ids, cache, order)
 
@@ -155,14 +204,17 @@ class Decoder:
         """Log-probability of each child of each node: (N, M) float64, and the children, -1 for none."""
         children, real = self.trie.children(nodes)
         log_probs = np.full(children.shape, -np.inf)
-        inner = np.flatnonzero(real[:, 0])  # a beam that does not exist stands at a leaf: nothing to compute
+        inner = np.flatnonzero(
+            real[:, 0]
+        )  # a beam that does not exist stands at a leaf: nothing to compute
         for rows in np.split(inner, range(_LOGIT_ROWS, len(inner), _LOGIT_ROWS)):
-            tokens, keep = self._tensor(self.trie.token[children[rows]].clip(0)), self._tensor(real[rows])
+            tokens, keep = (
+                self._tensor(self.trie.token[children[rows]].clip(0)),
+                self._tensor(real[rows]),
+            )
             logits = self.model.lm_head(hidden[self._tensor(rows)] / self.settings.temperature)
             log_probs[rows] = child_log_softmax(logits, tokens, keep, self.settings).cpu().numpy()
         return log_probs, np.where(real, children, -1)
 
     def _tensor(self, array):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-

@@ -8,7 +8,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+RANK, WORLD = (
+    int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1))
+)
 
 
 def start(device):
@@ -47,7 +49,9 @@ def shared(module, layers, options):
     if options.shard:
         mesh = dist.init_device_mesh(torch.device(options.device).type, (WORLD,))
         for part in (*layers, module):
-            fully_shard(part, mesh=mesh, reshard_after_forward=True)  # also after validation, which has no backward pass
+            fully_shard(
+                part, mesh=mesh, reshard_after_forward=True
+            )  # also after validation, which has no backward pass
     elif dist.is_initialized():
         module = DistributedDataParallel(module)
     return module
@@ -72,4 +76,7 @@ def own_parts(entries, rounds):
     All processes take part in all rounds, because they wait for each other there; one with nothing left computes with weight 0.
     """
     number = rounds * WORLD
-    return [(entries[i::number] or entries[:1], int(i < len(entries))) for i in range(RANK, number, WORLD)]
+    return [
+        (entries[i::number] or entries[:1], int(i < len(entries)))
+        for i in range(RANK, number, WORLD)
+    ]

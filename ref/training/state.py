@@ -15,7 +15,11 @@ from ref.training.processes import part_of
 def fingerprint(data):
     """SHA-256 of all titles and sequences."""
     parts = ["\n".join(data.titles).encode(), data.entries.tobytes()]
-    parts += [bound.tobytes() for windows in (data.train, data.valid, data.test) for bound in (windows.starts, windows.ends)]
+    parts += [
+        bound.tobytes()
+        for windows in (data.train, data.valid, data.test)
+        for bound in (windows.starts, windows.ends)
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -24,11 +28,16 @@ def write_state(out, model, optimizer, epoch, best):
     tensors = {"rng": torch.stack(processes.gather(torch.get_rng_state()))}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            tensors |= {f"{name}|{key}": value for key, value in {"weight": p, **optimizer.state[p]}.items()}
+            tensors |= {
+                f"{name}|{key}": value for key, value in {"weight": p, **optimizer.state[p]}.items()
+            }
     path = out / f"state-{epoch['epoch'] % 2}.safetensors"
     write_tensors(path, tensors)
     if processes.RANK == 0:
-        write_json(path.with_suffix(".json"), {"sha256": state_checksum(path, epoch, best), "epoch": epoch, "best": best})
+        write_json(
+            path.with_suffix(".json"),
+            {"sha256": state_checksum(path, epoch, best), "epoch": epoch, "best": best},
+        )
 
 
 def state_checksum(path, epoch, best):
@@ -55,7 +64,11 @@ def read_state(out, model, optimizer):
         torch.set_rng_state(tensors["rng"][processes.RANK].clone())
     for name, p in model.named_parameters():
         if p.requires_grad:
-            kept = {key.rpartition("|")[2]: value for key, value in tensors.items() if key.rpartition("|")[0] == name}
+            kept = {
+                key.rpartition("|")[2]: value
+                for key, value in tensors.items()
+                if key.rpartition("|")[0] == name
+            }
             p.data.copy_(part_of(kept.pop("weight"), p))
             optimizer.state[p] = {key: part_of(value, p) for key, value in kept.items()}
     return state["epoch"], state["best"]
@@ -75,7 +88,9 @@ def refuse_other_data(out, data):
     path = out / "log.jsonl"
     before = parse_json(read_text(path).splitlines()[0], path)["data"]["fingerprint"]
     if before != fingerprint(data):
-        raise ValueError(f"{data.source}: is not what the training in {out} began with: SHA-256 {fingerprint(data)}, {path} says {before}")
+        raise ValueError(
+            f"{data.source}: is not what the training in {out} began with: SHA-256 {fingerprint(data)}, {path} says {before}"
+        )
 
 
 def finished(out):

@@ -31,10 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import sides  # first: it makes `ref` importable
 import numpy as np
+import sides  # first: it makes `ref` importable
 import torch
 import transformers
+
 from ref import cli, recommender
 from ref.data import dataset
 from ref.files import write_json
@@ -89,39 +90,156 @@ def memory_of(side, options):
 
 def memory(options):
     def run(side):
-        command = [sys.executable, __file__, "--memory-of", side, "--threads", str(options.threads), "--seed", str(options.seed)]
-        return float(subprocess.run(command + ["--small"] * options.small, check=True, capture_output=True, text=True).stdout)
+        command = [
+            sys.executable,
+            __file__,
+            "--memory-of",
+            side,
+            "--threads",
+            str(options.threads),
+            "--seed",
+            str(options.seed),
+        ]
+        return float(
+            subprocess.run(
+                command + ["--small"] * options.small, check=True, capture_output=True, text=True
+            ).stdout
+        )
 
     return lambda: "row 5 proves it", lambda i: run("ours"), lambda i: run("theirs")
 
 
 ROWS = [
-    Row("1", "forward", "forward, 135M shape, 8 x 256 tokens, HatLLM masks", "transformers", 1.0, sides.forward),
-    Row("2", "step-135m", "training step, loss on target only, 135M shape, 4 x 256", "transformers", 0.8, sides.step_135m),
-    Row("3", "step-tiny", "training step, default tiny model, batch 64, full softmax", "transformers", 0.7, sides.step_tiny),
-    Row("3b", "step-catalogue", "the same with our default loss, softmax catalogue", "transformers, full softmax", None,
-        lambda options: sides.step_tiny(options, "catalogue")),
-    Row("4", "beam-tiny", "beam search, width 10, 64 users, tiny model", "transformers generate", 0.15, sides.beam_tiny),
-    Row("5", "beam-135m", "beam search, width 10, 8 users, 135M shape", "transformers generate", 0.25, sides.beam_135m),
-    Row("6a", "hat-tiny", "row 4 with HatLLM masks", "ours, causal masks", 1.0, lambda options: sides.beam_hat(options, True)),
-    Row("6b", "hat-135m", "row 5 with HatLLM masks", "ours, causal masks", 1.0, lambda options: sides.beam_hat(options, False)),
-    Row("7", "cache-items", "64 prompts with --cache-items, intra_layers = half, tiny model", "ours, without", 0.65,
-        lambda options: sides.cache_items(options, True)),
-    Row("7b", "cache-items-135m", "8 prompts with --cache-items, intra_layers = half, 135M shape", "ours, without", 0.65,
-        lambda options: sides.cache_items(options, False)),
-    Row("8", "full-ranking", "full ranking, 3 users, tiny model as shipped (softmax catalogue)",
-        "ours, a title at a time, batches of 256", 0.1, lambda options: sides.full_ranking(options, "catalogue")),
-    Row("8b", "full-softmax", "the same with softmax full", "ours, a title at a time, batches of 256", None,
-        lambda options: sides.full_ranking(options, "full")),
-    Row("9", "memory", "memory of row 5, peak over the loaded model", "transformers generate", 0.5, memory, "MB"),
-    Row("10a", "masks-tiny", "build_masks, tiny model", "the whole step of row 3", 0.01, lambda options: sides.masks(options, True)),
-    Row("10b", "masks-135m", "build_masks, 135M shape", "the whole step of row 2", 0.01, lambda options: sides.masks(options, False)),
-]  # fmt: skip
+    Row(
+        "1",
+        "forward",
+        "forward, 135M shape, 8 x 256 tokens, HatLLM masks",
+        "transformers",
+        1.0,
+        sides.forward,
+    ),
+    Row(
+        "2",
+        "step-135m",
+        "training step, loss on target only, 135M shape, 4 x 256",
+        "transformers",
+        0.8,
+        sides.step_135m,
+    ),
+    Row(
+        "3",
+        "step-tiny",
+        "training step, default tiny model, batch 64, full softmax",
+        "transformers",
+        0.7,
+        sides.step_tiny,
+    ),
+    Row(
+        "3b",
+        "step-catalogue",
+        "the same with our default loss, softmax catalogue",
+        "transformers, full softmax",
+        None,
+        lambda options: sides.step_tiny(options, "catalogue"),
+    ),
+    Row(
+        "4",
+        "beam-tiny",
+        "beam search, width 10, 64 users, tiny model",
+        "transformers generate",
+        0.15,
+        sides.beam_tiny,
+    ),
+    Row(
+        "5",
+        "beam-135m",
+        "beam search, width 10, 8 users, 135M shape",
+        "transformers generate",
+        0.25,
+        sides.beam_135m,
+    ),
+    Row(
+        "6a",
+        "hat-tiny",
+        "row 4 with HatLLM masks",
+        "ours, causal masks",
+        1.0,
+        lambda options: sides.beam_hat(options, True),
+    ),
+    Row(
+        "6b",
+        "hat-135m",
+        "row 5 with HatLLM masks",
+        "ours, causal masks",
+        1.0,
+        lambda options: sides.beam_hat(options, False),
+    ),
+    Row(
+        "7",
+        "cache-items",
+        "64 prompts with --cache-items, intra_layers = half, tiny model",
+        "ours, without",
+        0.65,
+        lambda options: sides.cache_items(options, True),
+    ),
+    Row(
+        "7b",
+        "cache-items-135m",
+        "8 prompts with --cache-items, intra_layers = half, 135M shape",
+        "ours, without",
+        0.65,
+        lambda options: sides.cache_items(options, False),
+    ),
+    Row(
+        "8",
+        "full-ranking",
+        "full ranking, 3 users, tiny model as shipped (softmax catalogue)",
+        "ours, a title at a time, batches of 256",
+        0.1,
+        lambda options: sides.full_ranking(options, "catalogue"),
+    ),
+    Row(
+        "8b",
+        "full-softmax",
+        "the same with softmax full",
+        "ours, a title at a time, batches of 256",
+        None,
+        lambda options: sides.full_ranking(options, "full"),
+    ),
+    Row(
+        "9",
+        "memory",
+        "memory of row 5, peak over the loaded model",
+        "transformers generate",
+        0.5,
+        memory,
+        "MB",
+    ),
+    Row(
+        "10a",
+        "masks-tiny",
+        "build_masks, tiny model",
+        "the whole step of row 3",
+        0.01,
+        lambda options: sides.masks(options, True),
+    ),
+    Row(
+        "10b",
+        "masks-135m",
+        "build_masks, 135M shape",
+        "the whole step of row 2",
+        0.01,
+        lambda options: sides.masks(options, False),
+    ),
+]
 
 
 def measure(row, options):
     """The row as JSON values: what was proven, both sides of every repeat, and the ratios' least, median, greatest."""
-    said = {field: getattr(row, field) for field in ("number", "name", "work", "against", "to_reach", "unit")}
+    said = {
+        field: getattr(row, field)
+        for field in ("number", "name", "work", "against", "to_reach", "unit")
+    }
     prove, ours, theirs = row.setup(options)
     said["proof"] = prove()
     if row.unit == "ms":
@@ -134,7 +252,13 @@ def measure(row, options):
             value = side(i)
             values.append(value if row.unit == "MB" else (time.perf_counter() - since) * 1000)
     ratios = [a / b for a, b in zip(*found)]
-    return said | {"ours": found[0], "theirs": found[1], "min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+    return said | {
+        "ours": found[0],
+        "theirs": found[1],
+        "min": min(ratios),
+        "median": statistics.median(ratios),
+        "max": max(ratios),
+    }
 
 
 def describe(values):
@@ -142,15 +266,23 @@ def describe(values):
     head = f"{values['number']:>3} {values['name']}: {values['work']} / {values['against']}"
     ours, theirs = (statistics.median(values[side]) for side in ("ours", "theirs"))
     target = values["to_reach"]
-    verdict = "no target" if target is None else f"to reach {target}: {'yes' if values['median'] <= target else 'NO'}"
-    return (f"{head}\n      {values['proof']}\n      ratio {values['min']:.4f} {values['median']:.4f} {values['max']:.4f} "
-            f"(min, median, max), {verdict}; medians {ours:,.1f} and {theirs:,.1f} {values['unit']}")  # fmt: skip
+    verdict = (
+        "no target"
+        if target is None
+        else f"to reach {target}: {'yes' if values['median'] <= target else 'NO'}"
+    )
+    return (
+        f"{head}\n      {values['proof']}\n      ratio {values['min']:.4f} {values['median']:.4f} {values['max']:.4f} "
+        f"(min, median, max), {verdict}; medians {ours:,.1f} and {theirs:,.1f} {values['unit']}"
+    )
 
 
 def searching(options, length=128, users=4, width=sides.WIDTH):
     """A beam search of that size, ready to run: 135M shape with 6 of its 30 layers, random prompts."""
     model = sides.model_135m(options, layers=6)
-    ids, segments = (x[:, :length].numpy() for x in sides.random_prompts(users, length + 16, options, 4000))
+    ids, segments = (
+        x[:, :length].numpy() for x in sides.random_prompts(users, length + 16, options, 4000)
+    )
     prompts = [Prompt("", *pair, pair[1], length, 0) for pair in zip(ids, segments)]
     decoder = sides.recommending(model, 0).decoder
     return lambda: decoder.beam_search(prompts, width)
@@ -161,7 +293,10 @@ def building(options, titles):
     words = sorted({word for title in dataset.load().titles for word in title.split()})
     rng, made = np.random.default_rng(options.seed), set()
     while len(made) < titles:
-        made.update(" ".join(words[i] for i in row) for row in rng.integers(0, len(words), (titles - len(made), 4)))
+        made.update(
+            " ".join(words[i] for i in row)
+            for row in rng.integers(0, len(words), (titles - len(made), 4))
+        )
     encoder, made = recommender.load(sides.TINY)[1], sorted(made)
     return lambda: recommender.build_trie(encoder, made)
 
@@ -183,38 +318,74 @@ def growth(options):
             if make is searching:
                 work()
             runs = [peak_growth(work) for _ in range(repeats)]
-            points.append((size, statistics.median(s for _, s in runs), statistics.median(m for m, _ in runs)))
-            print(f"{size:>10,} {name}: {points[-1][1]:10.3f} s {points[-1][2]:10.1f} MB", flush=True)
+            points.append(
+                (size, statistics.median(s for _, s in runs), statistics.median(m for m, _ in runs))
+            )
+            print(
+                f"{size:>10,} {name}: {points[-1][1]:10.3f} s {points[-1][2]:10.1f} MB", flush=True
+            )
         larger = points[len(points) // 2 - 1 :]  # small sizes measure what a call costs anyway
         size, *values = (np.log(np.maximum(column, 1e-3)) for column in zip(*larger))
         exponents = [float(np.polyfit(size, column, 1)[0]) for column in values]
-        print(f"{'exponent of ' + name:>30}: {exponents[0]:.2f} in time, {exponents[1]:.2f} in memory\n", flush=True)
-        yield {"quantity": name, "points": points, "exponent_time": exponents[0], "exponent_memory": exponents[1]}
+        print(
+            f"{'exponent of ' + name:>30}: {exponents[0]:.2f} in time, {exponents[1]:.2f} in memory\n",
+            flush=True,
+        )
+        yield {
+            "quantity": name,
+            "points": points,
+            "exponent_time": exponents[0],
+            "exponent_memory": exponents[1],
+        }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = [name for row in ROWS for name in (row.number, row.name)]
-    parser.add_argument("--rows", nargs="+", choices=names, metavar="ROW", help=f"numbers or names: {', '.join(names)}")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=names,
+        metavar="ROW",
+        help=f"numbers or names: {', '.join(names)}",
+    )
     parser.add_argument("--growth", action="store_true", help="how cost grows, instead of the rows")
     parser.add_argument("--repeats", type=int, default=5, help="pairs a row (default: %(default)s)")
-    parser.add_argument("--small", action="store_true", help="small shapes and few users: only to see that all rows work")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="small shapes and few users: only to see that all rows work",
+    )
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and prompts (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights and prompts (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write every measurement")
     parser.add_argument("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sides.require(min(options.repeats, options.threads) > 0, "--repeats and --threads are 1 or more")
+    sides.require(
+        min(options.repeats, options.threads) > 0, "--repeats and --threads are 1 or more"
+    )
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     if options.memory_of:
         print(memory_of(options.memory_of, options))
         return
     about = {
-        "machine": platform.platform(), "processor": processor(), "cores": os.cpu_count(), "threads": options.threads,
-        "seed": options.seed, "small": options.small, "repeats": options.repeats, "python": platform.python_version(),
-        "torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__,
-    }  # fmt: skip
+        "machine": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": options.threads,
+        "seed": options.seed,
+        "small": options.small,
+        "repeats": options.repeats,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+    }
     print(", ".join(f"{name} {value}" for name, value in about.items()) + "\n", flush=True)
     if options.growth:
         about["growth"] = list(growth(options))
@@ -231,7 +402,10 @@ def main():
 
 def processor():
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(": ")[1] for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 if __name__ == "__main__":

