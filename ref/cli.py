@@ -1,35 +1,34 @@
-"""One way for every command to end: bad input is one line on standard error and exit code 2."""
+"""What all commands share: how they end, and how they name devices and number formats."""
 
-import os
 import sys
 
 import torch
 
-from ref.training import processes
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def run(name, main):
-    """Run `main()` and exit with what it returns; of several processes only the first prints, but for errors."""
-    if processes.RANK:
-        sys.stdout, name = open(os.devnull, "w"), f"{name}, process {processes.RANK}"
+    """Run `main()` and end the process: the one way for every command to end.
+
+    The exit code is what `main` returns (None is 0), and 130 after Ctrl-C. Bad input (ValueError,
+    OSError, OverflowError) becomes one line on standard error, which begins with `name`, and exit
+    code 2.
+    """
     try:
         code = main()
-        processes.finish()
-        sys.exit(code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except (ValueError, OSError, OverflowError) as error:
-        print(
-            " ".join(f"{name}: {error}".splitlines()), file=sys.stderr
-        )  # names in files can hold newlines
-        sys.exit(2)
+        line = " ".join(f"{name}: {error}".splitlines())  # the name of a file can hold newlines
+        print(line, file=sys.stderr)
+        code = 2
+    sys.exit(code)
 
 
 def check_device(name):
-    """Refuse a device that this PyTorch does not have, by a ValueError."""
+    """Raise ValueError for a device that this PyTorch does not have here."""
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"--device is {name!r}, which does not work here: {str(error).splitlines()[0]}"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device is {name!r}, which does not work here: {reason}") from None

@@ -10,50 +10,57 @@ from pathlib import Path
 
 @contextmanager
 def uninterrupted():
-    """Hold Ctrl-C back until the block is done (in the main thread, which alone receives it)."""
-    held = []
-    handler = signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    """Hold Ctrl-C back until the block is done. For the main thread, which alone receives it."""
+    signals = []
+
+    def remember(number, frame):
+        signals.append(number)
+
+    handler = signal.signal(signal.SIGINT, remember)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if held:
+    if signals:
         raise KeyboardInterrupt
 
 
 @contextmanager
 def replacing(path):
-    """Give a path beside `path` to write to; flush it to disk, then rename: readers see the old file or the new.
+    """Give the path of a new file to write to, which replaces `path` at the end of the block.
 
-    Of several processes (torchrun), the first alone writes.
+    It is flushed to disk and then renamed: a reader sees the old file or the new one, and never a
+    part of either. After an error the old file is still there, and the new one is not.
     """
-    if os.environ.get("RANK", "0") != "0":
-        with tempfile.TemporaryDirectory() as nowhere:
-            yield Path(nowhere) / "file"
-        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with uninterrupted():
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
         os.close(handle)
         try:
-            yield beside
-            with open(beside, "rb") as file:
+            yield name
+            with open(name, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(beside, 0o644)
-            os.replace(beside, path)
+            os.chmod(name, 0o644)  # mkstemp lets nobody else read it
+            os.replace(name, path)
         except BaseException:
-            Path(beside).unlink(missing_ok=True)
+            Path(name).unlink(missing_ok=True)
             raise
 
 
 def write_atomically(path, data):
     """Write bytes so that no reader ever sees half of them."""
-    with replacing(path) as beside:
-        Path(beside).write_bytes(data)
+    with replacing(path) as part:
+        Path(part).write_bytes(data)
 
 
-def read_text(path):
+def write_json(path, value):
+    """Write a value as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+def read_text(path) -> str:
     """The text of a UTF-8 file. Raises FileNotFoundError or ValueError naming the file."""
     path = Path(path)
     if not path.is_file():
@@ -64,21 +71,15 @@ def read_text(path):
         raise ValueError(f"{path}: byte {error.start} is not UTF-8") from None
 
 
-def _object(pairs):
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice: " + repr([key for key, _ in pairs])[:200])
-    return dict(pairs)
-
-
 def read_json(path, kind=dict):
-    """The value in a JSON file, checked to be of `kind`. Raises as read_text does."""
+    """The value in a JSON file, which must be of type `kind`. Raises as read_text does."""
     return parse_json(read_text(path), path, kind)
 
 
 def parse_json(text, source, kind=dict):
-    """The value of a JSON text, checked to be of `kind`; ValueError naming `source`."""
+    """The value of a JSON text. Raises ValueError naming `source` if it is broken or no `kind`."""
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=_object_without_repeated_keys)
     except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise ValueError(f"{source}: broken JSON: {error}") from None
     if not isinstance(value, kind):
@@ -86,6 +87,9 @@ def parse_json(text, source, kind=dict):
     return value
 
 
-def write_json(path, value):
-    """Write a value as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def _object_without_repeated_keys(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError("a key stands twice: " + repr(keys)[:200])
+    return values

@@ -1,4 +1,13 @@
-"""Tokenizers, with the character offsets that tell which item a token belongs to."""
+"""Tokenizers, with the character offsets that tell which item a token belongs to.
+
+`Tokenizer` reads a `tokenizer.model` (SentencePiece); there is another one, for `tokenizer.json`,
+in ref/checkpoints. A tokenizer has
+
+    source, vocab_size, bos_id, eos_id      the ids are -1 where it has no such token
+    encode(text), pieces(ids), save(folder)
+
+and, for `encode_and_check`, `tokenize(text)` and `decode(ids)`.
+"""
 
 import io
 import re
@@ -7,32 +16,31 @@ from pathlib import Path
 import sentencepiece
 
 from ref.files import write_atomically
+from ref.text import holds_half_a_surrogate_pair
 
 # SentencePiece writes a space as U+2581 and reads U+2581 as a space: it cannot tell the two apart,
 # and neither can a model. Texts are compared up to that.
-_SPACE = "\u2581"
+SPACE_MARK = "\u2581"
 
 
 class Tokenizer:
-    """A `tokenizer.model`. bos_id and eos_id are -1 where the model has none."""
+    """A `tokenizer.model`, from its bytes. Raises ValueError naming `source` if they are none."""
 
     def __init__(self, model: bytes, source="tokenizer.model"):
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-            self.vocab_size = self._processor.get_piece_size() if model else 0
-        except (RuntimeError, ValueError, TypeError):
-            self.vocab_size = 0
-        if not self.vocab_size:
-            raise ValueError(f"{source}: not a SentencePiece model")
-        self.model, self.source = model, str(source)
-        self.bos_id, self.eos_id = self._processor.bos_id(), self._processor.eos_id()
+        self._processor = _load_processor(model, source)
+        self.model = model
+        self.source = str(source)
+        self.vocab_size = self._processor.get_piece_size()
+        self.bos_id = self._processor.bos_id()
+        self.eos_id = self._processor.eos_id()
 
     @classmethod
     def train(cls, titles, vocab_size):
         """A byte-pair encoding of the titles that changes no character of them.
 
-        Characters that it has not seen become bytes, the newline is a token of its own, and a title
+        Characters that it has not seen become bytes, the newline is a token by itself, and a title
         reads the same wherever it stands (no dummy prefix). Same titles, same bytes.
+        Raises ValueError where the titles do not allow a vocabulary of that size.
         """
         if not 0 < vocab_size < 2**31:
             raise ValueError(f"vocabulary size {vocab_size}; expected a positive number below 2^31")
@@ -53,17 +61,9 @@ class Tokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            limit = re.search(r"<= (\d+)\.|\d+ vs (\d+)", str(error))
-            most, least = limit.groups() if limit else (None, None)
-            expected = (
-                f"at most {most}"
-                if most
-                else f"at least {least}"
-                if least
-                else str(error).splitlines()[-1]
-            )
             raise ValueError(
-                f"vocabulary size {vocab_size} does not suit these {len(titles)} titles: {expected}"
+                f"vocabulary size {vocab_size} does not suit these {len(titles)} titles: "
+                f"{_expected_vocabulary(str(error))}"
             ) from None
         return cls(model.getvalue(), "the tokenizer trained here")
 
@@ -72,35 +72,73 @@ class Tokenizer:
         write_atomically(Path(folder) / "tokenizer.model", self.model)
 
     def encode(self, text):
-        """Token ids of a text, and the index of the first character that each token stands for.
+        """Token ids of a text, and for each the first character that it stands for: two int lists.
 
-        Raises ValueError where the tokens do not give the text back or do not cover it in order.
+        Raises ValueError as `encode_and_check` does.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"{text!r} holds half a surrogate pair, which is no character"
-            ) from None
-        ids, offsets, decoded = self._read(text)
-        end = 0
-        for begin, stop in offsets:
-            if not end - 1 <= begin <= end <= stop:  # several tokens may share one character
-                raise ValueError(
-                    f"{self.source}: does not read {text!r} in order: {begin} to {stop} after {end}"
-                )
-            end = stop
-        if end != len(text) or decoded.replace(_SPACE, " ") != text.replace(_SPACE, " "):
-            raise ValueError(f"{self.source}: turns {text!r} into {decoded!r}")
-        if {self.bos_id, self.eos_id}.intersection(ids):
-            raise ValueError(f"{self.source}: reads a special token in {text!r}")
-        return ids, [begin for begin, _ in offsets]
+        return encode_and_check(self, text)
 
-    def _read(self, text):
-        """Token ids, [begin, end) of each in characters, and the text that the ids decode to."""
-        found = self._processor.encode(text, return_type="offset_mapping")
-        return found["ids"], found["offsets"], self._processor.decode(found["ids"])
+    def tokenize(self, text):
+        """Token ids of a text, and [begin, end) of each in characters. Nothing is checked."""
+        encoding = self._processor.encode(text, return_type="offset_mapping")
+        return encoding["ids"], encoding["offsets"]
 
-    def pieces(self, ids):
+    def decode(self, ids) -> str:
+        """The text of some token ids."""
+        return self._processor.decode(ids)
+
+    def pieces(self, ids) -> list:
         """Each token as text, for people."""
-        return [self._processor.id_to_piece(i).replace(_SPACE, " ") for i in ids]
+        pieces = [self._processor.id_to_piece(token) for token in ids]
+        return [piece.replace(SPACE_MARK, " ") for piece in pieces]
+
+
+def encode_and_check(tokenizer, text):
+    """`encode` of every tokenizer: token ids, and the first character that each stands for.
+
+    Raises ValueError where the tokens do not give the text back, do not cover it in order, or hold
+    a special token, which nobody can have written.
+    """
+    if holds_half_a_surrogate_pair(text):
+        raise ValueError(f"{text!r} holds half a surrogate pair, which is no character")
+    ids, offsets = tokenizer.tokenize(text)
+    decoded = tokenizer.decode(ids)
+    covered = 0
+    for begin, end in offsets:
+        # Several tokens may share one character: the bytes of a character not in the vocabulary.
+        if not covered - 1 <= begin <= covered <= end:
+            raise ValueError(
+                f"{tokenizer.source}: does not read {text!r} in order: "
+                f"{begin} to {end} after {covered}"
+            )
+        covered = end
+    if covered != len(text) or decoded.replace(SPACE_MARK, " ") != text.replace(SPACE_MARK, " "):
+        raise ValueError(f"{tokenizer.source}: turns {text!r} into {decoded!r}")
+    if tokenizer.bos_id in ids or tokenizer.eos_id in ids:
+        raise ValueError(f"{tokenizer.source}: reads a special token in {text!r}")
+    return ids, [begin for begin, _ in offsets]
+
+
+def _load_processor(model, source):
+    refusal = ValueError(f"{source}: not a SentencePiece model")
+    if not model:  # SentencePiece would wait for a model to be loaded later
+        raise refusal
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        size = processor.get_piece_size()
+    except (RuntimeError, ValueError, TypeError):
+        raise refusal from None
+    if size == 0:
+        raise refusal
+    return processor
+
+
+def _expected_vocabulary(message):
+    """What SentencePiece says of the sizes that it could make, in fewer words."""
+    most = re.search(r"<= (\d+)\.", message)
+    least = re.search(r"\d+ vs (\d+)", message)
+    if most:
+        return f"at most {most[1]}"
+    if least:
+        return f"at least {least[1]}"
+    return message.splitlines()[-1]
