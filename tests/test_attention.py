@@ -17,8 +17,9 @@ from ref.checkpoints.weights import hf_parameters
 from ref.masks import MaskScheme
 from ref.report import attention
 
-from conftest import TITLES, config_of, random_model
+from support.catalogue import TITLES
 from support.data import made_up_rows, sentencepiece_model, write_interactions, write_llm
+from support.models import config_of, random_model
 
 # text, two tokens of item 1, item 2, the target (item 3); q_proj = 0 makes every score 0, so a query spreads evenly over what it may see
 FIVE = SimpleNamespace(

@@ -24,7 +24,6 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_cli import run_main
 from transformers import modeling_rope_utils
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
@@ -36,6 +35,7 @@ from ref.checkpoints import load_model, save_model
 from ref.masks import MaskScheme, build_masks
 
 from peers.transformers_peer import additive, give_masks
+from support.commands import run_main
 from support.data import MADE_UP, TINY, made_up_rows, write_interactions
 
 transformers.utils.logging.disable_progress_bar()

@@ -14,7 +14,7 @@ from ref.checkpoints.weights import hf_parameters
 from ref.llama import Llama
 from ref.masks import MaskScheme
 
-from conftest import config_of, exact_logits, random_model
+from support.models import config_of, exact_logits, random_model
 
 CAUSAL, HAT = MaskScheme(), MaskScheme(intra_layers=1, cross_layers=1)
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5, 8, 9, 7, 9, 3]])

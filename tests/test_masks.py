@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ref.masks import MaskScheme, build_masks
 
-from conftest import allowed, mask_table
+from support.masks import allowed, mask_table
 
 KINDS = ("IN", "OR", "CR")
 SCHEMES = [

@@ -12,8 +12,9 @@ import torch
 from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
 
-from conftest import TITLES, mask_table
 from study import report, run
+from support.catalogue import TITLES
+from support.masks import mask_table
 
 RUNS = [
     run.Run("scratch", (0, 0), 0),

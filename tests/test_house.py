@@ -1,0 +1,334 @@
+"""The house rules that a program can check: who imports whom, how wide and how long code is.
+
+The imports are read from the source, those inside functions too. A new arrow between rooms needs a
+new word in ROOMS.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RUFF_SETTINGS = ROOT / "tests" / "ruff.toml"
+MOST_COLUMNS = 100
+MOST_LINES = 40  # of a function
+
+# room or file: what it may import of ref, from the ground up. A room that names itself may import
+# among its own files.
+# fmt: off
+ROOMS = {
+    "masks":       "",
+    "llama":       "masks",
+    "llama_numpy": "",
+    "trie":        "",
+    "files":       "",
+    "text":        "",
+    "cli":         "",
+    "lora":        "",
+    "tokenizer":   "files text",
+    "prompt":      "masks",
+    "layouts":     "prompt files text",
+    "settings":    "layouts prompt files",
+    "loss":        "llama prompt trie settings",
+    "data":        "files text",
+    "search":      "llama loss masks prompt trie settings search",
+    "checkpoints": "llama masks lora files text tokenizer checkpoints",
+    "recommender": "checkpoints prompt settings trie tokenizer search llama",
+    "training":    "checkpoints files data loss settings training",
+    "report":      "llama masks prompt recommender files cli text data report",
+    "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
+}
+# fmt: on
+ALL_BUT_THE_ORACLE = " ".join(room for room in ROOMS if room != "golden")
+SCRIPTS = {
+    "train": ALL_BUT_THE_ORACLE,
+    "evaluate": ALL_BUT_THE_ORACLE,
+    "ref.recommend": ALL_BUT_THE_ORACLE,
+}
+# file: all that it may import beside the standard library
+PACKAGES = {
+    "ref.masks": {"torch"},
+    "ref.llama": {"torch", "ref.masks"},
+    "ref.llama_numpy": {"numpy"},
+    "ref.trie": {"numpy"},
+}
+TOP_LEVEL = {
+    "README.md",
+    "requirements.txt",
+    "ref",
+    "weights",
+    "tests",
+    "train.py",
+    "evaluate.py",
+    ".ci",
+    ".gitignore",
+}
+REQUIREMENTS = ["torch", "numpy", "safetensors", "sentencepiece", "tqdm", "pytest"]
+
+
+def module_name(path):
+    """The name of ref/search/beam.py is ref.search.beam; a package has the name of its folder."""
+    parts = Path(path).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def read_sources():
+    """{module: source} of ref/, train.py and evaluate.py."""
+    paths = [*(ROOT / "ref").rglob("*.py"), ROOT / "train.py", ROOT / "evaluate.py"]
+    return {module_name(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+
+
+def imports_of(source):
+    """Names that a source imports, anywhere: {"numpy", "ref.files.read_json", ...}."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError(f"line {node.lineno}: relative import; write where it is from")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def import_graph(sources):
+    """{module: the modules among `sources` that it imports}."""
+    graph = {}
+    for module, source in sources.items():
+        # "from ref.files import read_json" imports the module ref.files
+        names = imports_of(source)
+        names |= {name.rpartition(".")[0] for name in names if name not in sources}
+        graph[module] = names & (sources.keys() - {"ref"})
+    return graph
+
+
+def room_of(module):
+    """The room of ref.search.beam is search; that of ref.masks is masks."""
+    return module.split(".")[1]
+
+
+def forbidden_imports(sources):
+    """What ROOMS and SCRIPTS do not allow: ["module imports other", ...]."""
+    found = []
+    for module, others in import_graph(sources).items():
+        if module == "ref":
+            may_import = []
+        elif module in SCRIPTS:
+            may_import = SCRIPTS[module].split()
+        else:
+            may_import = ROOMS[room_of(module)].split()
+        for other in sorted(others):
+            if room_of(other) not in may_import and other.removeprefix("ref.") not in may_import:
+                found.append(f"{module} imports {other}")
+    return found
+
+
+def circle(sources):
+    """Modules that import each other in a circle, ["a", "b", "a"]; [] where there is none."""
+    graph = import_graph(sources)
+    without_circle = set()
+
+    def search(path):
+        for other in sorted(graph[path[-1]] - without_circle):
+            if other in path:
+                return [*path[path.index(other) :], other]
+            if longer := search([*path, other]):
+                return longer
+        without_circle.add(path[-1])
+        return []
+
+    for module in sorted(graph):
+        if module not in without_circle and (path := search([module])):
+            return path
+    return []
+
+
+def packages_of(source):
+    """What a source imports beside the standard library: packages, and modules of ref."""
+    packages = set()
+    for name in imports_of(source):
+        parts = name.split(".")
+        if parts[0] == "ref":
+            packages.add(".".join(parts[:2]))
+        elif parts[0] not in sys.stdlib_module_names:
+            packages.add(parts[0])
+    return packages
+
+
+def users_of_planted_bugs(sources):
+    """Modules outside ref/golden that import the planted bugs."""
+    return [
+        module
+        for module, others in import_graph(sources).items()
+        if "ref.golden.plants" in others and not module.startswith("ref.golden")
+    ]
+
+
+def wide_lines(source):
+    """Numbers of the lines of more than MOST_COLUMNS columns."""
+    lines = source.splitlines()
+    return [number for number, line in enumerate(lines, start=1) if len(line) > MOST_COLUMNS]
+
+
+def long_functions(source):
+    """["name: lines", ...] of the functions of more than MOST_LINES lines."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if lines > MOST_LINES:
+                found.append(f"{node.name}: {lines}")
+    return found
+
+
+def unpinned(requirements):
+    """Packages of a requirements.txt in their order, and the lines that pin no version."""
+    lines = [line for line in requirements.splitlines() if line and not line.startswith("#")]
+    packages = [re.split(r"[^\w.-]", line)[0] for line in lines]
+    return packages, [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
+
+
+@pytest.fixture(scope="module")
+def files():
+    """The files that git tracks, and those that it would add, by their path from the top."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git, which lists the files")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [path for path in listed.stdout.splitlines() if (ROOT / path).exists()]
+
+
+@pytest.fixture(scope="module")
+def python_sources(files):
+    """{path: source} of every Python file."""
+    paths = [path for path in files if path.endswith(".py")]
+    return {path: (ROOT / path).read_text(encoding="utf-8") for path in paths}
+
+
+def test_every_import_is_an_arrow_of_the_table():
+    assert forbidden_imports(read_sources()) == []
+
+
+def test_every_row_of_the_table_is_a_room_or_file():
+    rooms = {room_of(module) for module in read_sources() if module.startswith("ref.")}
+    assert set(ROOMS) <= rooms
+
+
+def test_an_import_that_is_no_arrow_is_seen_inside_a_function_too():
+    sources = {
+        "ref.masks": "import torch",
+        "ref.files": "def read():\n    from ref import masks",
+        "ref.report": "",
+        "ref.report.svg": "",
+        "ref.report.tables": "from ref.report.svg import Svg",
+        "ref.golden": "from ref.report.svg import Svg\nimport ref.report.tables",
+        "train": "from ref.masks import MaskScheme\nfrom ref.golden import case",
+    }
+    assert forbidden_imports(sources) == [
+        "ref.files imports ref.masks",
+        "ref.golden imports ref.report.tables",
+        "train imports ref.golden",
+    ]
+
+
+def test_a_relative_import_is_refused():
+    with pytest.raises(ValueError, match="line 1: relative import"):
+        imports_of("from .masks import build_masks")
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(read_sources()) == []
+
+
+def test_a_circle_that_hides_in_a_function_is_seen():
+    sources = {
+        "ref.a": "from ref.b import f",
+        "ref.b": "import ref.c",
+        "ref.c": "def f():\n    from ref import b",
+        "ref.d": "import ref.a",
+    }
+    assert circle(sources) == ["ref.b", "ref.c", "ref.b"]
+    assert circle(sources | {"ref.c": ""}) == []
+
+
+@pytest.mark.parametrize("module", PACKAGES)
+def test_the_files_that_stand_alone_import_no_more_than_they_may(module):
+    assert packages_of(read_sources()[module]) <= PACKAGES[module]
+
+
+def test_packages_are_seen_without_the_standard_library_and_inside_functions_too():
+    source = "import math\nimport torch.nn\nfrom ref.masks import OR\ndef f():\n    import tqdm"
+    assert packages_of(source) == {"torch", "ref.masks", "tqdm"}
+
+
+def test_only_the_oracle_imports_the_planted_bugs():
+    assert users_of_planted_bugs(read_sources()) == []
+
+
+def test_an_import_of_the_planted_bugs_is_seen():
+    source = "from ref.golden.plants import PLANTS"
+    sources = {"ref.golden.plants": "", "ref.golden.diagnosis": source, "ref.loss": source}
+    assert users_of_planted_bugs(sources) == ["ref.loss"]
+
+
+def test_no_line_is_wider_than_a_page(python_sources):
+    wide = {path: wide_lines(source) for path, source in python_sources.items()}
+    assert {path: numbers for path, numbers in wide.items() if numbers} == {}
+
+
+def test_a_wide_line_is_seen():
+    assert wide_lines(f"{'a' * 100}\n{'é' * 100}\n{'b' * 101}") == [3]
+
+
+def test_no_function_is_longer_than_a_page(python_sources):
+    long = {path: long_functions(source) for path, source in python_sources.items()}
+    assert {path: functions for path, functions in long.items() if functions} == {}
+
+
+def test_a_long_function_is_seen():
+    methods = "class A:\n" + "\n".join(
+        f"    def of_{lines}(self):\n" + "        pass\n" * (lines - 1) for lines in (40, 41)
+    )
+    assert long_functions(methods) == ["of_41: 41"]
+
+
+def test_the_top_level_holds_what_a_reader_needs_and_nothing_else(files):
+    assert {path.split("/")[0] for path in files} == TOP_LEVEL
+
+
+def test_six_packages_are_required_at_one_version_each():
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert unpinned(requirements) == (REQUIREMENTS, [])
+
+
+def test_a_package_without_its_version_is_seen():
+    requirements = "# comment\ntorch==2.0.1\nnumpy>=2\ntqdm\n"
+    assert unpinned(requirements) == (["torch", "numpy", "tqdm"], ["numpy>=2", "tqdm"])
+
+
+def ruff(*arguments):
+    """The exit code of ruff with the project's settings, and what it says."""
+    command = [sys.executable, "-m", "ruff", *arguments, "--config", RUFF_SETTINGS, "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_every_file_is_formatted_as_ruff_formats_it():
+    code, output = ruff("format", "--check", ".")
+    assert code == 0, output
+
+
+def test_ruff_has_nothing_to_say():
+    code, output = ruff("check", "--output-format", "concise", ".")
+    assert code == 0, output
+
+
+def test_a_file_that_ruff_would_change_or_complain_about_is_seen(tmp_path):
+    (tmp_path / "sloppy.py").write_text("import os\nx = 'a'\n")
+    assert ruff("format", "--check", tmp_path)[0] == 1
+    code, output = ruff("check", tmp_path)
+    assert code == 1 and "F401" in output
