@@ -4,30 +4,54 @@ y = W x + (alpha / rank) B A dropout(x)        A (rank, in), B (out, rank); W fr
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class LoRALinear(nn.Module):
-    """A linear layer with a trainable update, in float32 at least: steps of it are small."""
+@dataclass(frozen=True)
+class LoraSettings:
+    """Size and place of the update, as `peft.LoraConfig` has them (there: r, lora_alpha, ...).
 
-    def __init__(self, base: nn.Linear, rank, alpha, dropout):
+    rank, alpha: as in the equation above. dropout: probability, while training only.
+    targets: names from TARGETS; these matrices get an update in every layer.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple = ("q_proj", "v_proj")
+
+
+class LoRALinear(nn.Module):
+    """A linear layer with a trainable update.
+
+    A and B are in float32 at least, because the steps of training are small. Both start as in PEFT.
+    """
+
+    def __init__(self, linear: nn.Linear, settings: LoraSettings):
         super().__init__()
-        self.weight, self.bias, self.scale = base.weight, base.bias, alpha / rank
-        dtype, device = torch.promote_types(base.weight.dtype, torch.float32), base.weight.device
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, dtype=dtype, device=device)
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, dtype=dtype, device=device)
-        self.dropout = nn.Dropout(dropout)
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.scale = settings.alpha / settings.rank
+        options = {
+            "bias": False,
+            "dtype": torch.promote_types(linear.weight.dtype, torch.float32),
+            "device": linear.weight.device,
+        }
+        self.lora_A = nn.Linear(linear.in_features, settings.rank, **options)
+        self.lora_B = nn.Linear(settings.rank, linear.out_features, **options)
+        self.dropout = nn.Dropout(settings.dropout)
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x):
         update = self.lora_B(self.lora_A(self.dropout(x.to(self.lora_A.weight.dtype))))
-        y = F.linear(x, self.weight, self.bias)
+        y = functional.linear(x, self.weight, self.bias)
         return y + (self.scale * update).to(y.dtype)
 
     @torch.no_grad()
@@ -41,28 +65,32 @@ class LoRALinear(nn.Module):
         return linear
 
 
-def add(model, rank, alpha, dropout=0.0, targets=("q_proj", "v_proj")):
-    """Freeze a Llama and put a LoRALinear over each linear layer named in `targets`."""
-    unknown = sorted(set(targets) - set(TARGETS))
-    if unknown or not targets:
-        raise ValueError(f"LoRA targets are {list(targets)}; expected some of {', '.join(TARGETS)}")
+def add(model, settings: LoraSettings):
+    """Freeze a Llama and put a LoRALinear over each linear layer that `settings.targets` names.
+
+    A is drawn by torch's global generator. Raises ValueError for targets that are not in TARGETS.
+    """
+    unknown = set(settings.targets) - set(TARGETS)
+    if unknown or not settings.targets:
+        raise ValueError(
+            f"LoRA targets are {list(settings.targets)}; expected some of {', '.join(TARGETS)}"
+        )
     model.requires_grad_(False)
-    _replace(
-        model,
-        nn.Linear,
-        lambda linear: LoRALinear(linear, rank, alpha, dropout).train(model.training),
-        targets,
-    )
+    for parent, name, module in _projections(model):
+        if name in settings.targets and isinstance(module, nn.Linear):
+            setattr(parent, name, LoRALinear(module, settings).train(model.training))
 
 
 def merge(model):
     """Put each update into its matrix; the model is a plain Llama again."""
-    _replace(model, LoRALinear, LoRALinear.merged, TARGETS)
+    for parent, name, module in _projections(model):
+        if isinstance(module, LoRALinear):
+            setattr(parent, name, module.merged())
 
 
-def _replace(model, kind, make, names):
+def _projections(model):
+    """(parent, name, module) of each linear layer of attention and MLP, adapted or not."""
     for layer in model.layers:
-        for part in (layer.self_attn, layer.mlp):
-            for name, module in list(part.named_children()):
-                if name in names and isinstance(module, kind):
-                    setattr(part, name, make(module))
+        for parent in (layer.self_attn, layer.mlp):
+            for name, module in list(parent.named_children()):  # a list: callers replace children
+                yield parent, name, module

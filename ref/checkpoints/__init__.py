@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ref.checkpoints import adapters
-from ref.checkpoints.config import write_config
+from ref.checkpoints.config import write_config_json
 from ref.checkpoints.weights import (
     copy_tensors,
     find_tensors,
@@ -19,24 +19,33 @@ from ref.llama import Llama
 def load_model(
     folder, dtype=torch.float32, device="cpu", scheme=None, base=None, attention="sdpa", dropout=0.0
 ):
-    """Load a Hugging Face folder. `scheme` replaces the one in its config.json ("hatllm").
+    """Load a model folder of Hugging Face, ours or not, as a Llama.
 
-    A folder with only a LoRA adapter names its base model, unless `base` (a folder) does; the adapter is merged.
+    scheme: replaces the MaskScheme in the folder's config.json ("hatllm"; absent: plain causal).
+    base: a folder with only a LoRA adapter names its base model; this folder is taken instead. The
+        adapter is merged.
+    attention, dropout: as in `Llama`.
     Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
     """
     config, saved_scheme, source = adapters.read_config(folder, base)
-    with torch.device("meta"):  # no memory for random weights
+    with torch.device("meta"):  # takes no memory: the files may not fit the model
         model = Llama(config, scheme or saved_scheme, attention, dropout).to(dtype)
-    files = find_tensors(*weight_files(source), hf_parameters(model))  # may refuse: no memory yet
-    model.to_empty(device=device)._tie()
-    copy_tensors(files, hf_parameters(model))
+    paths = find_tensors(weight_files(source), hf_parameters(model))
+    model.to_empty(device=device)
+    model.tie_weights()
+    copy_tensors(paths, hf_parameters(model))
     if source != folder:
         adapters.load(model, folder)
     return model
 
 
-def save_model(model, folder):
-    """Write config.json and model.safetensors; transformers' LlamaForCausalLM loads them unchanged."""
-    parameters = hf_parameters(model)
-    write_config(folder, model.config, model.scheme, next(iter(parameters.values())).dtype)
+def save_model(model, folder, parameters=None):
+    """Write config.json and model.safetensors, as transformers' LlamaForCausalLM reads them.
+
+    parameters: {name of Hugging Face: tensor}, to be written instead of the model's own, where
+        these are divided over several processes.
+    """
+    if parameters is None:
+        parameters = hf_parameters(model)
+    write_config_json(folder, model.config, model.scheme, model.embed_tokens.weight.dtype)
     write_tensors(Path(folder) / "model.safetensors", parameters)

@@ -6,140 +6,160 @@ from pathlib import Path
 import torch
 
 from ref import lora
-from ref.checkpoints import config as configs
-from ref.checkpoints.weights import copy_tensors, find_tensors, hf_parameters, write_tensors
+from ref.checkpoints.config import read_config_json, write_config_json
+from ref.checkpoints.weights import (
+    WeightFiles,
+    copy_tensors,
+    find_tensors,
+    hf_parameters,
+    write_tensors,
+)
 from ref.files import read_json, write_json
-from ref.lora import TARGETS
+from ref.llama import Llama
+from ref.lora import LoraSettings
 
-_PREFIX = "base_model.model."  # PEFT puts it before each name
+_CONFIG = "adapter_config.json"
+_TENSORS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."  # PEFT puts it before the name of each tensor
+
+# {field: values that compute what ref/lora.py computes}; None also stands for an absent field
+_SUPPORTED = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    "init_lora_weights": (True, False, None, "gaussian"),
+}
+# Fields that are read, or that do not change the result. All others have to be empty or false.
+# fmt: off
+_HARMLESS = {
+    "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout",
+    "target_modules", "bias", "init_lora_weights", "inference_mode", "revision", "auto_mapping",
+    "peft_version", "megatron_core", "runtime_config", "qalora_group_size",
+}
+# fmt: on
 
 
-def parameters(model):
-    """The A and B matrices under the names of PEFT."""
-    return {_PREFIX + name: p for name, p in hf_parameters(model).items() if ".lora_" in name}
+def adapter_parameters(model):
+    """The A and B matrices (not copies) under the names of PEFT."""
+    return {
+        _PREFIX + name: parameter
+        for name, parameter in hf_parameters(model).items()
+        if ".lora_" in name
+    }
 
 
-def save(model, folder, base, rank, alpha, dropout, targets):
-    """Write the adapter alone. base: the folder of the frozen model; it is named in adapter_config.json."""
-    configs.write_config(folder, model.config, model.scheme, model.embed_tokens.weight.dtype)
-    write_json(
-        Path(folder) / "adapter_config.json",
-        {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": str(base),
-            "r": rank,
-            "lora_alpha": alpha,
-            "lora_dropout": dropout,
-            "target_modules": list(targets),
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-        },
-    )
-    write_tensors(Path(folder) / "adapter_model.safetensors", parameters(model))
+def save(model, folder, base, settings: LoraSettings, parameters=None):
+    """Write the adapter alone: adapter_config.json, adapter_model.safetensors and config.json.
+
+    base: the folder of the frozen model, which adapter_config.json names.
+    parameters: {name of PEFT: tensor}, to be written instead of the model's own, where these are
+        divided over several processes.
+    """
+    if parameters is None:
+        parameters = adapter_parameters(model)
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": list(settings.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    write_config_json(folder, model.config, model.scheme, model.embed_tokens.weight.dtype)
+    write_json(Path(folder) / _CONFIG, values)
+    write_tensors(Path(folder) / _TENSORS, parameters)
 
 
 def base_of(folder, base=None):
-    """`folder` itself; where it holds only an adapter, `base` or else the folder that the adapter names."""
-    path = Path(folder) / "adapter_config.json"
-    whole = [
-        name
-        for name in ("model.safetensors", "model.safetensors.index.json")
-        if (Path(folder) / name).exists()
-    ]
+    """The folder with the weights: `folder` itself, or that of the base model of an adapter.
+
+    base: taken instead of the folder that the adapter names.
+    Raises ValueError for a folder with both, FileNotFoundError where the base model is missing.
+    """
+    path = Path(folder) / _CONFIG
     if not path.is_file():
         return folder
-    if whole:
-        raise ValueError(f"{folder}: holds both an adapter and {whole[0]}; which one is meant?")
-    named = base or _read_config(path).get("base_model_name_or_path")
-    if not isinstance(named, str | os.PathLike) or not os.path.isdir(named):
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if (Path(folder) / name).exists():
+            raise ValueError(f"{folder}: holds both an adapter and {name}; which one is meant?")
+    source = base or _read_adapter_config(path).get("base_model_name_or_path")
+    if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
         raise FileNotFoundError(
-            f"{path}: the base model {named!r} is no folder here; name it with --base"
+            f"{path}: the base model {source!r} is no folder here; name it with --base"
         )
-    return named
+    return source
 
 
 def read_config(folder, base=None):
-    """(LlamaConfig, MaskScheme, folder of the weights); an adapter folder's config.json, if any, is that of its base."""
+    """(LlamaConfig, MaskScheme, folder of the weights) of a model folder or an adapter's folder.
+
+    An adapter has the configuration of its base model, and a scheme of its own if it has a
+    config.json. Raises FileNotFoundError or ValueError naming the file; a ValueError too where the
+    adapter's config.json is not that of the base model.
+    """
     source = base_of(folder, base)
-    config, scheme = configs.read_config(source)
+    config, scheme = read_config_json(source)
     if source != folder and (Path(folder) / "config.json").exists():
-        own, scheme = configs.read_config(folder)
-        if own != config:
+        adapter_config, scheme = read_config_json(folder)
+        if adapter_config != config:
             raise ValueError(
-                f"{folder}/config.json does not fit the base model {source}: {own}, but {config} there"
+                f"{folder}/config.json does not fit the base model {source}: "
+                f"{adapter_config}, but {config} there"
             )
     return config, scheme, source
 
 
 def load(model, folder):
-    """Put the adapter of a folder on a model and merge it. Raises ValueError naming file and field."""
-    config = _read_config(Path(folder) / "adapter_config.json")
-    path = Path(folder) / "adapter_model.safetensors"
+    """Put the adapter of a folder on a model and merge it.
+
+    Raises FileNotFoundError or ValueError naming the file and what is wrong with it.
+    """
+    values = _read_adapter_config(Path(folder) / _CONFIG)
+    path = Path(folder) / _TENSORS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    sizes = config["r"], config["lora_alpha"], 0.0, config["target_modules"]
-    with torch.device("meta"):  # no memory before the file is known to fit
-        expected = type(model)(model.config, model.scheme)
-        lora.add(expected, *sizes)
-    files = find_tensors(path, [path], None, parameters(expected))
-    lora.add(model, *sizes)
-    copy_tensors(files, parameters(model))
+    settings = LoraSettings(values["r"], values["lora_alpha"], 0.0, values["target_modules"])
+    with torch.device("meta"):  # takes no memory: the file may not fit the model
+        expected = Llama(model.config, model.scheme)
+        lora.add(expected, settings)
+    paths = find_tensors(WeightFiles(path, [path]), adapter_parameters(expected))
+    lora.add(model, settings)
+    copy_tensors(paths, adapter_parameters(model))
     lora.merge(model)
     model.requires_grad_(True)
 
 
-_HARMLESS = {
-    "peft_type",
-    "task_type",
-    "base_model_name_or_path",
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "bias",
-    "init_lora_weights",
-    "inference_mode",
-    "revision",
-    "auto_mapping",
-    "peft_version",
-    "megatron_core",
-    "runtime_config",
-    "qalora_group_size",
-}
-
-
-def _read_config(path):
-    """The object of an adapter_config.json, with every setting refused that would compute something else."""
-    config = read_json(path)
-    expected = {
-        "peft_type": ("LORA",),
-        "bias": ("none", None),
-        "init_lora_weights": (True, False, None, "gaussian"),
-    }
-    for name, allowed in expected.items():
-        if config.get(name) not in allowed:
+def _read_adapter_config(path):
+    """The object of an adapter_config.json; what would compute something else is refused."""
+    values = read_json(path)
+    for name, supported in _SUPPORTED.items():
+        if values.get(name) not in supported:
             raise ValueError(
-                f"{path}: {name} is {config.get(name)!r}; only {allowed[0]!r} is supported"
+                f"{path}: {name} is {values.get(name)!r}; only {supported[0]!r} is supported"
             )
-    for name, value in config.items():
+    for name, value in values.items():
         if name not in _HARMLESS and value:
             raise ValueError(f"{path}: {name} is {value!r}, which is not supported")
-    for name, kinds in (("r", int), ("lora_alpha", (int, float))):
-        if (
-            isinstance(config.get(name), bool)
-            or not isinstance(config.get(name), kinds)
-            or not 0 < config[name] < 2**31
-        ):
-            raise ValueError(f"{path}: {name} is {config.get(name)!r}; expected a positive number")
-    targets = config.get("target_modules")
-    if (
-        not isinstance(targets, list)
-        or not targets
-        or not all(target in TARGETS for target in targets)
-    ):
+    _refuse_unless_positive(values, "r", (int,), path)
+    _refuse_unless_positive(values, "lora_alpha", (int, float), path)
+    _refuse_unknown_targets(values, path)
+    return values
+
+
+def _refuse_unless_positive(values, name, types, path):
+    value = values.get(name)
+    if type(value) not in types or not 0 < value < 2**31:
+        raise ValueError(f"{path}: {name} is {value!r}; expected a positive number")
+
+
+def _refuse_unknown_targets(values, path):
+    targets = values.get("target_modules")
+    is_list = isinstance(targets, list) and len(targets) > 0
+    if not is_list or not all(target in lora.TARGETS for target in targets):
         raise ValueError(
-            f"{path}: target_modules is {targets!r}; expected a list of some of {', '.join(TARGETS)}"
+            f"{path}: target_modules is {targets!r}; "
+            f"expected a list of some of {', '.join(lora.TARGETS)}"
         )
-    return config
