@@ -134,7 +134,7 @@ def test_the_difference_of_a_model_to_itself_is_zero():
 @pytest.fixture
 def data(tmp_path):
     return load(
-        write_interactions(tmp_path / "long", made_up_rows(users=8, entries=31)),
+        write_interactions(tmp_path / "long", made_up_rows(users=8, interactions=31)),
         min_item=1,
         min_user=3,
     )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import train
 from ref.checkpoints.weights import write_tensors
 
-from support.data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
+from support.data import TINY, made_up_rows, write_interactions
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

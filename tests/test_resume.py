@@ -14,7 +14,7 @@ import pytest
 
 import train
 
-from support.data import TINY, interactions_folder, made_up_rows, write_interactions  # noqa: F401
+from support.data import TINY, made_up_rows, write_interactions
 
 ROOT = Path(train.__file__).parent
 LONG = (*TINY, "--max-steps", "24", "--dropout", "0.3", "--seed", "3")

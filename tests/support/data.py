@@ -1,4 +1,4 @@
-"""Made-up data folders, tokenizers and model folders for the tests; no title here is of a real data set."""
+"""Made-up data folders, tokenizers and model folders; no title here is of a real data set."""
 
 import csv
 import gzip
@@ -7,13 +7,12 @@ import json
 import random
 from pathlib import Path
 
-import pytest
 import sentencepiece
 import torch
 
 from ref.checkpoints import save_model
 from ref.checkpoints.config import parse_config
-from ref.llama import Llama, LlamaConfig
+from ref.llama import Llama
 from ref.masks import MaskScheme
 from ref.tokenizer import Tokenizer
 
@@ -40,85 +39,85 @@ TITLES = (
     "zero\u200bwidth \ufeffmark",
 )
 MADE_UP = ("--min-item", 1, "--min-user", 3)
+# fmt: off
 TINY = (
-    *MADE_UP,
-    "--layers",
-    2,
-    "--hidden-size",
-    16,
-    "--heads",
-    2,
-    "--vocabulary",
-    450,
-    "--max-steps",
-    3,
-    "--batch-size",
-    4,
-    "--threads",
-    1,
+    *MADE_UP, "--layers", 2, "--hidden-size", 16, "--heads", 2, "--vocabulary", 450,
+    "--max-steps", 3, "--batch-size", 4, "--threads", 1,
 )
+# fmt: on
 
 
-def made_up_rows(users=12, entries=8, items=len(TITLES), seed=0):
-    """(user, item, time) with ties in time, users mixed, not in order of time."""
+def made_up_rows(users=12, interactions=8, items=20, seed=0):
+    """[(user, item, time)]: so many of each user, with ties in time, all shuffled.
+
+    The items are i0, i1, ...: those of TITLES, which has 20.
+    """
     rng = random.Random(seed)
-    rows = [
-        (f"u{user}", f"i{rng.randrange(items)}", rng.randrange(6))
-        for user in range(users)
-        for _ in range(entries)
-    ]
+    rows = []
+    for user in range(users):
+        for _ in range(interactions):
+            rows.append((f"u{user}", f"i{rng.randrange(items)}", rng.randrange(6)))
     rng.shuffle(rows)
     return rows
 
 
 def csv_bytes(header, rows):
+    """The bytes of a CSV file."""
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
     return text.getvalue().encode()
 
 
 def write_interactions(folder, rows, titles=None, suffix=""):
-    """interactions.csv and items.csv; titles: {item id: title}, by default TITLES as i0, i1, ..."""
+    """Write interactions.csv and items.csv; return the folder.
+
+    rows: (user, item, time). titles: {item id: title}, by default TITLES as i0, i1, ...
+    suffix: ".gz" to compress both.
+    """
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    titles = (
-        {f"i{number}": title for number, title in enumerate(TITLES)} if titles is None else titles
-    )
+    if titles is None:
+        titles = {f"i{number}": title for number, title in enumerate(TITLES)}
     files = {
         "interactions.csv": csv_bytes(("user_id", "item_id", "timestamp"), rows),
         "items.csv": csv_bytes(("item_id", "title"), titles.items()),
     }
     for name, content in files.items():
-        (folder / f"{name}{suffix}").write_bytes(gzip.compress(content) if suffix else content)
+        packed = gzip.compress(content) if suffix == ".gz" else content
+        (folder / f"{name}{suffix}").write_bytes(packed)
     return folder
 
 
-def write_presplit(folder, train, test, names):
-    """id2name4Rec.json, train.csv and test.csv from rows (list of item ids, time)."""
+def write_presplit(folder, train, test, titles):
+    """Write id2name4Rec.json, train.csv and test.csv; return the folder.
+
+    train, test: windows as (list of item ids, time). titles: {item id: title}.
+    """
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    (folder / "id2name4Rec.json").write_text(json.dumps(names), encoding="utf-8")
-    for name, rows in (("train.csv", train), ("test.csv", test)):
-        lines = [(number, json.dumps(items), time) for number, (items, time) in enumerate(rows)]
-        (folder / name).write_bytes(csv_bytes(("user_id", "item_ids", "timestamp"), lines))
+    (folder / "id2name4Rec.json").write_text(json.dumps(titles), encoding="utf-8")
+    for name, windows in (("train.csv", train), ("test.csv", test)):
+        rows = [(user, json.dumps(items), time) for user, (items, time) in enumerate(windows)]
+        (folder / name).write_bytes(csv_bytes(("user_id", "item_ids", "timestamp"), rows))
     return folder
 
 
 def presplit_rows(number, begin, items=12, seed=0):
-    """Windows of 5 to 11 items, not in order of time."""
+    """So many windows of 5 to 11 items, at the times `begin`, `begin` + 1, ..., shuffled."""
     rng = random.Random(seed)
-    rows = [
-        ([rng.randrange(items) for _ in range(rng.randrange(5, 12))], begin + place)
-        for place in range(number)
-    ]
-    rng.shuffle(rows)
-    return rows
+    windows = []
+    for place in range(number):
+        length = rng.randrange(5, 12)
+        windows.append(([rng.randrange(items) for _ in range(length)], begin + place))
+    rng.shuffle(windows)
+    return windows
 
 
 def sentencepiece_model(titles, vocab_size, **options):
-    """A tokenizer like that of a language model: BPE with bytes, <s> and </s>, the newline a byte."""
+    """A tokenizer like that of a language model: BPE with bytes, <s>, </s>, the newline a byte."""
     model = io.BytesIO()
-    settings = {
+    defaults = {
+        "model_type": "bpe",
         "byte_fallback": True,
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
@@ -126,17 +125,16 @@ def sentencepiece_model(titles, vocab_size, **options):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(titles),
         model_writer=model,
-        model_type="bpe",
         vocab_size=vocab_size,
         minloglevel=2,
         num_threads=1,
-        **settings | options,
+        **defaults | options,
     )
     return Tokenizer(model.getvalue(), "a made-up tokenizer")
 
 
 def write_llm(folder, tokenizer, max_length=1024, scheme=MaskScheme()):
-    """A language model as others save it: config.json, model.safetensors, tokenizer.model, no more."""
+    """A language model as others save it: config.json, model.safetensors, tokenizer, no more."""
     config = parse_config(
         {
             "vocab_size": tokenizer.vocab_size,
@@ -151,19 +149,3 @@ def write_llm(folder, tokenizer, max_length=1024, scheme=MaskScheme()):
     save_model(Llama(config, scheme), folder)
     tokenizer.save(folder)
     return Path(folder)
-
-
-@pytest.fixture
-def interactions_folder(tmp_path):
-    return write_interactions(tmp_path / "made-up", made_up_rows())
-
-
-@pytest.fixture
-def presplit_folder(tmp_path):
-    names = {
-        str(number): f"Tom &amp; Jerry &quot;{number}&quot;\u00a0 \n&lt;b&gt;"
-        for number in range(12)
-    }
-    return write_presplit(
-        tmp_path / "presplit", presplit_rows(40, 1000), presplit_rows(8, 2000, seed=1), names
-    )
