@@ -1,12 +1,10 @@
-"""The tokenizer that is trained here: nothing of a title is lost, and every token knows its place."""
+"""SentencePiece: no title loses anything, and every token knows its place."""
 
-import io
 from itertools import product
 from pathlib import Path
 
 import mistral_common
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,22 +39,28 @@ def bytes_of(tokenizer, token):
 
 def first_characters(tokenizer, text, ids):
     """For each token the character that holds its first byte, from the pieces alone."""
-    owner = [
-        place
-        for place, character in enumerate(text.replace("\u2581", " "))
-        for _ in character.encode()
-    ]
-    place, first = 0, []
+    character_of_byte = []
+    for place, character in enumerate(text.replace("\u2581", " ")):
+        character_of_byte += [place] * len(character.encode())
+    first, num_bytes = [], 0
     for token in ids:
-        first.append(owner[place])
-        place += len(bytes_of(tokenizer, token))
+        first.append(character_of_byte[num_bytes])
+        num_bytes += len(bytes_of(tokenizer, token))
     return first
 
 
 def assert_kept(tokenizer, text):
     ids, first = tokenizer.encode(text)
-    assert b"".join(bytes_of(tokenizer, i) for i in ids).decode() == text.replace("\u2581", " ")
+    decoded = b"".join(bytes_of(tokenizer, token) for token in ids).decode()
+    assert decoded == text.replace("\u2581", " ")
     assert first == first_characters(tokenizer, text, ids)
+
+
+def assert_kept_behind_a_prefix(tokenizer, text):
+    """The same for a tokenizer that puts a space before every text (a "dummy prefix")."""
+    ids, first = tokenizer.encode(text)
+    behind_a_space = first_characters(tokenizer, f" {text}", ids)
+    assert first == [max(place - 1, 0) for place in behind_a_space]
 
 
 def test_the_same_titles_give_the_same_bytes(trained):
@@ -75,26 +79,16 @@ def test_no_character_of_an_awkward_title_is_changed(trained, title):
     assert_kept(trained, f'"{title}", "{title}"')
 
 
-@pytest.mark.parametrize(
-    "text",
-    (
-        "",
-        "\n",
-        "\n\n",
-        " ",
-        "  a  ",
-        "\ufb01 \u2460 \uff21 \u00c5 \u212b \u1e9e",
-        "\u9f8d\u9f8d",
-        "\U0001f9d1\u200d\U0001f680",
-        "\0",
-        "\t\r",
-        "\u2581\u2581",
-        "e\u0301\u0323",
-        "\ufeff\ufffd\U0010ffff",
-        "<s>a</s>",
-        "<0x0A>",
-    ),
+# fmt: off
+UNUSUAL = (
+    "", "\n", "\n\n", " ", "  a  ", "\ufb01 \u2460 \uff21 \u00c5 \u212b \u1e9e", "\u9f8d\u9f8d",
+    "\U0001f9d1\u200d\U0001f680", "\0", "\t\r", "\u2581\u2581", "e\u0301\u0323",
+    "\ufeff\ufffd\U0010ffff", "<s>a</s>", "<0x0A>",
 )
+# fmt: on
+
+
+@pytest.mark.parametrize("text", UNUSUAL)
 def test_characters_that_normalization_would_change_stay(trained, text):
     assert_kept(trained, text)
 
@@ -114,44 +108,31 @@ def test_the_newline_is_a_token_of_its_own(trained, title):
 
 
 def test_no_piece_joins_a_newline_to_anything(trained):
-    assert [piece for piece in trained.pieces(range(trained.vocab_size)) if "\n" in piece] == ["\n"]
+    pieces = trained.pieces(range(trained.vocab_size))
+    assert [piece for piece in pieces if "\n" in piece] == ["\n"]
 
 
 def test_offsets_are_those_of_a_tokenizer_with_a_dummy_prefix_too():
     tokenizer = sentencepiece_model(TITLES, 450, add_dummy_prefix=True)
     for text in ("A Tale", "A Tale of Tales, A", "\u9f8d A Tale"):
-        ids, first = tokenizer.encode(text)
-        surfaces = b"".join(bytes_of(tokenizer, i) for i in ids)
-        assert surfaces.decode() == f" {text}"
-        shifted = first_characters(tokenizer, f" {text}", ids)
-        assert first == [max(place - 1, 0) for place in shifted]
-
-
-def assert_kept_behind_a_prefix(tokenizer, text):
-    ids, first = tokenizer.encode(text)
-    assert first == [max(place - 1, 0) for place in first_characters(tokenizer, f" {text}", ids)]
+        ids, _ = tokenizer.encode(text)
+        decoded = b"".join(bytes_of(tokenizer, token) for token in ids).decode()
+        assert decoded == f" {text}"
+        assert_kept_behind_a_prefix(tokenizer, text)
 
 
 @pytest.mark.parametrize("path", REAL_MODELS, ids=lambda path: path.name)
 def test_the_tokenizer_of_a_real_model_keeps_every_title_and_place(path):
     tokenizer = Tokenizer(path.read_bytes(), path)
-    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (
-        32000 if path.name.endswith("v1") else 32768,
-        1,
-        2,
-    )
+    assert tokenizer.vocab_size == (32000 if path.name.endswith("v1") else 32768)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
     for text in (*TITLES, *AWKWARD, *(f"{title}\n{title}\n" for title in TITLES)):
         assert_kept_behind_a_prefix(tokenizer, text)
 
 
 def test_the_real_models_are_those_of_four_versions_and_a_variant():
-    assert [path.name.rpartition(".")[2] for path in REAL_MODELS] == [
-        "v2",
-        "v3",
-        "v7",
-        "v7m1",
-        "v1",
-    ]
+    versions = [path.name.rpartition(".")[2] for path in REAL_MODELS]
+    assert versions == ["v2", "v3", "v7", "v7m1", "v1"]
 
 
 @settings(max_examples=100, deadline=None)
@@ -163,20 +144,15 @@ def test_any_text_keeps_its_places_in_the_tokenizer_of_a_real_model(text):
 @pytest.mark.parametrize("prefix", (True, False))
 @pytest.mark.parametrize("bos, eos, pad, unk_last", list(product((True, False), repeat=4)))
 def test_special_tokens_may_have_any_number_or_be_absent(prefix, bos, eos, pad, unk_last):
-    names = [name for name, wanted in (("bos", bos), ("eos", eos), ("pad", pad)) if wanted]
+    asked_for = {"bos": bos, "eos": eos, "pad": pad}
+    names = [name for name in asked_for if asked_for[name]]
     names = [*names, "unk"] if unk_last else ["unk", *names]
-    ids = {
-        f"{name}_id": names.index(name) if name in names else -1
-        for name in ("bos", "eos", "pad", "unk")
-    }
-    tokenizer = sentencepiece_model(
-        TITLES, 460, add_dummy_prefix=prefix, user_defined_symbols=["\n", "<sep>"], **ids
-    )
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (
-        ids["bos_id"],
-        ids["eos_id"],
-        460,
-    )
+    ids = dict.fromkeys(("bos_id", "eos_id", "pad_id", "unk_id"), -1)
+    ids |= {f"{name}_id": number for number, name in enumerate(names)}
+    symbols = {"user_defined_symbols": ["\n", "<sep>"]}
+    tokenizer = sentencepiece_model(TITLES, 460, add_dummy_prefix=prefix, **symbols, **ids)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (ids["bos_id"], ids["eos_id"])
+    assert tokenizer.vocab_size == 460
     for text in (*AWKWARD, "A<sep>Tale\n<sep>"):
         (assert_kept_behind_a_prefix if prefix else assert_kept)(tokenizer, text)
         assert min(tokenizer.encode(text)[0]) >= len(names)
@@ -188,28 +164,14 @@ def test_a_user_defined_symbol_is_one_token_wherever_it_stands():
     )
     ids, starts = tokenizer.encode("A<sep>Tale\n<sep>")
     symbols = {tokenizer._processor.piece_to_id(piece) for piece in ("\n", "<sep>")}
-    assert [start for token, start in zip(ids, starts, strict=True) if token in symbols] == [
-        1,
-        10,
-        11,
-    ]
+    places = [start for token, start in zip(ids, starts, strict=True) if token in symbols]
+    assert places == [1, 10, 11]
 
 
 def test_bytes_of_a_unigram_model_begin_at_their_character():
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TITLES * 20),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=360,
-        minloglevel=2,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        num_threads=1,
-    )
+    tokenizer = sentencepiece_model(TITLES * 20, 360, model_type="unigram")
     for text in (*AWKWARD, "\u9f8e\u9f8f\u9f90"):
-        assert_kept_behind_a_prefix(Tokenizer(model.getvalue()), text)
+        assert_kept_behind_a_prefix(tokenizer, text)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +210,9 @@ def test_a_vocabulary_that_the_text_does_not_allow_is_refused_in_one_line(vocab_
     with pytest.raises(ValueError, match=str(vocab_size)) as error:
         Tokenizer.train(TITLES, vocab_size)
     message = str(error.value)
-    assert len(message.splitlines()) == 1 and expected in message and ".cc(" not in message
+    assert len(message.splitlines()) == 1
+    assert expected in message
+    assert ".cc(" not in message
 
 
 def test_the_limit_that_the_refusal_names_is_the_limit():
@@ -260,13 +224,15 @@ def test_the_limit_that_the_refusal_names_is_the_limit():
         Tokenizer.train(TITLES, most + 1)
 
 
-@pytest.mark.parametrize(
-    "content", (b"", b"x" * 1000, b"\n\x05", None), ids=("empty", "letters", "cut", "half")
-)
-def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, trained, content):
-    (tmp_path / "tokenizer.model").write_bytes(
-        trained.model[: len(trained.model) // 2] if content is None else content
-    )
+@pytest.mark.parametrize("content", (b"", b"x" * 1000, b"\n\x05"), ids=("empty", "letters", "cut"))
+def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, content):
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.model"):
+        tokenizer_from_folder(tmp_path)
+
+
+def test_half_a_tokenizer_is_refused_by_name(tmp_path, trained):
+    (tmp_path / "tokenizer.model").write_bytes(trained.model[: len(trained.model) // 2])
     with pytest.raises(ValueError, match=r"tokenizer\.model"):
         tokenizer_from_folder(tmp_path)
 
