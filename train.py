@@ -9,12 +9,10 @@ torchrun --nproc-per-node=N train.py ...         the same in N processes (README
 
 import argparse
 import itertools
-import json
 import math
 import os
 import platform
-import time
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,36 +24,47 @@ from ref import cli, lora
 from ref.checkpoints import adapters, load_model, save_model
 from ref.checkpoints.config import config_values, parse_config
 from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
+from ref.checkpoints.weights import hf_parameters
 from ref.data import dataset
-from ref.files import parse_json, read_text, uninterrupted
+from ref.files import uninterrupted
+from ref.layouts import load_layout
 from ref.llama import Llama
 from ref.loss import Objective
 from ref.masks import MaskScheme
-from ref.prompt import Layout, PromptEncoder
+from ref.prompt import PromptEncoder
 from ref.recommender import build_trie
 from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
-from ref.training import processes
-from ref.training.batches import batches_of_similar_length, entries_of, training_targets
-from ref.training.processes import over_processes, own_parts, shared
-from ref.training.state import (
-    fingerprint,
-    finished,
-    read_state,
-    refuse_other_data,
-    start_log,
-    write_state,
+from ref.training import processes, state
+from ref.training.batches import (
+    batches_of_similar_length,
+    items_of,
+    possible_targets,
+    shares_of_step,
 )
+from ref.training.recompute import recompute_activations
+from ref.training.tally import Tally
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+# --- options
 
 
-def parse_options(arguments=None):
-    """The options of the command line, or with --resume those of the training; raises ValueError naming one that makes no sense."""
+def make_parser():
+    """The command line, group by group."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add_folder_options(parser.add_argument_group("folders").add_argument)
+    add_mask_options(parser.add_argument_group("masks").add_argument)
+    add_prompt_options(parser.add_argument_group("data and prompts").add_argument)
+    add_loss_options(parser.add_argument_group("loss").add_argument)
+    add_step_options(parser.add_argument_group("steps").add_argument)
+    add_model_options(parser.add_argument_group("a new model").add_argument)
+    add_lora_options(parser.add_argument_group("LoRA").add_argument)
+    add_machine_options(parser.add_argument_group("machine").add_argument)
+    return parser
+
+
+def add_folder_options(add):
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
     add(
         "--out",
@@ -74,6 +83,9 @@ def parse_options(arguments=None):
         metavar="FOLDER",
         help="go on with the training in this folder, with its options (but for --threads)",
     )
+
+
+def add_mask_options(add):
     add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
     add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
     add(
@@ -87,32 +99,18 @@ def parse_options(arguments=None):
         help="what items see of text in IN layers (visible)",
     )
     add(
-        "--delimiters",
-        choices=("item", "text"),
-        help="what the delimiters of an entry belong to (item)",
+        "--delimiters", choices=("item", "text"), help="what delimiters of an item belong to (item)"
     )
     add("--target", choices=("item", "text"), help="what the target is to the masks (item)")
-    add(
-        "--loss",
-        choices=("target", "all", "titles"),
-        help="tokens that are predicted (default: titles, or target)",
-    )
-    add(
-        "--softmax",
-        choices=("catalogue", "full"),
-        default="catalogue",
-        help="alternatives of a token",
-    )
-    add("--temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
+
+
+def add_prompt_options(add):
     add(
         "--layout",
         help="lines, instruction, or a JSON file (default: lines, or what --weights says)",
     )
     add(
-        "--history",
-        type=int,
-        default=10,
-        help="entries shown before a target (default: %(default)s)",
+        "--history", type=int, default=10, help="items shown before a target (default: %(default)s)"
     )
     add(
         "--min-item",
@@ -126,6 +124,25 @@ def parse_options(arguments=None):
         default=5,
         help="fewest interactions of a user (default: %(default)s)",
     )
+    add("--valid-limit", type=int, help="validate on the first so many users only")
+
+
+def add_loss_options(add):
+    add(
+        "--loss",
+        choices=("target", "all", "titles"),
+        help="tokens that are predicted (default: titles, or target)",
+    )
+    add(
+        "--softmax",
+        choices=("catalogue", "full"),
+        default="catalogue",
+        help="alternatives of a token",
+    )
+    add("--temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
+
+
+def add_step_options(add):
     add(
         "--epochs",
         type=int,
@@ -133,7 +150,6 @@ def parse_options(arguments=None):
         help="passes over the training windows (default: %(default)s)",
     )
     add("--max-steps", type=int, help="stop after so many steps")
-    add("--valid-limit", type=int, help="validate on the first so many users only")
     add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
     add(
         "--accumulate",
@@ -151,6 +167,10 @@ def parse_options(arguments=None):
         default=1.0,
         help="largest norm of the gradient (default: %(default)s)",
     )
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+
+
+def add_model_options(add):
     add(
         "--vocabulary",
         type=int,
@@ -160,6 +180,9 @@ def parse_options(arguments=None):
     add("--layers", type=int, default=4, help="of a new model (default: %(default)s)")
     add("--hidden-size", type=int, default=64, help="of a new model (default: %(default)s)")
     add("--heads", type=int, default=4, help="of a new model (default: %(default)s)")
+
+
+def add_lora_options(add):
     add("--lora-rank", type=int, help="train a LoRA adapter of this rank and freeze --weights")
     add(
         "--lora-alpha",
@@ -177,6 +200,22 @@ def parse_options(arguments=None):
         default="q_proj,v_proj",
         help="matrices that get an update (default: %(default)s)",
     )
+
+
+def add_machine_options(add):
+    add(
+        "--dtype",
+        choices=cli.DTYPES,
+        default="float32",
+        help="bfloat16: frozen weights in bfloat16 with LoRA, else autocast over float32 weights "
+        "(default: %(default)s)",
+    )
+    add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+    add(
+        "--threads",
+        type=int,
+        help=f"of the CPU (default: {torch.get_num_threads()}, or as before with --resume)",
+    )
     add(
         "--checkpoint-activations",
         action=argparse.BooleanOptionalAction,
@@ -189,111 +228,99 @@ def parse_options(arguments=None):
         default=False,
         help="divide the model over the processes of torchrun, instead of a copy in each",
     )
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
-    add(
-        "--threads",
-        type=int,
-        help=f"of the CPU (default: {torch.get_num_threads()}, or as before with --resume)",
-    )
-    add(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help="bfloat16: frozen weights in bfloat16 with LoRA, else autocast over float32 weights (default: %(default)s)",
-    )
-    add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+
+
+def parse_options(arguments=None):
+    """The options of the command line, checked; with --resume those of the training.
+
+    Raises ValueError naming an option that makes no sense.
+    """
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.resume:
-        wanted = {
-            name for name, value in vars(options).items() if value != parser.get_default(name)
-        }
-        if wanted - {"resume", "threads"}:
-            raise ValueError(
-                f"--resume takes all options but --threads from {options.resume}; drop --{min(wanted - {'resume', 'threads'})}"
-            )
-        return resumed(options, parser)
+        return resumed_options(options, parser)
     options.threads = options.threads or torch.get_num_threads()
-    return checked(options)
+    if options.lora_rank and not options.lora_alpha:
+        options.lora_alpha = 2.0 * options.lora_rank
+    check_options(options)
+    return options
 
 
-def resumed(options, parser):
+def resumed_options(given, parser):
     """The options of the training in --resume, as the first line of its log has them."""
-    path = Path(options.resume) / "log.jsonl"
-    first = parse_json(read_text(path).partition("\n")[0], f"{path}, line 1")
-    before = first.get("options")
-    known = (
-        isinstance(first.get("data"), dict)
-        and "fingerprint" in first["data"]
-        and type(first.get("processes")) is int
-    )
-    if not known or not isinstance(before, dict) or set(before) != set(vars(options)):
+    for name, value in vars(given).items():
+        if name not in ("resume", "threads") and value != parser.get_default(name):
+            raise ValueError(
+                f"--resume takes all options but --threads from {given.resume}; "
+                f"drop --{name.replace('_', '-')}"
+            )
+    source = f"{Path(given.resume) / 'log.jsonl'}, line 1"
+    description = state.read_description(given.resume)
+    logged = description.get("options")
+    data = description.get("data")
+    is_ours = isinstance(data, dict) and "fingerprint" in data and "processes" in description
+    if not is_ours or not isinstance(logged, dict) or set(logged) != set(vars(given)):
         raise ValueError(
-            f"{path}: its first line is not one that this train.py wrote; the training cannot be resumed"
+            f"{source}: is not one that this train.py wrote; the training cannot be resumed"
         )
-
-    def refuse(message):
-        raise ValueError(f"{path}, line 1: {message}") from None
-
-    parser.error = refuse
-    before = parser.parse_args(
-        [word for name, value in before.items() for word in as_arguments(name, value)]
-    )
+    options = argparse.Namespace(**logged)
     try:
-        checked(before)
+        check_types(options, parser)
+        check_options(options)
     except ValueError as error:
-        refuse(error)
-    for what, now, then in (
-        ("threads", options.threads or before.threads, before.threads),
-        ("processes", processes.WORLD, first.get("processes")),
+        raise ValueError(f"{source}: {error}") from None
+    options.resume = options.out = given.resume
+    options.threads = given.threads or options.threads
+    for name, now, before in (
+        ("threads", options.threads, logged["threads"]),
+        ("processes", processes.WORLD, description["processes"]),
     ):
-        if now != then:
-            print(f"{now} {what} instead of {then}: the weights will not be the same to the byte")
-    before.resume, before.out, before.threads = (
-        options.resume,
-        options.resume,
-        options.threads or before.threads,
-    )
-    return checked(before)
+        if now != before:
+            processes.say(
+                f"{now} {name} instead of {before}: the weights will not be the same to the byte"
+            )
+    check_options(options)
+    return options
 
 
-def as_arguments(name, value):
-    """An option as one writes it."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [] if value is None else [f"--{flag}={value}"]
+def check_types(options, parser):
+    """Raise ValueError for an option that the command line could not have given."""
+    for action in parser._actions:  # argparse has no public way to ask for them
+        if action.dest == "help":
+            continue
+        value = getattr(options, action.dest)
+        expected = action.type or str
+        if isinstance(action, argparse.BooleanOptionalAction):
+            expected = bool
+        is_left_out = value is None and action.default is None
+        is_possible = type(value) is expected
+        if action.choices is not None:
+            is_possible = is_possible and value in action.choices
+        if not is_left_out and not is_possible:
+            raise ValueError(
+                f"--{action.dest.replace('_', '-')} is {value!r}; expected {expected.__name__}"
+                + (f", one of {list(action.choices)}" if action.choices else "")
+            )
 
 
-def checked(options):
-    """The options; raises ValueError naming the first that makes no sense."""
-    for name in (
-        "epochs",
-        "max_steps",
-        "valid_limit",
-        "batch_size",
-        "accumulate",
-        "lr",
-        "lora_rank",
-        "lora_alpha",
-        "clip",
-        "layers",
-        "hidden_size",
-        "heads",
-        "threads",
-    ):
+POSITIVE = """
+    epochs max_steps valid_limit batch_size accumulate lr lora_rank lora_alpha clip layers
+    hidden_size heads threads
+""".split()
+BELOW = {"warmup": 2**31, "weight_decay": 2**31, "dropout": 1, "lora_dropout": 1, "seed": 2**63}
+
+
+def check_options(options):
+    """Raise ValueError naming the first option that makes no sense."""
+    for name in POSITIVE:
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
-    for name, most in (
-        ("warmup", 2**31),
-        ("weight_decay", 2**31),
-        ("dropout", 1),
-        ("lora_dropout", 1),
-        ("seed", 2**63),
-    ):
-        if not 0 <= getattr(options, name) < most:
+    for name, limit in BELOW.items():
+        value = getattr(options, name)
+        if not 0 <= value < limit:
             raise ValueError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}; expected 0 or more, below {most}"
+                f"--{name.replace('_', '-')} is {value}; expected 0 or more, below {limit}"
             )
     cores = os.cpu_count() or 1
     if options.threads > 16 * cores:
@@ -306,53 +333,95 @@ def checked(options):
         )
     if options.shard and "WORLD_SIZE" not in os.environ:
         raise ValueError(
-            "--shard divides a model over processes; start them with torchrun --nproc-per-node=N train.py"
+            "--shard divides a model over processes; start them with "
+            "torchrun --nproc-per-node=N train.py"
         )
-    options.lora_alpha = options.lora_alpha or (
-        2.0 * options.lora_rank if options.lora_rank else None
-    )
     cli.check_device(options.device)
-    processes.start(options.device)
-    return options
 
 
-def scheme_from(options, saved=MaskScheme(intra_layers=1, cross_layers=1)):
-    """The MaskScheme of the command line; what it does not say is as in `saved`."""
-    given = {field.name: getattr(options, field.name) for field in fields(MaskScheme)}
-    return replace(saved, **{name: value for name, value in given.items() if value is not None})
+# --- preparation
 
 
-def new_config(options, vocab_size):
-    """A Llama of the asked size; the MLP is 8/3 as wide as the rest, rounded up to a multiple of 16."""
-    return parse_config(
-        {
-            "vocab_size": vocab_size,
-            "hidden_size": options.hidden_size,
-            "intermediate_size": math.ceil(options.hidden_size * 8 / 3 / 16) * 16,
-            "num_hidden_layers": options.layers,
-            "num_attention_heads": options.heads,
-            "tie_word_embeddings": True,
-            "max_position_embeddings": 1024,
-        },
-        "the model asked for",
+@dataclass
+class Run:
+    """All that the loop works with.
+
+    objective is what is trained, target_objective what validation measures, on the windows of
+    `validation`. nll is the model with its loss, as the processes share it.
+    """
+
+    options: argparse.Namespace
+    data: dataset.Dataset
+    model: Llama
+    encoder: PromptEncoder
+    settings: Settings
+    objective: Objective
+    target_objective: Objective
+    validation: list
+    nll: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+class NegativeLogLikelihood(torch.nn.Module):
+    """Of all predicted tokens of a batch, summed, in nats.
+
+    A module, because that is what several processes share the gradients of.
+    """
+
+    def __init__(self, model, options):
+        super().__init__()
+        self.model = model
+        self.device_type = torch.device(options.device).type
+        self.autocast = is_autocast(options)
+
+    def forward(self, objective, batch):
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
+            return -objective.token_log_probs(self.model, batch).sum()
+
+
+def is_autocast(options):
+    """bfloat16 means float32 weights and bfloat16 products, unless weights are frozen (LoRA)."""
+    return options.dtype == "bfloat16" and not options.lora_rank
+
+
+def prepare(options, data) -> Run:
+    """Model, objectives and optimizer, before the first step."""
+    model, encoder, settings = prepare_model(options, data)
+    if not processes.is_first():  # the same weights everywhere, but each drops out its own
+        seed = np.random.default_rng([options.seed, processes.RANK]).integers(2**63)
+        torch.manual_seed(int(seed))
+    objective, target_objective = prepare_objectives(options, data, encoder, settings)
+    processes.say(
+        f"model: {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"layers {' '.join(model.kinds)}, layout {settings.layout.name}, "
+        f"loss {objective.loss}, softmax {settings.softmax}"
+    )
+    nll = processes.shared(
+        NegativeLogLikelihood(model, options), model.layers, options.shard, options.device
+    )
+    return Run(
+        options,
+        data,
+        model,
+        encoder,
+        settings,
+        objective,
+        target_objective,
+        validation=items_of(data.valid[: options.valid_limit], data),
+        nll=nll,
+        optimizer=make_optimizer(nll.parameters(), options),
     )
 
 
-def prepare(options, data):
+def prepare_model(options, data):
     """(model, encoder, settings): from --weights, or a new tokenizer and random weights."""
-    folder = options.weights
-    if folder:
-        config, saved, _ = adapters.read_config(folder, options.base)
-        tokenizer = read_tokenizer(folder, options.base)
-        check_vocabulary(tokenizer, config)
-        layout = Layout.load(options.layout) if options.layout else read_settings(folder).layout
-        scheme = scheme_from(options, saved)
+    torch.manual_seed(options.seed)
+    if options.weights:
+        model, tokenizer, layout = model_from_weights(options)
     else:
-        scheme, layout = scheme_from(options), Layout.load(options.layout or "lines")
-        scheme.kinds(options.layers)
-        shown = np.flatnonzero(data.training_counts())
-        tokenizer = Tokenizer.train([data.titles[title] for title in shown], options.vocabulary)
-        config = new_config(options, tokenizer.vocab_size)
+        model, tokenizer, layout = new_model(options, data)
+    if options.checkpoint_activations:
+        recompute_activations(model)
     settings = Settings(
         layout,
         options.softmax,
@@ -361,92 +430,99 @@ def prepare(options, data):
         options.min_item,
         options.min_user,
     )
-    torch.manual_seed(options.seed)
-    dtype = torch.float32 if autocast(options) else DTYPES[options.dtype]
-    if folder:
-        model = load_model(
-            folder, dtype, options.device, scheme, options.base, dropout=options.dropout
-        )
-        if options.lora_rank:
-            if adapters.base_of(folder, options.base) != folder:
-                raise ValueError(
-                    f"{folder} is an adapter already; train without --lora-rank to go on from the merged model"
-                )
-            lora.add(
-                model,
-                options.lora_rank,
-                options.lora_alpha,
-                options.lora_dropout,
-                options.lora_targets.split(","),
-            )
+    max_length = model.config.max_position_embeddings
+    return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
+
+
+def model_from_weights(options):
+    """(model, tokenizer, layout) of the folder --weights, with a new adapter for --lora-rank."""
+    folder = options.weights
+    config, saved_scheme, _ = adapters.read_config(folder, options.base)
+    tokenizer = read_tokenizer(folder, options.base)
+    check_vocabulary(tokenizer, config)
+    if options.layout:
+        layout = load_layout(options.layout)
     else:
-        model = Llama(config, scheme, dropout=options.dropout).to(options.device, dtype)
-    model.checkpoint_activations = options.checkpoint_activations
-    return model, PromptEncoder(tokenizer, layout, scheme, config.max_position_embeddings), settings
-
-
-def autocast(options):
-    """bfloat16 means float32 weights and bfloat16 matrix products, unless the weights are frozen (LoRA)."""
-    return options.dtype == "bfloat16" and not options.lora_rank
-
-
-def save(model, options):
-    """Write the model, or its adapter, to --out."""
+        layout = read_settings(folder).layout
+    if options.lora_rank and adapters.base_of(folder, options.base) != folder:
+        raise ValueError(
+            f"{folder} is an adapter already; train without --lora-rank to go on from the "
+            "merged model"
+        )
+    dtype = torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
+    scheme = scheme_from(options, saved_scheme)
+    model = load_model(folder, dtype, options.device, scheme, options.base, dropout=options.dropout)
     if options.lora_rank:
-        sizes = (
-            options.lora_rank,
-            options.lora_alpha,
-            options.lora_dropout,
-            options.lora_targets.split(","),
-        )
-        adapters.save(model, options.out, options.weights, *sizes)
-    else:
-        save_model(model, options.out)
+        lora.add(model, lora_settings(options))
+    return model, tokenizer, layout
 
 
-def objectives(options, data, encoder, settings):
-    """The Objective to train by, and that of validation; ValueError, not hours later, if the longest target and the entry before do not fit."""
-    loss, trie = (
-        options.loss or ("titles" if settings.layout.same_everywhere else "target"),
-        build_trie(encoder, data.titles),
-    )
-    objective, target_only = (
-        Objective(encoder, trie, data.titles, settings, tokens) for tokens in (loss, "target")
-    )
-    places = np.append(data.valid[: options.valid_limit].ends - 1, training_targets(data, loss))
+def new_model(options, data):
+    """(model, tokenizer, layout) with random weights; the tokenizer learns the training titles."""
+    scheme = scheme_from(options, MaskScheme(intra_layers=1, cross_layers=1))
+    layout = load_layout(options.layout or "lines")
+    scheme.kinds(options.layers)  # refuses a scheme that does not fit, before the tokenizer learns
+    titles = [data.titles[title] for title in np.flatnonzero(data.training_counts())]
+    tokenizer = Tokenizer.train(titles, options.vocabulary)
+    dtype = torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
+    model = Llama(new_config(options, tokenizer.vocab_size), scheme, dropout=options.dropout)
+    return model.to(options.device, dtype), tokenizer, layout
+
+
+def scheme_from(options, saved):
+    """The MaskScheme of the command line; what it does not say is as in `saved`."""
+    given = {field.name: getattr(options, field.name) for field in fields(MaskScheme)}
+    return replace(saved, **{name: value for name, value in given.items() if value is not None})
+
+
+def new_config(options, vocab_size):
+    """A Llama of the asked size; the MLP is 8/3 as wide, rounded up to a multiple of 16."""
+    values = {
+        "vocab_size": vocab_size,
+        "hidden_size": options.hidden_size,
+        "intermediate_size": math.ceil(options.hidden_size * 8 / 3 / 16) * 16,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.heads,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 1024,
+    }
+    return parse_config(values, "the model asked for")
+
+
+def lora_settings(options):
+    targets = options.lora_targets.split(",")
+    return lora.LoraSettings(options.lora_rank, options.lora_alpha, options.lora_dropout, targets)
+
+
+def prepare_objectives(options, data, encoder, settings):
+    """The Objective to train by, and that of validation.
+
+    Raises ValueError if the longest target with the item before it fits into no prompt: better now
+    than hours later.
+    """
+    loss = options.loss
+    if loss is None:
+        loss = "titles" if settings.layout.same_everywhere else "target"
+    trie = build_trie(encoder, data.titles)
+    objective = Objective(encoder, trie, data.titles, settings, loss)
+    target_objective = Objective(encoder, trie, data.titles, settings, "target")
+    validation_targets = data.valid[: options.valid_limit].ends - 1
+    places = np.append(validation_targets, possible_targets(data, loss))
     if len(places):
-        tokens = objective.title_tokens[data.entries]
+        tokens = objective.title_lengths[data.items]
         longest = places[(tokens[places] + tokens[places - 1]).argmax()]
-        target_only.batch([data.entries[longest - 1 : longest + 1]])
-    return objective, target_only
+        target_objective.batch([data.items[longest - 1 : longest + 1]])
+    return objective, target_objective
 
 
-class NegativeLogLikelihood(torch.nn.Module):
-    """Of all predicted tokens of a batch, in nats: the module whose gradients several processes share."""
-
-    def __init__(self, model, options):
-        super().__init__()
-        self.model, self.autocast = (
-            model,
-            {"device_type": torch.device(options.device).type, "enabled": autocast(options)},
-        )
-
-    def forward(self, objective, batch):
-        with torch.autocast(dtype=torch.bfloat16, **self.autocast):
-            return -objective.token_log_probs(self.model, batch).sum()
-
-
-@torch.no_grad()
-def validate(nll, objective, entries, device):
-    """Mean negative log-likelihood of the validation targets, in nats a title; some 64 windows at a time."""
-    nll.eval()
-    sums = []
-    for windows, weight in own_parts(entries, math.ceil(len(entries) / (64 * processes.WORLD))):
-        batch = objective.batch(windows, device)
-        sums.append((weight * nll(objective, batch).item(), weight * batch.units))
-    nll.train()
-    nats, titles = over_processes([sum(column) for column in zip(*sums)])
-    return nats / titles
+def make_optimizer(parameters, options):
+    """AdamW; weight decay on matrices, not on norms and biases."""
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
 
 
 def learning_rate(step, total, options):
@@ -457,112 +533,192 @@ def learning_rate(step, total, options):
     return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def make_optimizer(parameters, options):
-    """AdamW; weight decay on matrices, not on norms and biases."""
-    trained = [p for p in parameters if p.requires_grad]
-    matrices, vectors = ([p for p in trained if (p.dim() > 1) is wide] for wide in (True, False))
-    groups = [
-        {"params": matrices, "weight_decay": options.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
+# --- the loop
 
 
-def step_gradients(options, nll, objective, entries):
-    """Add to the gradients those of the mean nats a title of a step's windows.
-
-    Returns nats, tokens and dropped history entries of this process, and the titles of all.
-    """
-    rounds = min(options.accumulate, math.ceil(len(entries) / processes.WORLD))
-    parts = [
-        (objective.batch(windows, options.device), weight)
-        for windows, weight in own_parts(entries, rounds)
-    ]
-    (titles,) = over_processes([sum(weight * batch.units for batch, weight in parts)])
-    nats = tokens = dropped = 0
-    for batch, weight in parts:
-        loss = nll(objective, batch)
-        (
-            loss * weight * processes.WORLD / titles
-        ).backward()  # times WORLD: the processes' gradients will be averaged
-        nats, tokens, dropped = (
-            nats + weight * loss.item(),
-            tokens + weight * batch.real_tokens,
-            dropped + weight * batch.dropped,
-        )
-    return nats, tokens, dropped, titles
-
-
-def epochs(options, data, nll, objective, optimizer=None, done=None):
-    """Train, and yield after each epoch what there is to say about it. done: what was said last, if some are trained already."""
-    optimizer, since, tokens = (
-        optimizer or make_optimizer(nll.parameters(), options),
-        time.perf_counter(),
-        0,
-    )
-    done = done or {"epoch": 0, "step": 0, "of": options.max_steps, "dropped": 0}
-    step, total, dropped = done["step"], done["of"], done["dropped"]
-    if total and step >= total:
-        return
-    with tqdm(disable=processes.RANK > 0 or None, unit="step", initial=step) as bar:
-        for epoch in itertools.count(done["epoch"] + 1):
-            rng = np.random.default_rng([options.seed, epoch])
-            windows = data.training_windows(objective.loss, rng)
-            if not len(windows):
-                raise ValueError(f"{data.source}: no user has enough entries for a training window")
-            batches = batches_of_similar_length(windows, data, objective, options.batch_size, rng)
-            if total is None:
-                total = options.epochs * len(batches)
-            bar.total = total
-            steps = []  # of each: nats, tokens and dropped entries of this process; titles of all
-            for chosen in batches[: total - step]:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, total, options)
-                steps.append(step_gradients(options, nll, objective, entries_of(chosen, data)))
-                torch.nn.utils.clip_grad_norm_(nll.parameters(), options.clip)
+def train_epochs(run, progress):
+    """THE loop. After every epoch `progress` and the files in --out are up to date."""
+    options, optimizer, tally = run.options, run.optimizer, Tally(progress.dropped)
+    step, total = progress.step, progress.total or options.max_steps
+    with tqdm(disable=None if processes.is_first() else True, unit="step", initial=step) as bar:
+        for epoch in itertools.count(progress.epoch + 1):
+            if total is not None and step >= total:
+                return
+            epoch_batches = shuffled_batches(run, epoch)
+            bar.total = total = total or options.epochs * len(epoch_batches)
+            for windows in epoch_batches[: total - step]:
+                shares, num_predicted = shares_of_step(
+                    items_of(windows, run.data), run.objective, options.accumulate, options.device
+                )
+                tally.begin_step(num_predicted)
+                for share in shares:
+                    nats = run.nll(run.objective, share.batch)
+                    (nats * share.scale).backward()
+                    tally.add(share, nats.item())
+                set_learning_rate(optimizer, learning_rate(step, total, options))
+                torch.nn.utils.clip_grad_norm_(run.nll.parameters(), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
                 step += 1
+                bar.set_postfix_str(f"loss {tally.recent_loss():.3f}", refresh=False)
                 bar.update()
-                nats, *_, titles = map(sum, zip(*steps[-100:]))
-                bar.set_postfix_str(f"loss {processes.WORLD * nats / titles:.3f}", refresh=False)
-            *own, titles = zip(*steps)
-            losses, read, left_out = map(over_processes, own)
-            tokens, dropped = tokens + sum(read), dropped + sum(left_out)
-            if not math.isfinite(sum(losses)):
-                raise ValueError(
-                    f"the training loss is {sum(losses)} at step {step}; try a smaller --lr"
-                )
-            rate = round(tokens / (time.perf_counter() - since))
-            by_ten = [
-                sum(losses[i : i + 10]) / sum(titles[i : i + 10]) for i in range(0, len(losses), 10)
-            ]
-            yield {
-                "epoch": epoch,
-                "step": step,
-                "of": total,
-                "train": sum(losses) / sum(titles),
-                "tokens_per_second": rate,
-                "dropped": dropped,
-                "train_by_ten_steps": by_ten,
-            }
-            if step >= total:
-                return
+            record = {"epoch": epoch, "step": step, "of": total, **tally.end_epoch(step)}
+            record["valid"] = validate(run)
+            say_epoch(record)
+            if progress.is_best(record):
+                keep_model(run, progress, record)
+            progress.last = record
+            state.write_state(options.out, run.model, optimizer, progress)
+            state.add_to_log(options.out, record)
 
 
-def first_line(options, data, model, loss):
-    """What is needed to run this training again."""
+def shuffled_batches(run, epoch):
+    """The windows of an epoch in batches, in an order drawn from --seed and the epoch."""
+    rng = np.random.default_rng([run.options.seed, epoch])
+    windows = run.data.training_windows(run.objective.loss, rng)
+    if not len(windows):
+        raise ValueError(f"{run.data.source}: no user has enough entries for a training window")
+    return batches_of_similar_length(windows, run.data, run.objective, run.options.batch_size, rng)
+
+
+def set_learning_rate(optimizer, rate):
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def validate(run):
+    """Mean negative log-likelihood of the validation targets, in nats a title.
+
+    Some 64 windows at a time in each process.
+    """
+    run.nll.eval()
+    nats = titles = 0
+    rounds = math.ceil(len(run.validation) / (64 * processes.WORLD))
+    for windows, is_real in processes.shares(run.validation, rounds):
+        batch = run.target_objective.batch(windows, run.options.device)
+        batch_nats = run.nll(run.target_objective, batch).item()  # sharded: all have to take part
+        if is_real:
+            nats += batch_nats
+            titles += batch.num_predicted
+    run.nll.train()
+    nats, titles = processes.sums([nats, titles])
+    return nats / titles
+
+
+def say_epoch(record):
+    if processes.is_first():
+        tqdm.write(
+            "epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} "
+            "nats a title, {tokens_per_second:,} tokens a second".format(**record)
+        )
+
+
+def keep_model(run, progress, record):
+    """Write the model, or its adapter, to --out: it is the best so far."""
+    options, model = run.options, run.model
+    is_adapter = options.lora_rank is not None
+    parameters = adapters.adapter_parameters(model) if is_adapter else hf_parameters(model)
+    parameters = processes.whole(parameters)  # all processes take part
+    with uninterrupted():
+        if processes.is_first() and is_adapter:
+            settings = lora_settings(options)
+            adapters.save(model, options.out, options.weights, settings, parameters)
+        elif processes.is_first():
+            save_model(model, options.out, parameters)
+        progress.best = record
+
+
+def train(options):
+    """Train, write model and log to --out; returns the exit code.
+
+    Raises ValueError for data or models that cannot be used.
+    """
+    if options.resume and state.finished(options.out):
+        processes.say(f"{options.out}: this training is finished")
+        return 0
+    if not options.resume:
+        refuse_a_folder_with_a_model(options.out)
+    set_up_torch(options.threads)
+    data = load_data(options)
+    run = prepare(options, data)
+    progress = open_folder(run)
+    try:
+        train_epochs(run, progress)
+    except KeyboardInterrupt:
+        processes.say(
+            f"\nstopped; {options.out} holds {progress.model}; --resume {options.out} goes on"
+        )
+        return 130
+    close_folder(run, progress)
+    return 0
+
+
+def refuse_a_folder_with_a_model(out):
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        if (Path(out) / name).exists():
+            raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
+
+
+def set_up_torch(threads):
+    """The same numbers in every run."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # filling fresh memory costs a tenth of the time; nothing here reads any
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def load_data(options):
+    """The Dataset of --data; when resuming, refused if it is not what the training began with."""
+    data = dataset.load(options.data, options.history, options.min_item, options.min_user)
+    processes.say(
+        f"data: {data.source}: {len(data.titles)} titles, {len(data.train)} training sequences, "
+        f"{len(data.valid)} validation and {len(data.test)} test targets",
+        *(f"      {note}" for note in data.notes),
+    )
+    if options.resume:
+        state.refuse_other_data(options.out, data)
+    return data
+
+
+def open_folder(run):
+    """Make --out ready for the loop: log, tokenizer, settings; the Progress to go on from."""
+    options, out = run.options, Path(run.options.out)
+    progress = state.Progress()
+    if options.resume:
+        progress = state.read_state(out, run.model, run.optimizer)
+    if processes.is_first():
+        state.remove_half_files(out)
+        if options.resume:
+            state.cut_log(out, progress)
+        else:
+            state.remove_states(out)
+            state.start_log(out, description(run))
+        run.encoder.tokenizer.save(out)
+        run.settings.save(out)
+    if options.resume and progress.last:
+        processes.say(
+            f"going on after epoch {progress.epoch}, step {progress.step} of {progress.total}"
+        )
+    elif options.resume:
+        processes.say("no state to go on from: from the start")
+    return progress
+
+
+def description(run):
+    """What is needed to run this training again: the first line of its log."""
+    data, model = run.data, run.model
     return {
-        "options": vars(options),
+        "options": vars(run.options),
         "processes": processes.WORLD,
-        "loss": loss,
+        "loss": run.objective.loss,
         "scheme": vars(model.scheme),
         "config": config_values(model.config),
         "data": {
             "source": data.source,
             "titles": len(data.titles),
-            "entries": len(data.entries),
-            "fingerprint": fingerprint(data),
+            "entries": len(data.items),
+            "fingerprint": state.fingerprint(data),
         },
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -572,92 +728,28 @@ def first_line(options, data, model, loss):
     }
 
 
-def train(options):
-    """Train, write model and log to --out, and return the exit code; raises ValueError for data or models that cannot be used."""
-    out = Path(options.out)
-    if not options.resume and (
-        (out / "model.safetensors").exists() or (out / "adapter_model.safetensors").exists()
-    ):
-        raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
-    if options.resume and finished(out):
-        print(f"{out}: this training is finished")
-        return 0
-    torch.set_num_threads(options.threads)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # costs a tenth of the time; nothing here reads any
+def close_folder(run, progress):
+    """The training is finished: its states are not needed any more."""
+    out = run.options.out
+    if processes.is_first():
+        state.remove_states(out)
+    best = progress.best
+    processes.say(
+        f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}"
     )
-    data = dataset.load(options.data, options.history, options.min_item, options.min_user)
-    print(
-        f"data: {data.source}: {len(data.titles)} titles, {len(data.train)} training sequences, "
-        f"{len(data.valid)} validation and {len(data.test)} test targets",
-        *data.notes,
-        sep="\n      ",
-    )
-    if options.resume:
-        refuse_other_data(out, data)
-    model, encoder, settings = prepare(options, data)
-    if processes.RANK:  # the same weights everywhere, but each process drops out its own
-        torch.manual_seed(
-            int(np.random.default_rng([options.seed, processes.RANK]).integers(2**63))
+    if progress.dropped:
+        processes.say(
+            f"{progress.dropped} history entries were left out of prompts longer than "
+            f"{run.encoder.max_length} tokens"
         )
-    objective, target_only = objectives(options, data, encoder, settings)
-    validation = entries_of(data.valid[: options.valid_limit], data)
-    print(
-        f"model: {sum(p.numel() for p in model.parameters()):,} parameters, layers "
-        f"{' '.join(model.scheme.kinds(len(model.layers)))}, layout {settings.layout.name}, loss {objective.loss}, "
-        f"softmax {settings.softmax}"
-    )
 
-    for path in (
-        {*out.glob("*.part"), *(() if options.resume else out.glob("state-?.*"))}
-        if processes.RANK == 0
-        else ()
-    ):
-        path.unlink()  # half files, and states of a training that this one replaces
-    nll = shared(NegativeLogLikelihood(model, options), model.layers, options)
-    optimizer = make_optimizer(nll.parameters(), options)
-    epoch, best = read_state(out, model, optimizer) if options.resume else (None, None)
-    start_log(out, first_line(options, data, model, objective.loss), epoch)
-    encoder.tokenizer.save(out)
-    settings.save(out)
-    if options.resume:
-        print(
-            f"going on after epoch {epoch['epoch']}, step {epoch['step']} of {epoch['of']}"
-            if epoch
-            else "no state to go on from: from the start"
-        )
-    with open(os.devnull if processes.RANK else out / "log.jsonl", "a", encoding="utf-8") as log:
-        try:
-            for epoch in epochs(options, data, nll, objective, optimizer, epoch):
-                epoch["valid"] = validate(nll, target_only, validation, options.device)
-                tqdm.write(
-                    "epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} nats "
-                    "a title, {tokens_per_second:,} tokens a second".format(**epoch)
-                )
-                if best is None or epoch["valid"] < best["valid"]:
-                    with uninterrupted():
-                        save(model, options)
-                        best = epoch
-                write_state(out, model, optimizer, epoch, best)
-                print(json.dumps(epoch), file=log, flush=True)
-        except KeyboardInterrupt:
-            kept = (
-                f"{out} holds the model of step {best['step']}"
-                if best
-                else f"{out} holds no model yet"
-            )
-            print(f"\nstopped; {kept}; --resume {out} goes on", flush=True)
-            return 130
-    for path in out.glob("state-?.*") if processes.RANK == 0 else ():
-        path.unlink()
-    print(f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}")
-    if epoch["dropped"]:
-        print(
-            f"{epoch['dropped']} history entries were left out of prompts longer than {encoder.max_length} tokens"
-        )
-    return 0
+
+def main(arguments=None):
+    """Parse, check, train; returns the exit code."""
+    options = parse_options(arguments)
+    with processes.joined(options.device):
+        return train(options)
 
 
 if __name__ == "__main__":
-    cli.run("train.py", lambda: train(parse_options()))
+    cli.run(processes.name_of("train.py"), main)

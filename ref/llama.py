@@ -3,8 +3,8 @@
 Token embedding; per layer RMSNorm -> attention -> residual -> RMSNorm -> SwiGLU -> residual; final
 RMSNorm; output head. Parameters have the names of Hugging Face's `LlamaForCausalLM`, less "model.".
 
-Shapes: B batch, T tokens (of which Q queries when a cache holds the rest), H heads, K kv heads,
-D head dim, C hidden, F intermediate, V vocabulary.
+Shapes: B batch, T tokens (Q of them queries, where keys and values of the others are cached),
+H heads, K kv heads, D head dim, C hidden, V vocabulary.
 """
 
 import math
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recompute
+from torch.nn import functional
 
 from ref.masks import MaskScheme, build_masks
 
@@ -23,7 +22,7 @@ class LlamaConfig:
     """Shape and numerics of a Llama, under the names of `transformers.LlamaConfig`.
 
     rope_parameters: {"rope_type": "default" | "linear" | "llama3", "rope_theta": float, ...}, as
-    transformers 5 writes it.
+    transformers 5 writes it. Values are checked where a config.json is read (ref/checkpoints).
     """
 
     vocab_size: int
@@ -44,7 +43,7 @@ class LlamaConfig:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or as it is if it is float64: RMSNorm, RoPE and softmax lose too much in 16 bits."""
+    """x in float32, or as it is in float64: norms, RoPE and softmax lose too much in 16 bits."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -63,7 +62,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
-    """Angle per position of each of the D/2 pairs, in radians (RoFormer; scaling as in transformers).
+    """Angle per position of each of the D/2 pairs, in radians (RoFormer; scaling: transformers).
 
     linear: all frequencies divided by `factor`. llama3: wavelengths beyond the original context
     divided by `factor`, short ones kept, a linear blend between the two.
@@ -81,11 +80,12 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
     return frequencies
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (x[i], x[i + D/2]) by the angle of their token: the half-split layout.
 
-    x: (B, heads, T, D); cos, sin: (B, 1, T, D/2).
+    x: (B, heads, T, D); rotation: cosines and sines of the angles, (B, 1, T, D/2) each.
     """
+    cos, sin = rotation
     first, second = x.chunk(2, dim=-1)  # (B, heads, T, D/2) each
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -93,67 +93,47 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attention_probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D) + M), the four lines of the equation.
 
-    q: (B, H, Q, D), k: (B, K, T, D), mask M: 0 or -inf, (B, 1, Q, T) -> (B, H, Q, T), at least float32.
+    q: (B, H, Q, D), k: (B, K, T, D), mask M: 0 or -inf, (B, 1, Q, T). Returns (B, H, Q, T), at
+    least float32. Query head h uses kv head h // (H / K).
     """
-    k = k.repeat_interleave(
-        q.shape[1] // k.shape[1], dim=1
-    )  # query head h uses kv head h // (H / K)
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, T, D)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     return (at_least_float32(scores) + mask).softmax(-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, implementation: str) -> Tensor:
-    """Masked attention, (B, H, Q, D): by PyTorch's fused kernel ("sdpa") or by the equation ("eager")."""
+    """Masked attention, (B, H, Q, D): PyTorch's fused kernel ("sdpa") or the equation ("eager")."""
     if implementation == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    return attention_probabilities(q, k, mask).to(v.dtype) @ v.repeat_interleave(
-        q.shape[1] // v.shape[1], dim=1
-    )
-
-
-class Dropout(nn.Module):
-    """As nn.Dropout, with `p` in steps of 1/256: a random byte an element takes a third of the time on a CPU."""
-
-    def __init__(self, p):
-        super().__init__()
-        self.zeros = round(p * 256)
-
-    def forward(self, x):
-        if not (self.training and self.zeros):
-            return x
-        if self.zeros > 255:
-            return torch.zeros_like(x)
-        words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(
-            -(2**63), None
-        )
-        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.zeros
-        return x * keep * (256 / (256 - self.zeros))
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    probabilities = attention_probabilities(q, k, mask).to(v.dtype)
+    return probabilities @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
 
 
 class Attention(nn.Module):
-    def __init__(self, config: LlamaConfig, layer: int):
-        super().__init__()
-        H, K, D, C = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-            config.hidden_size,
-        )
-        self.layer, self.head_dim = layer, D
-        self.q_proj = nn.Linear(C, H * D, bias=config.attention_bias)
-        self.k_proj = nn.Linear(C, K * D, bias=config.attention_bias)
-        self.v_proj = nn.Linear(C, K * D, bias=config.attention_bias)
-        self.o_proj = nn.Linear(H * D, C, bias=config.attention_bias)
+    """Grouped-query attention of one layer; `implementation` as in `attend`."""
 
-    def forward(self, x, mask, cos, sin, cache, implementation):
-        q, k, v = (  # (B, H, Q, D), (B, K, Q, D), (B, K, Q, D)
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    def __init__(self, config: LlamaConfig, implementation):
+        super().__init__()
+        hidden, bias, self.head_dim = config.hidden_size, config.attention_bias, config.head_dim
+        query_size = config.num_attention_heads * config.head_dim
+        key_value_size = config.num_key_value_heads * config.head_dim
+        self.implementation = implementation
+        self.q_proj = nn.Linear(hidden, query_size, bias)
+        self.k_proj = nn.Linear(hidden, key_value_size, bias)
+        self.v_proj = nn.Linear(hidden, key_value_size, bias)
+        self.o_proj = nn.Linear(query_size, hidden, bias)
+
+    def split_heads(self, x):
+        """(B, Q, heads * D) -> (B, heads, Q, D)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(self, x, mask, rotation, cache=None):
+        q = rotate(self.split_heads(self.q_proj(x)), rotation)  # (B, H, Q, D)
+        k = rotate(self.split_heads(self.k_proj(x)), rotation)  # (B, K, Q, D)
+        v = self.split_heads(self.v_proj(x))  # (B, K, Q, D)
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, K, T, D)
-        y = attend(q, k, v, mask, implementation)
+            k, v = cache.update(k, v)  # (B, K, T, D) each
+        y = attend(q, k, v, mask, self.implementation)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, Q, C)
 
 
@@ -162,133 +142,102 @@ class MLP(nn.Module):
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
-        C, F_ = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(C, F_, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(C, F_, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(F_, C, bias=config.mlp_bias)
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(hidden, inner, bias)
+        self.up_proj = nn.Linear(hidden, inner, bias)
+        self.down_proj = nn.Linear(inner, hidden, bias)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
-    def __init__(self, config: LlamaConfig, layer: int):
+    """One layer. mask M: 0 or -inf, (B, 1, Q, T); rotation as in `rotate`; both are given to it.
+
+    cache: None, or an object whose update(k, v) stores the keys and values (B, K, Q, D) of the
+    tokens in x and gives back all that the layer may look at, (B, K, T, D) each.
+    """
+
+    def __init__(self, config: LlamaConfig, implementation, dropout):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config, implementation)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, mask, cos, sin, cache, implementation, dropout):
-        x = x + dropout(
-            self.self_attn(self.input_layernorm(x), mask, cos, sin, cache, implementation)
-        )
-        return x + dropout(self.mlp(self.post_attention_layernorm(x)))
+    def forward(self, x, mask, rotation, cache=None):
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), mask, rotation, cache))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+def count_positions(segment_ids: Tensor) -> Tensor:
+    """R2: real tokens are counted 0, 1, 2, ... in each row, padding gets 0. int (B, T)."""
+    real = segment_ids != -1
+    return (real.cumsum(1) - 1) * real
+
+
+def additive(allowed: Tensor, dtype) -> Tensor:
+    """R5: a boolean mask (B, Q, T) as the M of the equation, 0 or -inf, (B, 1, Q, T)."""
+    mask = torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -math.inf)
+    return mask[:, None]
 
 
 class Llama(nn.Module):
     """The model. `scheme` says which mask each layer gets; `attention` is "sdpa" or "eager".
 
     dropout: probability, on the embedding and on what each block adds, while training only.
-    checkpoint_activations, if set True: training keeps each block's input only and computes the rest again.
     Weights are drawn from N(0, 0.02) by torch's global generator.
+    Raises ValueError for a scheme that does not fit the number of layers.
     """
 
-    def __init__(
-        self, config: LlamaConfig, scheme: MaskScheme = MaskScheme(), attention="sdpa", dropout=0.0
-    ):
+    def __init__(self, config: LlamaConfig, scheme=MaskScheme(), attention="sdpa", dropout=0.0):
         super().__init__()
         if attention not in ("sdpa", "eager"):
             raise ValueError(f"attention is {attention!r}; expected 'sdpa' or 'eager'")
-        self.config, self.scheme, self.attention, self.checkpoint_activations = (
-            config,
-            scheme,
-            attention,
-            False,
-        )
-        scheme.kinds(config.num_hidden_layers)  # refuses a scheme that does not fit
+        self.config, self.scheme = config, scheme
+        self.kinds = scheme.kinds(config.num_hidden_layers)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(config, attention, dropout) for _ in self.kinds)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
-        self._tie()
+        self.tie_weights()
 
-    def _tie(self):
+    def tie_weights(self):
+        """Let the output head be the embedding, where the config says so."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
-    def forward(self, input_ids, segment_ids, position_ids=None, cache=None, order=None) -> Tensor:
-        """Logits of the next token at every token.
+    def forward(self, input_ids, segment_ids, position_ids=None) -> Tensor:
+        """Logits of the next token at every token, (B, T, V); arguments as in `hidden_states`."""
+        return self.lm_head(self.hidden_states(input_ids, segment_ids, position_ids))
 
-        input_ids, segment_ids: int (B, Q); position_ids: int (B, Q), by default real tokens are
-        counted 0, 1, 2, ... and padding gets 0. cache: a KVCache that holds the tokens before these
-        and receives these. order: see `build_masks`, (B or 1, Q, T) with T = cached + Q tokens.
-        Returns (B, Q, V).
+    def hidden_states(self, input_ids, segment_ids, position_ids=None) -> Tensor:
+        """What the output head reads, (B, T, C).
+
+        input_ids, segment_ids: int (B, T); position_ids: int (B, T), by default `count_positions`.
         """
-        return self.lm_head(self.hidden_states(input_ids, segment_ids, position_ids, cache, order))
-
-    def hidden_states(
-        self,
-        input_ids,
-        segment_ids,
-        position_ids=None,
-        cache=None,
-        order=None,
-        after_intra=None,
-        stop=None,
-    ):
-        """What the output head reads, (B, Q, C); arguments as in `forward`.
-
-        after_intra: what the IN layers give, (B, Q, C), where that is known: the model starts behind them.
-        stop: give what comes out of the first `stop` layers instead.
-        """
-        Q = input_ids.shape[1]
-        if cache is not None:
-            segment_ids = torch.cat(
-                (cache.segment_ids.to(segment_ids), segment_ids), dim=1
-            )  # (B, T)
-            cache.segment_ids = segment_ids
-            if order is None:
-                T = segment_ids.shape[1]
-                order = torch.ones(1, Q, T, dtype=torch.bool, device=input_ids.device).tril(T - Q)
         if position_ids is None:
-            real = segment_ids != -1
-            position_ids = ((real.cumsum(1) - 1) * real)[:, -Q:]
-        kinds = self.scheme.kinds(len(self.layers))
-        masks = build_masks(segment_ids, self.scheme, order)
-        for kind in set(kinds):  # M of the equation: 0 or -inf, (B, 1, Q, T)
-            allowed = (
-                masks[kind]
-                if cache is None
-                else cache.columns(kind, kinds.index(kind), masks[kind])
-            )
-            masks[kind] = torch.zeros_like(allowed, dtype=self.norm.weight.dtype).masked_fill_(
-                ~allowed, -math.inf
-            )[:, None]
-        cos, sin = self._rope(position_ids)
-        x = (
-            self.dropout(self.embed_tokens(input_ids)) if after_intra is None else after_intra
-        )  # (B, Q, C)
-        for number in range(
-            0 if after_intra is None else self.scheme.intra_layers,
-            len(kinds) if stop is None else stop,
-        ):
-            layer, arguments = (
-                self.layers[number],
-                (x, masks[kinds[number]], cos, sin, cache, self.attention, self.dropout),
-            )
-            again = self.checkpoint_activations and self.training
-            x = recompute(layer, *arguments, use_reentrant=False) if again else layer(*arguments)
-        return self.norm(x) if stop is None else x
+            position_ids = count_positions(segment_ids)
+        allowed = build_masks(segment_ids, self.scheme)
+        masks = {kind: additive(allowed[kind], self.norm.weight.dtype) for kind in set(self.kinds)}
+        rotation = self.rotation(position_ids)
+        x = self.dropout(self.embed_tokens(input_ids))  # (B, T, C)
+        for layer, kind in zip(self.layers, self.kinds, strict=True):
+            x = layer(x, masks[kind], rotation)
+        return self.norm(x)
 
-    def _rope(self, position_ids):
-        weight = self.embed_tokens.weight
-        frequencies = rope_frequencies(
-            self.config, torch.promote_types(weight.dtype, torch.float32), weight.device
-        )
-        angles = position_ids[:, None, :, None] * frequencies  # (B, 1, Q, D/2)
+    def rotation(self, position_ids) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the angles of all tokens, (B, 1, T, D/2) each, in the model's dtype.
+
+        The angles are computed in float32 at least.
+        """
+        weight = self.norm.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        frequencies = rope_frequencies(self.config, wide, weight.device)  # (D/2,)
+        angles = position_ids[:, None, :, None] * frequencies
         return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)

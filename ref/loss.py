@@ -1,11 +1,29 @@
-"""What training minimizes: which tokens are predicted, and over which alternatives (SPEC section 6)."""
+"""What training minimizes: which tokens are predicted, and over which alternatives.
+
+A token is predicted from the hidden state of the token before it. Which ones (`loss`):
+
+    "target"  the tokens of the target, with the end token
+    "titles"  those of every item that has one before it: history and target alike
+    "all"     every token but the first of a prompt
+
+Over which alternatives a probability is normalized (`softmax`):
+
+    "full"       the whole vocabulary
+    "catalogue"  the tokens that continue some title of the catalogue from where the title stands
+                 (the masked softmax loss of MSL, Wang et al., SIGIR 2025)
+
+With three titles "ab", "ac" and "d", the first token of "ab" is chosen from {a, d}, the second from
+{b, c}; its end token is the only continuation, has probability 1, and is not computed.
+
+Shapes: B prompts, T tokens, N predicted tokens, M alternatives at most, C hidden, V vocabulary.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from ref.llama import at_least_float32
 from ref.prompt import padded
@@ -14,28 +32,29 @@ from ref.settings import Settings
 
 @dataclass(frozen=True)
 class Batch:
-    """B prompts with their targets, right-padded to T tokens, and the N tokens to predict.
+    """B prompts with their targets, right-padded, and the N tokens to predict.
 
-    input_ids, segment_ids: int (B, T). rows, places: int (N,): token `places` of row `rows` is predicted from the token before it.
-    chosen: the trie node of each such token, int (N,); None where the softmax is full. units: what the loss is averaged over, titles
-    (tokens for loss "all"). real_tokens: tokens that are not padding. dropped: history entries that did not fit.
+    input_ids, segment_ids: int (B, T). rows, columns: int (N,), where the predicted tokens stand.
+    nodes: int (N,), the trie node of each; None with the full softmax.
+    num_predicted: what the loss is a mean over: predicted titles (tokens with loss "all").
+    real_tokens: tokens that are not padding. dropped: items of histories that did not fit.
     """
 
-    input_ids: torch.Tensor
-    segment_ids: torch.Tensor
-    rows: torch.Tensor
-    places: torch.Tensor
-    chosen: np.ndarray | None
-    units: int
+    input_ids: Tensor
+    segment_ids: Tensor
+    rows: Tensor
+    columns: Tensor
+    nodes: np.ndarray | None
+    num_predicted: int
     real_tokens: int
     dropped: int
 
 
 class Objective:
-    """Turns windows of entries into batches, and batches into a loss.
+    """Turns windows of titles into batches, and batches into log-probabilities.
 
-    loss: "target", the tokens of the target and its end token; "titles", those of every entry that has one before it; "all", every
-    token but the first. Raises ValueError for combinations that have no meaning.
+    encoder: a PromptEncoder; titles: the catalogue, in a Trie `trie`; loss as above.
+    Raises ValueError for combinations that have no meaning.
     """
 
     def __init__(self, encoder, trie, titles, settings: Settings, loss):
@@ -45,108 +64,132 @@ class Objective:
             )
         if loss == "titles" and not settings.layout.same_everywhere:
             raise ValueError(
-                "--loss titles needs a layout in which a title reads the same as entry and as target; "
-                f"{settings.layout.name!r} does not (use 'lines', or --loss target)"
+                "--loss titles needs a layout in which a title reads the same as entry and as "
+                f"target; {settings.layout.name!r} does not (use 'lines', or --loss target)"
             )
-        self.encoder, self.trie, self.titles, self.settings, self.loss = (
-            encoder,
-            trie,
-            titles,
-            settings,
-            loss,
-        )
-        self.chosen = [
+        self.encoder = encoder
+        self.trie = trie
+        self.titles = titles
+        self.settings = settings
+        self.loss = loss
+        # the nodes of each title's tokens, from the first token to the leaf
+        self.nodes = [
             np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))
         ]
-        self.title_tokens = np.array([len(nodes) for nodes in self.chosen])
+        self.title_lengths = np.array([len(nodes) for nodes in self.nodes])
 
     def batch(self, windows, device="cpu") -> Batch:
-        """The batch of some windows: a list of int arrays, the last entry of each is the target."""
-        # below, the target's tokens must be those of the trie, which is checked at less cost
-        border, titles = self.loss == "all", self.titles
-        prompts = [
-            self.encoder.encode([titles[e] for e in w[:-1]], titles[w[-1]], check_border=border)
-            for w in windows
-        ]
-        input_ids, segment_ids = padded(prompts)
-        rows, places, chosen, units = [], [], [], 0
-        for row, (prompt, window) in enumerate(zip(prompts, windows)):
-            shown = window[prompt.dropped :]  # entry number e of the prompt is shown[e - 1]
-            first = {"target": len(shown), "titles": 2, "all": 0}[self.loss]
-            place = np.flatnonzero(prompt.entry >= first)
-            places.append(place[place > 0])
-            rows.append(np.full(len(places[-1]), row))
-            if self.loss == "all":
-                units += len(places[-1])
-                continue
-            units += len(shown) - first + 1
-            chosen.append(np.concatenate([self.chosen[entry] for entry in shown[first - 1 :]]))
-            if not np.array_equal(self.trie.token[chosen[-1]], prompt.input_ids[places[-1]]):
-                raise ValueError(
-                    f"the tokenizer reads titles in another way behind this prompt: {prompt.text[:200]!r}"
-                )
-        rows, places, chosen = (
-            np.concatenate(rows),
-            np.concatenate(places),
-            np.concatenate(chosen) if chosen else None,
-        )
-        if self.settings.softmax == "full":
-            chosen = None
+        """The batch of some windows: int arrays of titles, the last of each is the target.
+
+        Raises ValueError where the tokenizer reads a title in another way than the trie holds it.
+        """
+        prompts = [self._prompt(window) for window in windows]
+        columns = [self._predicted_columns(prompt) for prompt in prompts]
+        if self.loss == "all":
+            nodes, num_predicted = None, sum(map(len, columns))
         else:
-            parent = self.trie.parent[chosen]
-            order = np.argsort(parent > 0, kind="stable")  # first tokens of titles first
-            order = order[
-                self.trie.num_children[parent[order]] > 1
-            ]  # one possible continuation costs nothing
-            rows, places, chosen = rows[order], places[order], chosen[order]
-        tensors = (
-            torch.from_numpy(array).to(device) for array in (input_ids, segment_ids, rows, places)
-        )
+            titles = [self._predicted_titles(*pair) for pair in zip(prompts, windows)]
+            nodes = np.concatenate([self._nodes(*each) for each in zip(prompts, columns, titles)])
+            num_predicted = sum(map(len, titles))
+        rows = np.repeat(np.arange(len(prompts)), [len(part) for part in columns])
+        columns = np.concatenate(columns)
+        if self.settings.softmax == "full":
+            nodes = None
+        else:
+            is_choice = self.trie.num_children[self.trie.parent[nodes]] > 1
+            rows, columns, nodes = rows[is_choice], columns[is_choice], nodes[is_choice]
+        arrays = (*padded(prompts), rows, columns)
         return Batch(
-            *tensors, chosen, units, int((segment_ids != -1).sum()), sum(p.dropped for p in prompts)
+            *(torch.from_numpy(array).to(device) for array in arrays),
+            nodes,
+            num_predicted,
+            real_tokens=sum(len(prompt.input_ids) for prompt in prompts),
+            dropped=sum(prompt.dropped for prompt in prompts),
         )
 
-    def token_log_probs(self, model, batch: Batch) -> torch.Tensor:
-        """Log-probability of each predicted token, in nats, (N,); logits exist only where one is predicted."""
-        hidden = model.hidden_states(batch.input_ids, batch.segment_ids)[
-            batch.rows, batch.places - 1
-        ]  # (N, C)
-        hidden = hidden / self.settings.temperature  # instead of the logits, which are many more
-        if batch.chosen is None:
-            tokens = batch.input_ids[batch.rows, batch.places]
+    def token_log_probs(self, model, batch: Batch) -> Tensor:
+        """Log-probability of each predicted token, in nats, (N,), float32 at least.
+
+        The output head is computed where a token is predicted, and nowhere else.
+        """
+        hidden = model.hidden_states(batch.input_ids, batch.segment_ids)  # (B, T, C)
+        hidden = hidden[batch.rows, batch.columns - 1]  # (N, C)
+        # the states are divided instead of the logits, which are many more
+        hidden = hidden / self.settings.temperature
+        if batch.nodes is None:
+            tokens = batch.input_ids[batch.rows, batch.columns]
             logits = at_least_float32(model.lm_head(hidden))  # (N, V)
-            return -F.cross_entropy(logits, tokens, reduction="none")
-        parent = self.trie.parent[batch.chosen]
-        column = torch.from_numpy(batch.chosen - self.trie.first_child[parent]).to(hidden.device)[
-            :, None
-        ]
-        out, first = [], int((parent == 0).sum())
-        if first:  # the first tokens of titles share their alternatives: a head of those alone, no gathering
-            alternatives = self._tokens(self.trie.children(parent[:1])[0], hidden)[0]  # (M,)
-            logits = at_least_float32(
-                hidden[:first] @ F.embedding(alternatives, model.lm_head.weight).T
-            )  # (first, M)
-            out.append(logits.log_softmax(-1).gather(1, column[:first]))
-        if first < len(parent):
-            children, real = self.trie.children(parent[first:])  # (N - first, M)
-            tokens, real = self._tokens(children, hidden), torch.from_numpy(real).to(hidden.device)
-            logits = model.lm_head(hidden[first:])
-            out.append(
-                child_log_softmax(logits, tokens, real, self.settings).gather(1, column[first:])
+            return -functional.cross_entropy(logits, tokens, reduction="none")
+        return self._log_probs_among_siblings(model.lm_head, hidden, batch.nodes)
+
+    def _prompt(self, window):
+        history = [self.titles[title] for title in window[:-1]]
+        # `_nodes` sees to the border at less cost, where it looks
+        check_border = self.loss == "all"
+        return self.encoder.encode(history, self.titles[window[-1]], check_border=check_border)
+
+    def _first_predicted(self, prompt):
+        """The number of the first item whose tokens are predicted (0: text, too)."""
+        target = prompt.item_numbers.max()
+        return {"target": target, "titles": 2, "all": 0}[self.loss]
+
+    def _predicted_columns(self, prompt):
+        columns = np.flatnonzero(prompt.item_numbers >= self._first_predicted(prompt))
+        return columns[columns > 0]  # nothing stands before the first token
+
+    def _predicted_titles(self, prompt, window):
+        shown = window[prompt.dropped :]  # item number e of the prompt is shown[e - 1]
+        return shown[self._first_predicted(prompt) - 1 :]
+
+    def _nodes(self, prompt, columns, titles):
+        """The trie node of each predicted token of a prompt."""
+        nodes = np.concatenate([self.nodes[title] for title in titles])
+        if not np.array_equal(self.trie.token[nodes], prompt.input_ids[columns]):
+            raise ValueError(
+                "the tokenizer reads titles in another way behind this prompt: "
+                f"{prompt.text[:200]!r}"
             )
-        return torch.cat(out)[:, 0] if out else model.lm_head(hidden).sum(1)  # (N,)
+        return nodes
 
-    def _tokens(self, nodes, like):
-        return torch.from_numpy(self.trie.token[nodes].clip(0)).to(like.device)
+    def _log_probs_among_siblings(self, lm_head, hidden, nodes):
+        """Log-probability of each node among the children of its parent, (N,)."""
+        parents = self.trie.parent[nodes]
+        places = self._tensor(nodes - self.trie.first_child[parents], hidden)[:, None]  # (N, 1)
+        at_root = self._tensor(parents == 0, hidden)
+        log_probs = hidden.new_empty(len(nodes), dtype=_wide(hidden.dtype))
+
+        # First tokens share their alternatives: a head of those alone is enough, for all at once.
+        children, _ = self.trie.children(np.array([0]))
+        tokens = self._tensor(self.trie.token[children[0]], hidden)  # (M,)
+        head = functional.embedding(tokens, lm_head.weight)  # (M, C)
+        logits = at_least_float32(hidden[at_root] @ head.T)
+        log_probs[at_root] = logits.log_softmax(-1).gather(1, places[at_root])[:, 0]
+
+        children, real = self.trie.children(parents[parents > 0])
+        tokens = self._tensor(self.trie.token[children].clip(0), hidden)  # (others, M)
+        among = child_log_softmax(
+            lm_head(hidden[~at_root]), tokens, self._tensor(real, hidden), "catalogue"
+        )
+        log_probs[~at_root] = among.gather(1, places[~at_root])[:, 0]
+        return log_probs
+
+    @staticmethod
+    def _tensor(array, like):
+        return torch.from_numpy(array).to(like.device)
 
 
-def child_log_softmax(logits: Tensor, tokens: Tensor, real: Tensor, settings: Settings) -> Tensor:
-    """log softmax(logits) at `tokens`, over the vocabulary or over those tokens alone.
+def _wide(dtype):
+    return torch.promote_types(dtype, torch.float32)
 
-    logits (N, V), divided by the temperature already; tokens int (N, M), the possible continuations, padded; real
-    bool (N, M). Returns (N, M), -inf at padding. Source: MSL (Wang et al., SIGIR 2025) for softmax="catalogue".
+
+def child_log_softmax(logits: Tensor, tokens: Tensor, real: Tensor, softmax) -> Tensor:
+    """log softmax(logits) at `tokens`: over the vocabulary ("full") or over them ("catalogue").
+
+    logits (N, V), divided by the temperature already; tokens int (N, M), the possible
+    continuations, padded; real bool (N, M). Returns (N, M), -inf at padding.
+    Source: MSL (Wang et al., SIGIR 2025) for softmax="catalogue".
     """
     logits = at_least_float32(logits)
-    if settings.softmax == "catalogue":
+    if softmax == "catalogue":
         return logits.gather(1, tokens).masked_fill(~real, -torch.inf).log_softmax(-1)
     return logits.log_softmax(-1).gather(1, tokens).masked_fill(~real, -torch.inf)

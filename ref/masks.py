@@ -1,10 +1,11 @@
-r"""HatLLM's attention masks: one predicate per layer kind, then matrices.
+r"""HatLLM's attention masks: one predicate for each kind of layer, then matrices.
 
 The method (arXiv 2510.10955), in our words, equation beside code
 ------------------------------------------------------------------
 A recommender prompt is a list of items: the titles that a user chose, in order, then the title to
-predict. Left alone, a language model looks mostly at tokens of the *same* title. HatLLM steers it
-layer by layer, with masks alone and no new parameter:
+predict, the target. Left alone, a language model gives a token of the same title several times the
+attention that it gives to a token of another title. HatLLM steers it layer by layer, with masks
+alone and no new parameter:
 
 * shallow layers (**IN**, intra-item) may not look from one item into another: they read titles;
 * middle layers (**OR**, original) are the plain causal attention of the language model;
@@ -13,11 +14,11 @@ layer by layer, with masks alone and no new parameter:
 
 Attention of one head, with d = head_dim and a mask M of 0 and -inf beside the causal one:
 
-    softmax(Q K^T / sqrt(d) + M_causal + M_kind) V          kind = IN or CR; in an OR layer no M_kind
+    softmax(Q K^T / sqrt(d) + M_causal + M_kind) V         kind = IN or CR; in an OR layer no M_kind
 
-A token j carries a **segment id** s_j: -1 padding, 0 text (instruction, headers), 1..n the history
-entries in order of appearance, n+1 the target. It numbers occurrences: an item bought twice has two
-segment ids. "Query j may attend to key k", for *indices* j, k in the sequence (not positions):
+A token j carries a **segment id** s_j: -1 padding, 0 text (instruction, headers), 1..n the items of
+the history in order of appearance, n+1 the target. It numbers occurrences: an item bought twice has
+two segment ids. "Query j may attend to key k":
 
     OR(j,k) = k <= j  and  s_k != -1                                                 -> _or
     IN(j,k) = OR(j,k) and not (s_j >= 1 and s_k >= 1 and s_j != s_k)  text="visible" -> _in
@@ -25,10 +26,16 @@ segment ids. "Query j may attend to key k", for *indices* j, k in the sequence (
     CR(j,k) = OR(j,k) and not (s_j >= 1 and s_k = s_j and j != k)     cross_self=True -> _cr
             = OR(j,k) and not (s_j >= 1 and s_k = s_j)                cross_self=False
 
+    R1. j and k are indices in the sequence, not positions; position ids are for RoPE only.
+    R2. Position ids count real tokens 0, 1, 2, ...; padding gets 0 and moves nobody else.
     R3. A padding query attends to itself alone, and nobody else attends to padding.
-    R4. A row that the rules leave empty attends to itself alone.   -> both in build_masks
+    R4. A row that the rules leave empty attends to itself alone.
+    R5. A masked score is -inf, in the type that the scores have; never a large finite number.
 
-The paper leaves four questions open. Each is a field of `MaskScheme`.
+R1, R3 and R4 are in `build_masks`; R2 and R5 in `ref/llama.py`, which counts positions and adds M.
+
+The paper leaves four questions open. Each is a field of `MaskScheme`, with the reason for its
+default.
 """
 
 from dataclasses import dataclass, fields
@@ -47,15 +54,20 @@ _CHOICES = {
 class MaskScheme:
     """Which layers get which mask, and how the paper's open questions are answered.
 
-    intra_layers, cross_layers: number of IN layers (nearest the embedding) and of CR layers (nearest
-        the output); those between are OR. With 0 and 0 the model is a plain causal Llama.
-    cross_self: may a token attend to itself in a CR layer? Without it the first item of a prompt
-        that has no text before it has empty rows, which R4 fills.
-    text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
-        nothing, which makes an item's states in IN layers independent of the rest of the prompt.
+    intra_layers, cross_layers: number of IN layers (nearest the embedding) and of CR layers
+        (nearest the output); those between are OR. With 0 and 0 the model is a plain causal Llama.
+    cross_self: may a token attend to itself in a CR layer? Yes, because without it the first item
+        of a prompt that has no text before it has empty rows, and the softmax of an empty row is
+        undefined. With False, R4 fills such a row.
     delimiters: do the quotes, commas or newlines around a title belong to its item ("item") or to
-        the text ("text")? As text they carry information from item to item through two IN layers.
-    target: is the title being generated an item too ("item") or text ("text")?
+        the text ("text")? To the item, because as text they carry information from item to item
+        through two IN layers, and IN would not be intra-item any more.
+    target: is the title being generated an item too ("item") or text ("text")? An item, because it
+        will be one, and is read in training as those before it. In IN layers it sees text and
+        itself, in CR layers text and the history; as text it would see everything everywhere.
+    text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
+        nothing. Visible, because the paper masks pairs of items and says nothing of text. Isolated
+        makes an item's states in IN layers independent of the rest of the prompt.
 
     `delimiters` and `target` decide segment ids (ref/prompt.py); the others decide masks.
     Raises ValueError for any other value.
@@ -80,14 +92,13 @@ class MaskScheme:
                 f"mask scheme: cross_self is {self.cross_self!r}; expected true or false"
             )
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"mask scheme: {name} is {getattr(self, name)!r}; expected one of {choices}"
-                )
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"mask scheme: {name} is {value!r}; expected one of {choices}")
 
     @classmethod
     def from_dict(cls, values):
-        """Read the "hatllm" object of a config.json; raises ValueError for a field that is unknown."""
+        """Read the "hatllm" object of a config.json; raises ValueError for an unknown field."""
         if not isinstance(values, dict):
             raise ValueError(
                 f"mask scheme: found {type(values).__name__}; expected an object of fields"
@@ -103,61 +114,67 @@ class MaskScheme:
 
         Raises ValueError where intra_layers + cross_layers do not fit into num_layers.
         """
-        middle = num_layers - self.intra_layers - self.cross_layers
-        if middle < 0:
+        original_layers = num_layers - self.intra_layers - self.cross_layers
+        if original_layers < 0:
             raise ValueError(
                 f"intra_layers {self.intra_layers} + cross_layers {self.cross_layers} is more than "
                 f"the {num_layers} layers of the model"
             )
-        return ["IN"] * self.intra_layers + ["OR"] * middle + ["CR"] * self.cross_layers
+        return ["IN"] * self.intra_layers + ["OR"] * original_layers + ["CR"] * self.cross_layers
 
 
-def _or(precedes, s_k):
-    return precedes & (s_k != -1)
+# The predicates, each for all pairs at once: `s_j` (B, Q, 1) and `s_k` (B, 1, T) broadcast to
+# (B, Q, T). `causal` stands for k <= j, `itself` for j = k, `original` for OR(j,k).
 
 
-def _in(allowed, s_j, s_k, scheme):
-    open_to = (s_j < 1) | (s_k == s_j)
-    return allowed & (open_to if scheme.text == "isolated" else open_to | (s_k < 1))
+def _or(causal, s_k):
+    return causal & (s_k != -1)
 
 
-def _cr(allowed, s_j, s_k, itself, scheme):
-    open_to = (s_j < 1) | (s_k != s_j)
-    return allowed & (open_to | itself if scheme.cross_self else open_to)
+def _in(original, s_j, s_k, scheme):
+    if scheme.text == "isolated":
+        return original & ((s_j < 1) | (s_k == s_j))
+    return original & ~((s_j >= 1) & (s_k >= 1) & (s_j != s_k))
+
+
+def _cr(original, s_j, s_k, itself, scheme):
+    if scheme.cross_self:
+        return original & ~((s_j >= 1) & (s_k == s_j) & ~itself)
+    return original & ~((s_j >= 1) & (s_k == s_j))
 
 
 def build_masks(
-    segment_ids: Tensor, scheme: MaskScheme, order: Tensor | None = None
+    segment_ids: Tensor, scheme: MaskScheme, causal: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The boolean matrix of each layer kind: True = query (row) may attend to key (column).
+    """The boolean matrix of each kind of layer: True = query (row) may attend to key (column).
 
     segment_ids: int (B, T), as in the module docstring.
-    order: bool (B or 1, Q, T), stands for "k <= j" with the last Q of the T tokens as queries.
-        The default is the causal order of all T. Decoding passes rows of it (a key/value cache) or
-        a tree in which every token's ancestors, and itself, come before it (several continuations
-        of one prompt, side by side).
-    Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each. Every row allows at least one key.
+    causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries.
+        By default all T tokens are queries, in the order of the sequence. A search passes the rows
+        of the tokens that it adds to a prompt, each with the tokens that come before it there.
+    Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
+    key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.
     """
-    if segment_ids.dim() != 2 or segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
+    is_integer = not segment_ids.is_floating_point() and segment_ids.dtype != torch.bool
+    if segment_ids.dim() != 2 or not is_integer:
         raise ValueError(
             f"segment_ids: {segment_ids.dtype} {tuple(segment_ids.shape)}; expected integers (B, T)"
         )
-    index = torch.arange(segment_ids.shape[1], device=segment_ids.device)
-    if order is None:
-        order = index <= index[:, None]  # (T, T)
-    num_queries = order.shape[-2]
-    first = len(index) - num_queries
-    itself = index == index[first:, None]  # (Q, T): j = k
-    s_j = segment_ids[:, first:, None]  # (B, Q, 1)
+    key = torch.arange(segment_ids.shape[1], device=segment_ids.device)  # (T,)
+    if causal is None:
+        causal = key <= key[:, None]  # (T, T), by index: R1
+    first_query = len(key) - causal.shape[-2]
+    itself = key == key[first_query:, None]  # (Q, T)
+    s_j = segment_ids[:, first_query:, None]  # (B, Q, 1)
     s_k = segment_ids[:, None, :]  # (B, 1, T)
 
-    allowed = torch.where(s_j == -1, itself, _or(order, s_k))  # R3
+    original = torch.where(s_j == -1, itself, _or(causal, s_k))  # R3
     masks = {
-        "IN": _in(allowed, s_j, s_k, scheme),
-        "OR": allowed,
-        "CR": _cr(allowed, s_j, s_k, itself, scheme),
+        "IN": _in(original, s_j, s_k, scheme),
+        "OR": original,
+        "CR": _cr(original, s_j, s_k, itself, scheme),
     }
-    if not scheme.cross_self:
+    if not scheme.cross_self:  # nothing else can leave a row empty
         masks["CR"] |= itself & ~masks["CR"].any(-1, keepdim=True)  # R4
     return masks

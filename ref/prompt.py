@@ -1,23 +1,32 @@
-"""From titles to tokens with segment ids (SPEC section 4).
+"""From titles to one string, to tokens, to segment ids.
 
-A prompt is one string: text before, the history entries, text after, the target. A `Layout` says
-what stands around the titles. The string is tokenized whole, as a language model would see it, and
-each token gets the segment of the stretch that holds its first character.
+A prompt is one string. A `Layout` says what stands around the titles:
+
+    before | open title close | open title close | ... | after | open title close
+    text     item 1             item 2                   text    the target
+
+The string is tokenized whole, as a language model would see it, and each token gets the segment
+of the part of the string that holds the token's first character. What opens and closes a title are
+its *delimiters*; whether they belong to the item or to the text, the mask scheme says.
+
+T is the number of tokens of one prompt.
 """
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from ref.files import read_json
 from ref.masks import MaskScheme
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands around titles, as text. bos: does a beginning-of-sequence token come first?
-    eos: does the end-of-sequence token end the target? All but `before` and `after` are delimiters."""
+    """What stands around titles, as text. ref/layouts holds those that are built in.
+
+    entry_open, entry_close: around each title of the history; last_entry_close: behind the last.
+    target_open, target_close: around the target. bos: does a beginning-of-sequence token come
+    first? eos: does the end-of-sequence token end the target?
+    """
 
     name: str
     before: str = ""
@@ -30,195 +39,169 @@ class Layout:
     bos: bool = False
     eos: bool = False
 
-    @classmethod
-    def from_dict(cls, values, source="layout"):
-        """Read a layout from JSON values. Raises ValueError naming `source` and the field."""
-        if not isinstance(values, dict):
-            raise ValueError(
-                f"{source}: the layout is a {type(values).__name__}; expected an object"
-            )
-        kinds = {field.name: field.type for field in fields(cls)}
-        for name, value in values.items():
-            if type(value) is not kinds.get(name):
-                expected = (
-                    f"expected {kinds[name].__name__}"
-                    if name in kinds
-                    else f"expected some of {list(kinds)}"
-                )
-                raise ValueError(f"{source}: layout field {name!r} is {value!r}; {expected}")
-        if "name" not in values:
-            raise ValueError(f"{source}: the layout has no 'name'")
-        for name, value in values.items():
-            if isinstance(value, str) and any(
-                "\ud800" <= character <= "\udfff" for character in value
-            ):
-                raise ValueError(
-                    f"{source}: layout field {name!r} holds half a surrogate pair, which is no character"
-                )
-        layout = cls(**values)
-        if not layout.eos and not layout.target_close:
-            raise ValueError(f"{source}: nothing ends the target; expected target_close or eos")
-        return layout
-
-    @classmethod
-    def load(cls, name):
-        """A built-in layout (ref/layouts) by name, or one from a JSON file."""
-        return LAYOUTS[name] if name in LAYOUTS else cls.from_dict(read_json(name), name)
-
     @property
     def same_everywhere(self):
-        """Does a title read the same as a history entry and as the target? (`--loss titles` needs it.)"""
-        delimiters = {(self.entry_open, self.entry_close), (self.entry_open, self.last_entry_close)}
-        return delimiters == {(self.target_open, self.target_close)} and not (
-            self.after or self.eos
-        )
+        """Does a title read the same in the history and as the target? `--loss titles` needs it."""
+        around_history = {
+            (self.entry_open, self.entry_close),
+            (self.entry_open, self.last_entry_close),
+        }
+        around_target = (self.target_open, self.target_close)
+        return around_history == {around_target} and not (self.after or self.eos)
 
 
-LAYOUTS = {
-    path.stem: Layout.from_dict(read_json(path), path)
-    for path in (Path(__file__).parent / "layouts").glob("*.json")
-}
+@dataclass(frozen=True)
+class Part:
+    """A part of the string. number: 0 text, 1..n an item of the history, n+1 the target."""
+
+    text: str
+    number: int
+    is_title: bool = False
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """input_ids, segment_ids: int arrays (T,). entry: which stretch a token lies in, whatever the scheme says: 0 text, 1..n history
-    entries, n+1 target. prompt_length: tokens before the target. dropped: history entries left out because the prompt was too long."""
+    """A tokenized prompt.
+
+    input_ids, segment_ids: int (T,). item_numbers: int (T,), which item a token lies in, whatever
+    the scheme says: 0 text, 1..n the history, n+1 the target. prompt_length: tokens before the
+    target. dropped: items of the history left out because the prompt was too long.
+    """
 
     text: str
     input_ids: np.ndarray
     segment_ids: np.ndarray
-    entry: np.ndarray
+    item_numbers: np.ndarray
     prompt_length: int
     dropped: int
 
 
 class PromptEncoder:
-    """Encodes histories and targets for one tokenizer, layout and mask scheme."""
+    """Makes the prompts of one tokenizer, layout and mask scheme, of at most `max_length` tokens.
+
+    Raises ValueError where the layout needs a token that the tokenizer does not have.
+    """
 
     def __init__(self, tokenizer, layout: Layout, scheme: MaskScheme, max_length):
-        for wanted, token in ((layout.bos, "bos"), (layout.eos, "eos")):
-            if wanted and getattr(tokenizer, f"{token}_id") < 0:
+        for is_needed, token in ((layout.bos, "bos"), (layout.eos, "eos")):
+            if is_needed and getattr(tokenizer, f"{token}_id") < 0:
                 raise ValueError(
                     f"{tokenizer.source} has no {token} token; layout {layout.name!r} needs one"
                 )
-        self.tokenizer, self.layout, self.scheme, self.max_length = (
-            tokenizer,
-            layout,
-            scheme,
-            max_length,
-        )
+        self.tokenizer = tokenizer
+        self.layout = layout
+        self.scheme = scheme
+        self.max_length = max_length
 
     def encode(self, history, target=None, reserve=0, check_border=True) -> Prompt:
         """The prompt of a history of titles and, if given, its target.
 
-        Oldest entries are dropped whole until prompt, target and `reserve` more tokens fit into
+        The oldest items are dropped, whole, until prompt, target and `reserve` more tokens fit into
         max_length. Raises ValueError where that cannot be, and where the tokenizer does not keep
-        text, entries or the border between prompt and target apart (check_border=False trusts the last).
+        text, items or the border between prompt and target apart (check_border=False trusts it to
+        keep the border).
         """
         for dropped in range(max(len(history), 1)):
             prompt = self._encode(history[dropped:], target, dropped)
             if len(prompt.input_ids) + reserve <= self.max_length:
-                if check_border:
-                    self._check_border(prompt, history[dropped:], target)
+                if check_border and target is not None:
+                    self._refuse_a_fused_border(prompt, history[dropped:], target)
                 return prompt
+        shortest = history[-1] if history else target
         raise ValueError(
-            f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; the model reads "
-            f"{self.max_length}: {(history[-1] if history else target)[:80]!r}"
+            f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; "
+            f"the model reads {self.max_length}: {shortest[:80]!r}"
         )
-
-    def _stretches(self, history, target):
-        """[(text, entry, is it a title?)] in order; their texts joined are the prompt."""
-        layout, last = self.layout, len(history)
-        stretches = [(layout.before, 0, False)]
-        for number, title in enumerate(history, start=1):
-            close = layout.last_entry_close if number == last else layout.entry_close
-            stretches += [
-                (layout.entry_open, number, False),
-                (title, number, True),
-                (close, number, False),
-            ]
-        stretches.append((layout.after, 0, False))
-        if target is not None:
-            stretches += [(layout.target_open, last + 1, False), (target, last + 1, True)]
-            stretches.append((layout.target_close, last + 1, False))
-        return stretches
-
-    def _encode(self, history, target, dropped):
-        stretches = self._stretches(history, target)
-        text = "".join(stretch[0] for stretch in stretches)
-        ids, first = self.tokenizer.encode(text)
-        begins = np.cumsum([0] + [len(stretch[0]) for stretch in stretches[:-1]])
-        which = np.searchsorted(begins, first, side="right") - 1  # the stretch of each token
-        entry = np.array([stretch[1] for stretch in stretches])[which]
-        is_title = np.array([stretch[2] for stretch in stretches])[which]
-        self._check_entries(history, target, entry[is_title])
-        if not ids and not self.layout.bos:
-            raise ValueError(f"layout {self.layout.name!r}: an empty history makes an empty prompt")
-        if self.layout.bos:
-            ids, entry, is_title = (
-                [self.tokenizer.bos_id, *ids],
-                np.append(0, entry),
-                np.append(False, is_title),
-            )
-        if self.layout.eos and target is not None:
-            ids, entry, is_title = (
-                [*ids, self.tokenizer.eos_id],
-                np.append(entry, len(history) + 1),
-                np.append(is_title, False),
-            )
-        segments, prompt_length = (
-            self._segments(entry, is_title, len(history)),
-            int((entry <= len(history)).sum()),
-        )
-        return Prompt(text, np.array(ids), segments, entry, prompt_length, dropped)
-
-    def _segments(self, entry, is_title, num_history):
-        segments = entry if self.scheme.delimiters == "item" else np.where(is_title, entry, 0)
-        return (
-            np.where(segments > num_history, 0, segments)
-            if self.scheme.target == "text"
-            else segments
-        )
-
-    def _check_entries(self, history, target, entries_with_title_tokens):
-        titles = [*history] if target is None else [*history, target]
-        for number in set(range(1, len(titles) + 1)).difference(entries_with_title_tokens.tolist()):
-            raise ValueError(
-                f"{self.tokenizer.source}: no token begins inside the title {titles[number - 1]!r}"
-            )
-
-    def _check_border(self, prompt, history, target):
-        """The tokens of prompt + target must begin with those of the prompt."""
-        if target is None:
-            return
-        text = "".join(stretch[0] for stretch in self._stretches(history, None))
-        alone = [self.tokenizer.bos_id] * self.layout.bos + self.tokenizer.encode(text)[0]
-        if prompt.input_ids[: prompt.prompt_length].tolist() != alone:
-            raise ValueError(
-                f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target of {target!r}"
-            )
 
     def encode_target(self, title):
-        """The tokens that answer a prompt with `title`, and the segment (0, or 1 for item) of each.
+        """The tokens that continue a prompt with `title`, and which of them lie in its segment.
 
-        Raises ValueError where the border between prompt and target fuses.
+        Returns int (T,) and bool (T,); where delimiters or the target are text, the second is
+        False. Raises ValueError where the border between prompt and target fuses.
         """
-        whole = self._encode([title], title, 0)
-        self._check_border(whole, [title], title)
-        return whole.input_ids[whole.prompt_length :], np.minimum(
-            whole.segment_ids[whole.prompt_length :], 1
-        )
+        prompt = self._encode([title], title, dropped=0)
+        self._refuse_a_fused_border(prompt, [title], title)
+        target = slice(prompt.prompt_length, None)
+        return prompt.input_ids[target], prompt.segment_ids[target] > 0
+
+    def _encode(self, history, target, dropped):
+        parts = self._parts(history, target)
+        text = "".join(part.text for part in parts)
+        input_ids, first_characters = self.tokenizer.encode(text)
+        lengths = np.array([len(part.text) for part in parts])
+        begins = lengths.cumsum() - lengths
+        # parts that begin at the same character are empty but for the last: "right" takes that one
+        part_of_token = np.searchsorted(begins, first_characters, side="right") - 1
+        numbers = np.array([part.number for part in parts])[part_of_token]
+        in_title = np.array([part.is_title for part in parts])[part_of_token]
+        self._refuse_titles_without_tokens(history, target, numbers[in_title])
+        if self.layout.bos:
+            input_ids = [self.tokenizer.bos_id, *input_ids]
+            numbers, in_title = np.append(0, numbers), np.append(False, in_title)
+        if self.layout.eos and target is not None:
+            input_ids = [*input_ids, self.tokenizer.eos_id]
+            numbers, in_title = np.append(numbers, len(history) + 1), np.append(in_title, False)
+        if not input_ids:
+            raise ValueError(f"layout {self.layout.name!r}: an empty history makes an empty prompt")
+        segment_ids = self._segment_ids(numbers, in_title, len(history))
+        prompt_length = int((numbers <= len(history)).sum())
+        return Prompt(text, np.array(input_ids), segment_ids, numbers, prompt_length, dropped)
+
+    def _parts(self, history, target):
+        """The parts of the string, in order."""
+        layout = self.layout
+        parts = [Part(layout.before, 0)]
+        for number, title in enumerate(history, start=1):
+            is_last = number == len(history)
+            parts.append(Part(layout.entry_open, number))
+            parts.append(Part(title, number, is_title=True))
+            parts.append(Part(layout.last_entry_close if is_last else layout.entry_close, number))
+        parts.append(Part(layout.after, 0))
+        if target is not None:
+            number = len(history) + 1
+            parts.append(Part(layout.target_open, number))
+            parts.append(Part(target, number, is_title=True))
+            parts.append(Part(layout.target_close, number))
+        return parts
+
+    def _segment_ids(self, numbers, in_title, history_length):
+        """int (T,): the numbers, with 0 for what the scheme calls text."""
+        segment_ids = numbers
+        if self.scheme.delimiters == "text":
+            segment_ids = np.where(in_title, segment_ids, 0)
+        if self.scheme.target == "text":
+            segment_ids = np.where(numbers > history_length, 0, segment_ids)
+        return segment_ids
+
+    def _refuse_titles_without_tokens(self, history, target, numbers_with_title_tokens):
+        titles = [*history] if target is None else [*history, target]
+        present = set(numbers_with_title_tokens.tolist())
+        for number, title in enumerate(titles, start=1):
+            if number not in present:
+                raise ValueError(
+                    f"{self.tokenizer.source}: no token begins inside the title {title!r}"
+                )
+
+    def _refuse_a_fused_border(self, prompt, history, target):
+        """The tokens of prompt + target must begin with those of the prompt alone."""
+        text = "".join(part.text for part in self._parts(history, target=None))
+        alone, _ = self.tokenizer.encode(text)
+        if self.layout.bos:
+            alone = [self.tokenizer.bos_id, *alone]
+        if prompt.input_ids[: prompt.prompt_length].tolist() != alone:
+            raise ValueError(
+                f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target "
+                f"of {target!r}"
+            )
 
 
 def padded(prompts):
-    """input_ids and segment_ids (U, T) of prompts, padded on the right."""
+    """input_ids and segment_ids, int (B, T) each, of B prompts, padded on the right."""
     length = max(len(prompt.input_ids) for prompt in prompts)
-    input_ids, segment_ids = (
-        np.zeros((len(prompts), length), np.int64),
-        np.full((len(prompts), length), -1),
-    )
+    input_ids = np.zeros((len(prompts), length), np.int64)
+    segment_ids = np.full((len(prompts), length), -1)
     for row, prompt in enumerate(prompts):
         size = len(prompt.input_ids)
-        input_ids[row, :size], segment_ids[row, :size] = prompt.input_ids, prompt.segment_ids
+        input_ids[row, :size] = prompt.input_ids
+        segment_ids[row, :size] = prompt.segment_ids
     return input_ids, segment_ids

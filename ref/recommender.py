@@ -1,4 +1,4 @@
-"""The front door: a model folder that recommends."""
+"""The front door: from a model folder to what is needed to recommend."""
 
 import torch
 
@@ -10,7 +10,7 @@ from ref.trie import Trie
 
 
 def load(folder, dtype=torch.float32, device="cpu", base=None):
-    """(model in eval mode, its PromptEncoder, its Settings) of a folder; `base` as in load_model."""
+    """(model in eval mode, PromptEncoder, Settings) of a folder; `base` as in load_model."""
     settings, tokenizer = read_settings(folder), read_tokenizer(folder, base)
     model = load_model(folder, dtype=dtype, device=device, base=base).eval()
     check_vocabulary(tokenizer, model.config)
@@ -21,6 +21,6 @@ def load(folder, dtype=torch.float32, device="cpu", base=None):
 
 
 def build_trie(encoder: PromptEncoder, titles) -> Trie:
-    """The catalogue's trie: for each title the tokens that answer a prompt with it."""
-    pairs = [encoder.encode_target(title) for title in titles]
-    return Trie([ids for ids, _ in pairs], [segments > 0 for _, segments in pairs], titles)
+    """The catalogue's trie: for each title the tokens that continue a prompt with it."""
+    targets = [encoder.encode_target(title) for title in titles]
+    return Trie([tokens for tokens, _ in targets], [in_item for _, in_item in targets], titles)

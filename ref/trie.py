@@ -1,102 +1,126 @@
 """The titles of a catalogue as a tree of tokens, in flat arrays.
 
-Node 0 is the root: the end of the prompt. Every other node is one token; a path from the root to a leaf is one title. Nodes are
-numbered level by level, the children of a node side by side, ordered by token.
+Node 0 is the root: the end of a prompt. Every other node is one token; the path from the root to a
+leaf is one title. For the titles "ab", "ac" and "d", each with the end token "|":
+
+    0 root -- 1 a -- 3 b -- 5 |        level 1 holds the nodes 1 and 2,
+           |      `- 4 c -- 6 |        level 2 the nodes 3, 4 and (behind d) 5 ...
+           `- 2 d ...
+
+Nodes are numbered level by level, the children of a node side by side, ordered by token.
+Shapes: N nodes, S titles.
 """
 
 import numpy as np
 
 
 class Trie:
-    """All arrays int64 or bool, (N,) for N nodes unless said otherwise.
+    """All arrays are int64 or bool of shape (N,), unless said otherwise.
 
-    token, parent, depth; first_child, num_children; in_item: does the token belong to the target
-    item (it does not where delimiters are text)? title: the title that ends here, or -1;
-    first_title: the least title at or below; branches: does any node at or below have two children?
-    preorder, size: node a is an ancestor of b, or b itself, if
-    preorder[a] <= preorder[b] < preorder[a] + size[a].
-    leaf (titles,): where each title ends. Titles of equal tokens share a leaf, and are one answer.
+    token, parent, depth: of each node; token and parent of the root are -1.
+    first_child, num_children: the children of a node are first_child ... + num_children - 1.
+    in_item: does the token belong to the target item? (Not where its delimiter is text.)
+    title: the title that ends here, or -1. first_title: the first title, in the order of the
+        catalogue, at or below. branches: does any node at or below have two children or more?
+    preorder, size: a node's place in a walk that visits parents before children, and the number of
+        nodes at or below it. a is b or an ancestor of b if preorder[b] - preorder[a] is at least
+        0 and less than size[a].
+    leaf (S,): where each title ends. Titles of equal tokens share a leaf; the first stands for all.
+    levels: level d holds the nodes levels[d] to levels[d + 1] - 1.
     """
 
     def __init__(self, sequences, in_item, titles):
-        """sequences, in_item: for each of `titles` its tokens and whether each lies in the item.
+        """sequences, in_item: for each of `titles` its tokens, and whether each lies in the item.
 
         Raises ValueError where a title's tokens begin another's, or where one token lies in the
         item for one title and outside for another.
         """
+        self._add_nodes(sequences, in_item, titles)
+        self._describe_children()
+        self._describe_titles(titles)
+        self._describe_order()
+
+    def _add_nodes(self, sequences, in_item, titles):
         lengths = np.array([len(sequence) for sequence in sequences])
-        flat, flags = np.concatenate(sequences), np.concatenate(in_item).astype(bool)
-        start = lengths.cumsum() - lengths
-        vocab = int(flat.max()) + 1
-        at = np.zeros(len(titles), np.int64)  # the node that each title has reached
-        columns = {
-            "token": [np.array([-1])],
-            "parent": [np.array([-1])],
-            "in_item": [np.array([False])],
-        }
-        self.levels = [0, 1]  # level d holds the nodes levels[d] to levels[d + 1] - 1
+        tokens = np.concatenate(sequences)
+        flags = np.concatenate(in_item).astype(bool)
+        starts = lengths.cumsum() - lengths
+        vocabulary = int(tokens.max()) + 1
+        reached = np.zeros(len(titles), np.int64)  # the node that each title has come to
+        token, parent, in_target = [np.array([-1])], [np.array([-1])], [np.array([False])]
+        self.levels = [0, 1]
         for depth in range(lengths.max()):
-            active = np.flatnonzero(lengths > depth)
-            place = start[active] + depth
-            keys, first, node = np.unique(
-                at[active] * vocab + flat[place], return_index=True, return_inverse=True
-            )
-            at[active] = self.levels[-1] + node
-            columns["token"].append(keys % vocab)
-            columns["parent"].append(keys // vocab)
-            columns["in_item"].append(flags[place][first])
-            differs = np.flatnonzero(flags[place] != flags[place][first][node])
-            if len(differs):
+            going_on = np.flatnonzero(lengths > depth)
+            place = starts[going_on] + depth
+            # a node is a pair (parent, token): titles with equal pairs go to the same node
+            pairs = reached[going_on] * vocabulary + tokens[place]
+            nodes, first, node_of = np.unique(pairs, return_index=True, return_inverse=True)
+            reached[going_on] = self.levels[-1] + node_of
+            token.append(nodes % vocabulary)
+            parent.append(nodes // vocabulary)
+            in_target.append(flags[place][first])
+            differs = flags[place] != flags[place][first][node_of]
+            if differs.any():
+                title = titles[going_on[differs.argmax()]]
                 raise ValueError(
-                    f"delimiters='text' cannot tell {titles[active[differs[0]]]!r} from a title that begins like it: "
+                    f"delimiters='text' cannot tell {title!r} from a title that begins like it: "
                     "the same token is a delimiter in one and part of the title in the other"
                 )
-            self.levels.append(self.levels[-1] + len(keys))
-        self.token, self.parent, self.in_item = (
-            np.concatenate(column) for column in columns.values()
-        )
-        self.leaf = at
-        self._derive(titles)
+            self.levels.append(self.levels[-1] + len(nodes))
+        self.token = np.concatenate(token)
+        self.parent = np.concatenate(parent)
+        self.in_item = np.concatenate(in_target)
+        self.leaf = reached
 
-    def _derive(self, titles):
-        N = len(self.token)
+    def _describe_children(self):
         self.depth = np.repeat(np.arange(len(self.levels) - 1), np.diff(self.levels))
-        self.num_children = np.bincount(self.parent[1:], minlength=N)
+        self.num_children = np.bincount(self.parent[1:], minlength=len(self.token))
         self.first_child = 1 + self.num_children.cumsum() - self.num_children
-        self.title, self.first_title = np.full(N, -1), np.full(N, len(titles))
-        number = np.arange(len(titles))
-        np.minimum.at(self.first_title, self.leaf, number)
-        self.title[self.leaf] = self.first_title[self.leaf]
+
+    def _describe_titles(self, titles):
         inner = np.flatnonzero(self.num_children[self.leaf])
         if len(inner):
             raise ValueError(
-                f"the tokens of {titles[inner[0]]!r} begin those of another title; nothing ends the target"
+                f"the tokens of {titles[inner[0]]!r} begin those of another title; "
+                "nothing ends the target"
             )
-        self.branches, self.size = self.num_children > 1, np.ones(N, np.int64)
-        for low, high in reversed(list(zip(self.levels[1:], self.levels[2:]))):
-            level, parent = slice(low, high), self.parent[low:high]
-            np.minimum.at(self.first_title, parent, self.first_title[level])
-            np.logical_or.at(self.branches, parent, self.branches[level])
-            np.add.at(self.size, parent, self.size[level])
-        self.preorder = np.zeros(N, np.int64)
-        for low, high in zip(self.levels[1:], self.levels[2:]):
+        self.first_title = np.full(len(self.token), len(titles))
+        np.minimum.at(self.first_title, self.leaf, np.arange(len(titles)))
+        self.title = np.full(len(self.token), -1)
+        self.title[self.leaf] = self.first_title[self.leaf]
+
+    def _describe_order(self):
+        """What is gathered from the leaves up, then from the root down."""
+        self.branches = self.num_children > 1
+        self.size = np.ones(len(self.token), np.int64)
+        below_the_root = list(zip(self.levels[1:], self.levels[2:]))
+        for low, high in reversed(below_the_root):
             parent = self.parent[low:high]
-            before = (
-                self.size[low:high].cumsum() - self.size[low:high]
-            )  # sizes of all earlier nodes of the level
-            self.preorder[low:high] = (
-                self.preorder[parent] + 1 + before - before[self.first_child[parent] - low]
-            )
+            np.minimum.at(self.first_title, parent, self.first_title[low:high])
+            np.logical_or.at(self.branches, parent, self.branches[low:high])
+            np.add.at(self.size, parent, self.size[low:high])
+        self.preorder = np.zeros(len(self.token), np.int64)
+        for low, high in below_the_root:
+            parent = self.parent[low:high]
+            size = self.size[low:high]
+            before = size.cumsum() - size  # nodes below all earlier nodes of this level
+            first_sibling = self.first_child[parent] - low
+            before_siblings = before - before[first_sibling]  # below all earlier siblings
+            self.preorder[low:high] = self.preorder[parent] + 1 + before_siblings
 
     def path(self, title):
-        """The nodes from the root to the parent of the title's leaf: where each of its tokens is chosen."""
+        """The nodes where the tokens of a title are chosen: from the root to its leaf's parent."""
         nodes = [self.parent[self.leaf[title]]]
-        while nodes[-1]:
+        while nodes[-1] != 0:
             nodes.append(self.parent[nodes[-1]])
         return np.array(nodes[::-1])
 
     def children(self, nodes):
-        """The children of each node, padded to the widest: (nodes, M), and which of them are real."""
-        column = np.arange(max(self.num_children[nodes].max(initial=0), 1))
-        real = column < self.num_children[nodes][:, None]
-        return np.where(real, self.first_child[nodes][:, None] + column, 0), real
+        """The children of each node, padded with 0 to the most that any has: int (len(nodes), M).
+
+        Returns them, and which of them are real: bool (len(nodes), M).
+        """
+        most = max(self.num_children[nodes].max(initial=0), 1)
+        number = np.arange(most)
+        real = number < self.num_children[nodes][:, None]
+        return np.where(real, self.first_child[nodes][:, None] + number, 0), real

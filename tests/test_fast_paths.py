@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_cli import TINY, run, run_main  # noqa: F401
 from test_search import HISTORIES
 
 import evaluate
@@ -17,29 +16,34 @@ from ref.checkpoints.weights import hf_parameters
 from ref.golden import case as cases
 from ref.llama import Llama, LlamaConfig
 from ref.masks import MaskScheme
-from ref.prompt import LAYOUTS
+from ref.layouts import LAYOUTS
 from ref.recommender import build_trie
-from ref.search.cache import KVCache, prune
-from ref.search.decoder import Decoder
-from ref.search.item_states import ItemCache
+from ref.search.cache import KVCache, drop_what_no_target_sees
+from ref.search.beam import beam_search
+from ref.search.decoder import Decoder, cached_hidden_states
+from ref.search.exact import title_log_probs
+from ref.search.item_states import ItemStates
 from ref.settings import Settings
 
-from conftest import TITLES, config_of, random_model
-from support.data import write_interactions
+from support.catalogue import TITLES
+from support.commands import run_main
+from support.data import TINY, write_interactions
+from support.models import config_of, random_model
 
 ISOLATED = MaskScheme(2, 1, text="isolated")
 
 
 def generated_logits(model, input_ids, segment_ids, start, positions=None):
     """Logits of tokens `start`... of one row: the prompt at once, the cache pruned, then token by token."""
-    cache = KVCache()
+    cache = KVCache(model.kinds)
     ends = [start, *range(start + 1, input_ids.shape[1] + 1)]
     logits = []
     for begin, end in zip([0, *ends], ends):
         given = None if positions is None else positions[:, begin:end]
-        logits.append(model(input_ids[:, begin:end], segment_ids[:, begin:end], given, cache=cache))
+        new = (input_ids[:, begin:end], segment_ids[:, begin:end], given)
+        logits.append(model.lm_head(cached_hidden_states(model, cache, *new)))
         if begin == 0:
-            prune(cache, model.scheme, len(model.layers))
+            drop_what_no_target_sees(cache, model.scheme)
     return torch.cat(logits, dim=1)[:, start:], cache
 
 
@@ -113,7 +117,7 @@ def test_intra_layers_hold_text_and_target_alone_and_cross_layers_the_prompt_alo
     _, cache = generated_logits(
         model, torch.arange(9)[None], torch.tensor([[0, 1, 1, 2, 2, 0, 3, 3, 3]]), 6
     )
-    assert [cache.layers[layer][0].shape[2] for layer in range(4)] == [text + 3, 9, 6, 6]
+    assert [layer.keys.shape[2] for layer in cache.layers] == [text + 3, 9, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_nothing_is_dropped_where_generated_tokens_may_be_text(scheme):
     _, cache = generated_logits(
         model, torch.arange(9)[None], torch.tensor([[0, 1, 1, 2, 2, 0, 3, 3, 0]]), 6
     )
-    assert [cache.layers[layer][0].shape[2] for layer in range(4)] == [9, 9, 9, 9]
+    assert [layer.keys.shape[2] for layer in cache.layers] == [9, 9, 9, 9]
 
 
 @pytest.fixture
@@ -134,7 +138,7 @@ def two_decoders(encoder_for, model_for):
     def make(scheme=ISOLATED, seed=0, softmax="catalogue"):
         model, encoder = model_for(scheme, seed, num_hidden_layers=4), encoder_for(scheme)
         trie = build_trie(encoder, TITLES)
-        items = ItemCache(model, encoder, TITLES, batch_size=7)
+        items = ItemStates(model, encoder, TITLES, batch_size=7)
         return encoder, [
             Decoder(model, trie, Settings(LAYOUTS["lines"], softmax), cached)
             for cached in (None, items)
@@ -153,9 +157,9 @@ def test_cached_items_change_no_log_probability_and_no_list(two_decoders, scheme
     encoder, (plain, cached) = two_decoders(scheme, softmax=softmax)
     prompts = [encoder.encode(history) for history in histories]
     np.testing.assert_allclose(
-        cached.title_log_probs(prompts), plain.title_log_probs(prompts), rtol=1e-10
+        title_log_probs(cached, prompts), title_log_probs(plain, prompts), rtol=1e-10
     )
-    wanted, found = plain.beam_search(prompts, 5), cached.beam_search(prompts, 5)
+    wanted, found = beam_search(plain, prompts, 5), beam_search(cached, prompts, 5)
     assert [[title for title, _ in one] for one in found] == [
         [title for title, _ in one] for one in wanted
     ]
@@ -165,7 +169,7 @@ def test_the_prompt_starts_behind_the_intra_layers(two_decoders, monkeypatch):
     encoder, (_, cached) = two_decoders()
     monkeypatch.setattr(cached.model.layers[0], "forward", None)
     monkeypatch.setattr(cached.model.layers[1], "forward", None)
-    assert cached._read_prompts([encoder.encode(["Heat", "Jaws"])])[1].isfinite().all()
+    assert cached.read_prompts([encoder.encode(["Heat", "Jaws"])])[1].isfinite().all()
     with pytest.raises(TypeError):
         cached.model.layers[0](None)
 
@@ -173,7 +177,7 @@ def test_the_prompt_starts_behind_the_intra_layers(two_decoders, monkeypatch):
 def test_an_entry_that_is_no_title_of_the_catalogue_is_named(two_decoders):
     encoder, (_, cached) = two_decoders()
     with pytest.raises(ValueError, match="no title of the catalogue: 'Heat.nSomething else"):
-        cached.beam_search([encoder.encode(["Heat", "Something else"])], 3)
+        beam_search(cached, [encoder.encode(["Heat", "Something else"])], 3)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +189,16 @@ def test_cached_items_are_refused_under_other_schemes(encoder_for, model_for, ch
         ValueError,
         match="--cache-items needs IN layers with text='isolated'.*" + next(iter(change)),
     ):
-        ItemCache(model_for(scheme), encoder_for(scheme), TITLES)
+        ItemStates(model_for(scheme), encoder_for(scheme), TITLES)
 
 
 def test_cached_items_are_refused_in_a_layout_with_text(encoder_for, model_for):
     with pytest.raises(ValueError, match="without text around the entries; 'instruction' has some"):
-        ItemCache(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
+        ItemStates(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
 
 
 @pytest.mark.parametrize("ranking", ["beam", "full", "sampled"])
-def test_evaluation_with_cached_items_reports_the_same(tmp_path, run, ranking):  # noqa: F811
+def test_evaluation_with_cached_items_reports_the_same(tmp_path, run, ranking):
     rng = random.Random(0)
     data = write_interactions(
         tmp_path / "data",

@@ -1,6 +1,6 @@
 """ref.llama against transformers, against a float64 re-computation, and against itself in pieces.
 
-Masks come from `conftest.allowed`, never from ref.masks.
+Masks come from `support.masks`, never from ref.masks.
 """
 
 import json
@@ -20,8 +20,10 @@ from ref.checkpoints.weights import hf_parameters
 from ref.llama import Llama, LlamaConfig
 from ref.masks import MaskScheme
 from ref.search.cache import KVCache
+from ref.search.decoder import cached_hidden_states
 
-from conftest import config_of, mask_table, random_model
+from support.masks import mask_table
+from support.models import config_of, random_model
 
 LLAMA3 = {
     "factor": 8.0,
@@ -241,10 +243,11 @@ def test_a_sequence_fed_in_chunks_through_a_cache_gives_the_logits_of_the_whole(
     length = segments.shape[1]
     input_ids = INPUT[:, :length]
     cuts = sorted(data.draw(st.sets(st.integers(1, length - 1))))
-    cache, pieces = KVCache(), []
+    cache, pieces = KVCache(model.kinds), []
 
     for begin, end in zip([0, *cuts], [*cuts, length]):
-        pieces.append(model(input_ids[:, begin:end], segments[:, begin:end], cache=cache))
+        new = (input_ids[:, begin:end], segments[:, begin:end])
+        pieces.append(model.lm_head(cached_hidden_states(model, cache, *new)))
 
     whole, real = model(input_ids, segments), segments != -1
     torch.testing.assert_close(torch.cat(pieces, dim=1)[real], whole[real], rtol=1e-10, atol=1e-10)
@@ -253,12 +256,12 @@ def test_a_sequence_fed_in_chunks_through_a_cache_gives_the_logits_of_the_whole(
 @torch.no_grad()
 def test_a_forked_cache_leaves_the_one_it_came_from_as_it_was():
     model = random_model(config_of(), MaskScheme(1, 1), dtype=torch.float64)
-    whole, cache = model(INPUT, SEGMENTS), KVCache()
-    model(INPUT[:, :6], SEGMENTS[:, :6], cache=cache)
+    whole, cache = model(INPUT, SEGMENTS), KVCache(model.kinds)
+    cached_hidden_states(model, cache, INPUT[:, :6], SEGMENTS[:, :6])
 
-    model(INPUT[:, 2:5], SEGMENTS[:, 2:5], cache=cache.fork())
+    cached_hidden_states(model, cache.fork(), INPUT[:, 2:5], SEGMENTS[:, 2:5])
 
-    rest = model(INPUT[:, 6:], SEGMENTS[:, 6:], cache=cache)
+    rest = model.lm_head(cached_hidden_states(model, cache, INPUT[:, 6:], SEGMENTS[:, 6:]))
     torch.testing.assert_close(rest, whole[:, 6:], rtol=1e-10, atol=1e-10)
 
 

@@ -8,9 +8,10 @@ from ref.loss import Objective
 from ref.masks import MaskScheme
 from ref.recommender import build_trie
 from ref.search.decoder import Decoder
+from ref.search.exact import title_log_probs
 from ref.settings import Settings
 
-from conftest import TITLES, continuations
+from support.catalogue import TITLES, continuations
 
 WINDOWS = [np.array([7, 9, 7, 2]), np.array([17, 18]), np.array([4, 5, 15, 14, 13, 26])]
 CASES = [  # loss, softmax, layout
@@ -62,7 +63,7 @@ def predicted(objective, windows):
         prompt = encoder.encode([titles[e] for e in window[:-1]], titles[window[-1]])
         ids, entry, shown = (
             prompt.input_ids.tolist(),
-            prompt.entry.tolist(),
+            prompt.item_numbers.tolist(),
             len(window) - prompt.dropped,
         )
         numbers = {"target": {shown}, "titles": {*range(2, shown + 1)}, "all": {*range(shown + 1)}}[
@@ -112,16 +113,16 @@ def test_the_predicted_tokens_are_those_of_the_loop(objective_for, loss, softmax
     wanted, units = predicted(objective, WINDOWS)
     found = zip(
         batch.rows.tolist(),
-        batch.places.tolist(),
-        batch.input_ids[batch.rows, batch.places].tolist(),
+        batch.columns.tolist(),
+        batch.input_ids[batch.rows, batch.columns].tolist(),
     )
     assert sorted(found) == [(row, place, token) for row, place, token, _ in wanted]
-    assert batch.units == units and batch.dropped == 0
+    assert batch.num_predicted == units and batch.dropped == 0
 
 
 def in_order(batch, log_probs):
     """The log-probabilities by row and place, as a loop meets them."""
-    return log_probs.detach().numpy()[np.lexsort((batch.places, batch.rows))]
+    return log_probs.detach().numpy()[np.lexsort((batch.columns, batch.rows))]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=["plain", "default", "all else"])
@@ -160,9 +161,9 @@ def test_target_tokens_end_with_the_end_token_and_begin_behind_the_prompt(object
 
     batch = objective.batch([np.array([7, 17])])
 
-    tokens = batch.input_ids[0, batch.places].tolist()
+    tokens = batch.input_ids[0, batch.columns].tolist()
     assert tokens == [*tokenizer.encode('"Jaws"')[0], tokenizer.eos_id]
-    assert batch.places.tolist() == list(
+    assert batch.columns.tolist() == list(
         range(batch.input_ids.shape[1] - len(tokens), batch.input_ids.shape[1])
     )
 
@@ -172,7 +173,7 @@ def test_under_the_catalogue_softmax_only_choices_are_predicted(objective_for, t
 
     batch = objective_for("target", "catalogue", titles=titles).batch([np.array([2, 1])])
 
-    chosen = tokenizer.pieces(batch.input_ids[0, batch.places].tolist())
+    chosen = tokenizer.pieces(batch.input_ids[0, batch.columns].tolist())
     every = tokenizer.pieces(tokenizer.encode("Jaws 2\n")[0])
     assert chosen == [every[0], every[len(tokenizer.encode("Jaws")[0])]]
     assert len(every) > 2
@@ -185,7 +186,7 @@ def test_a_catalogue_of_one_title_leaves_nothing_to_predict(objective_for, model
     batch = objective.batch([np.array([0, 0, 0])])
 
     assert objective.token_log_probs(model_for(), batch).shape == (0,)
-    assert batch.units == {"target": 1, "titles": 2}[loss]
+    assert batch.num_predicted == {"target": 1, "titles": 2}[loss]
 
 
 @pytest.mark.parametrize("loss, softmax, layout", CASES)
@@ -202,10 +203,10 @@ def test_entries_that_do_not_fit_are_dropped_and_the_rest_predicted_as_before(
 
     wanted = objective_for(loss, softmax, layout).batch([window[2:]])
     assert batch.dropped == 2
-    for name in ("input_ids", "segment_ids", "places", "rows"):
+    for name in ("input_ids", "segment_ids", "columns", "rows"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
-    assert batch.units == wanted.units
-    assert softmax == "full" or batch.chosen.tolist() == wanted.chosen.tolist()
+    assert batch.num_predicted == wanted.units
+    assert softmax == "full" or batch.nodes.tolist() == wanted.chosen.tolist()
 
 
 def test_dropped_entries_are_counted_over_the_batch(objective_for, model_for):
@@ -236,7 +237,8 @@ def test_training_and_decoding_give_a_title_the_same_probability(
     )
     prompts = [objective.encoder.encode([TITLES[e] for e in window[:-1]]) for window in WINDOWS]
 
-    decoded = Decoder(model, objective.trie, objective.settings).title_log_probs(prompts)
+    decoder = Decoder(model, objective.trie, objective.settings)
+    decoded = title_log_probs(decoder, prompts)
 
     for row, window in enumerate(WINDOWS):
         trained = objective.token_log_probs(model, objective.batch([window])).sum().item()

@@ -8,9 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_tokenizer import first_characters
 
-from ref.data.dataset import clean_title
+from ref.text import clean_title
 from ref.masks import MaskScheme
-from ref.prompt import LAYOUTS, Layout, PromptEncoder
+from ref.layouts import LAYOUTS, layout_from_dict, load_layout
+from ref.prompt import Layout, PromptEncoder
 from ref.recommender import build_trie
 from ref.tokenizer import Tokenizer
 
@@ -120,7 +121,7 @@ def test_segments_are_those_of_a_loop_over_characters(
             )
             assert prompt.input_ids.tolist() == ids
             assert prompt.segment_ids.tolist() == segments
-            assert prompt.entry.tolist() == entries
+            assert prompt.item_numbers.tolist() == entries
 
 
 def test_a_small_prompt_written_out_by_hand(tokenizers):
@@ -187,7 +188,7 @@ def test_the_answer_of_a_title_is_what_follows_any_prompt(tokenizers, layout):
         answer, flags = encoder.encode_target(title)
         whole = encoder.encode(["A Tale", TITLES[5]], title)
         assert whole.input_ids[whole.prompt_length :].tolist() == answer.tolist()
-        assert flags.tolist() == [1] * len(answer)
+        assert flags.tolist() == [True] * len(answer)
 
 
 @settings(max_examples=60, deadline=None)
@@ -298,13 +299,13 @@ def test_a_title_that_no_token_begins_in_is_named(pairs):
 )
 def test_a_layout_in_which_nothing_ends_the_target_is_refused(values):
     with pytest.raises(ValueError, match="ends the target"):
-        Layout.from_dict(values, "file.json")
+        layout_from_dict(values, "file.json")
 
 
 @pytest.mark.parametrize("text", ("\ud800", "a\udfff"))
 def test_a_layout_with_half_a_surrogate_pair_is_refused(text):
     with pytest.raises(ValueError, match=r"file\.json.*before"):
-        Layout.from_dict({"name": "x", "before": text, "target_close": "\n"}, "file.json")
+        layout_from_dict({"name": "x", "before": text, "target_close": "\n"}, "file.json")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,7 @@ def test_a_layout_file_with_wrong_fields_is_refused_in_one_line(tmp_path, conten
     path = tmp_path / "layout.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"layout\.json") as error:
-        Layout.load(str(path))
+        load_layout(str(path))
     assert (
         all(fragment in str(error.value) for fragment in fragments)
         and len(str(error.value).splitlines()) == 1
@@ -337,13 +338,13 @@ def test_a_layout_file_with_wrong_fields_is_refused_in_one_line(tmp_path, conten
 def test_a_layout_file_gives_the_layout_that_it_holds(tmp_path):
     for layout in ALL_LAYOUTS.values():
         (tmp_path / "layout.json").write_text(json.dumps(layout.__dict__), encoding="utf-8")
-        assert Layout.load(str(tmp_path / "layout.json")) == layout
-    assert Layout.load("instruction") is LAYOUTS["instruction"]
+        assert load_layout(str(tmp_path / "layout.json")) == layout
+    assert load_layout("instruction") is LAYOUTS["instruction"]
 
 
 def test_a_missing_layout_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        Layout.load(str(tmp_path / "nowhere.json"))
+        load_layout(str(tmp_path / "nowhere.json"))
 
 
 def test_the_built_in_layouts_read_as_the_specification_says():
@@ -386,5 +387,5 @@ def test_an_empty_history_is_refused_where_it_leaves_no_prompt(tokenizers):
         tokenizers["trained here"], LAYOUTS["instruction"], MaskScheme(), 1000
     ).encode([])
     assert set(prompt.segment_ids.tolist()) == {0} and np.array_equal(
-        prompt.entry, prompt.segment_ids
+        prompt.item_numbers, prompt.segment_ids
     )

@@ -4,6 +4,8 @@ The naive decoder runs prompt + generated tokens through the plain forward once 
 no cache, no batch, no tree.
 """
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,13 @@ from hypothesis import strategies as st
 
 from ref.masks import MaskScheme
 from ref.recommender import build_trie
-from ref.search.decoder import Decoder
+from ref.search.beam import beam_search
+from ref.search.decoder import Decoder, cached_hidden_states
+from ref.search.exact import title_log_probs
 from ref.settings import Settings
 from ref.trie import Trie
 
-from conftest import TITLES, continuations
+from support.catalogue import TITLES, continuations
 
 SCHEMES = {
     "plain": MaskScheme(),
@@ -262,7 +266,7 @@ def assert_same_lists(found, wanted, tolerance):
 def test_beam_search_is_the_naive_one_list_for_list(decoders, scheme, softmax, layout):
     decoder, naive = decoders(SCHEMES[scheme], softmax=softmax, layout=layout, temperature=0.7)
 
-    found = decoder.beam_search(encoded(naive), 5)
+    found = beam_search(decoder, encoded(naive), 5)
 
     assert_same_lists(found, [naive.beam_search(history, 5) for history in HISTORIES], 1e-6)
 
@@ -272,7 +276,7 @@ def test_beam_search_is_the_naive_one_list_for_list(decoders, scheme, softmax, l
 def test_beam_search_is_the_naive_one_at_every_width(decoders, width, softmax):
     decoder, naive = decoders(softmax=softmax, seed=width)
 
-    found = decoder.beam_search(encoded(naive), width)
+    found = beam_search(decoder, encoded(naive), width)
 
     assert_same_lists(found, [naive.beam_search(history, width) for history in HISTORIES], 1e-6)
     assert width < 40 or all(
@@ -287,7 +291,7 @@ def test_beam_search_is_the_naive_one_for_other_models_and_part_of_the_catalogue
     scheme, softmax = [*SCHEMES.values()][seed], ["full", "catalogue"][seed % 2]
     decoder, naive = decoders(scheme, titles, softmax, seed=seed, num_hidden_layers=3 + seed % 2)
 
-    found = decoder.beam_search(encoded(naive), 3)
+    found = beam_search(decoder, encoded(naive), 3)
 
     assert_same_lists(found, [naive.beam_search(history, 3) for history in HISTORIES], 1e-6)
 
@@ -296,7 +300,7 @@ def test_beam_search_is_the_naive_one_for_other_models_and_part_of_the_catalogue
 def test_beam_search_in_float32_finds_what_the_naive_one_finds(decoders, softmax):
     decoder, naive = decoders(softmax=softmax, dtype=torch.float32)
 
-    found = decoder.beam_search(encoded(naive), 5)
+    found = beam_search(decoder, encoded(naive), 5)
 
     assert_same_lists(found, [naive.beam_search(history, 5) for history in HISTORIES], 1e-4)
 
@@ -304,10 +308,10 @@ def test_beam_search_in_float32_finds_what_the_naive_one_finds(decoders, softmax
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
 def test_banned_titles_do_not_finish_and_leave_their_places_to_others(decoders, softmax):
     decoder, naive = decoders(softmax=softmax)
-    free = decoder.beam_search(encoded(naive), 4)
+    free = beam_search(decoder, encoded(naive), 4)
     banned = [{free[0][0][0], free[0][2][0]}, set(), {TITLES.index("Toy Story"), *range(8, 20)}]
 
-    found = decoder.beam_search(encoded(naive), 4, banned)
+    found = beam_search(decoder, encoded(naive), 4, banned)
 
     wanted = [naive.beam_search(history, 4, titles) for history, titles in zip(HISTORIES, banned)]
     assert_same_lists(found, wanted, 1e-6)
@@ -317,7 +321,7 @@ def test_banned_titles_do_not_finish_and_leave_their_places_to_others(decoders, 
 def test_a_user_with_every_title_banned_gets_an_empty_list(decoders):
     decoder, naive = decoders()
 
-    found = decoder.beam_search(encoded(naive), 3, [set(range(len(TITLES))), set(), set()])
+    found = beam_search(decoder, encoded(naive), 3, [set(range(len(TITLES))), set(), set()])
 
     assert found[0] == [] and len(found[1]) == len(found[2]) == 3
 
@@ -325,7 +329,7 @@ def test_a_user_with_every_title_banned_gets_an_empty_list(decoders):
 def test_a_catalogue_smaller_than_the_width_is_returned_whole_and_in_order(decoders):
     decoder, naive = decoders(titles=["Toy Story", "Heat", "Toy Story 2"])
 
-    found = decoder.beam_search(encoded(naive), 10)
+    found = beam_search(decoder, encoded(naive), 10)
 
     for user, history in zip(found, HISTORIES):
         wanted = sorted(
@@ -344,7 +348,7 @@ def test_titles_of_equal_score_come_in_the_order_of_the_catalogue(decoders, titl
         len({answer[0] for answer in naive.answers}) == 4
     )  # the first token tells: all cost log 4
 
-    found = decoder.beam_search(encoded(naive), 3)
+    found = beam_search(decoder, encoded(naive), 3)
 
     assert [[title for title, _ in user] for user in found] == [[0, 1, 2]] * 3
     assert found[0][0][1] == pytest.approx(-np.log(4))
@@ -355,14 +359,13 @@ def test_the_search_ends_as_soon_as_no_live_beam_can_pass_what_is_finished(
     decoders, seed, monkeypatch
 ):
     decoder, naive = decoders(titles=["Rocky", "Rocky II", "Rocky III", "Rocky IV"], seed=seed)
-    model, calls = decoder.model, []
-    forward = model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    passes = mock.Mock(wraps=cached_hidden_states)
+    monkeypatch.setattr("ref.search.decoder.cached_hidden_states", passes)
 
-    found = decoder.beam_search(encoded(naive)[:1], 1)
+    found = beam_search(decoder, encoded(naive)[:1], 1)
 
     assert found[0][0][0] == 0  # "Rocky", while all others, being longer, still live
-    assert len(calls) == len(naive.answers[0])  # the prompt, and each token but the last
+    assert passes.call_count == len(naive.answers[0])  # the prompt, and each token but the last
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -370,11 +373,11 @@ def test_users_in_one_batch_get_what_each_gets_alone(decoders, softmax):
     decoder, naive = decoders(softmax=softmax)
     prompts = encoded(naive)
 
-    together = decoder.beam_search(prompts[::-1], 5)[::-1]
+    together = beam_search(decoder, prompts[::-1], 5)[::-1]
 
-    assert_same_lists(together, [decoder.beam_search([prompt], 5)[0] for prompt in prompts], 1e-10)
-    alone = np.concatenate([decoder.title_log_probs([prompt]) for prompt in prompts])
-    np.testing.assert_allclose(decoder.title_log_probs(prompts), alone, rtol=0, atol=1e-10)
+    assert_same_lists(together, [beam_search(decoder, [prompt], 5)[0] for prompt in prompts], 1e-10)
+    alone = np.concatenate([title_log_probs(decoder, [prompt]) for prompt in prompts])
+    np.testing.assert_allclose(title_log_probs(decoder, prompts), alone, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -383,7 +386,7 @@ def test_users_in_one_batch_get_what_each_gets_alone(decoders, softmax):
 def test_title_log_probs_are_those_of_each_title_fed_alone(decoders, scheme, softmax, layout):
     decoder, naive = decoders(SCHEMES[scheme], TITLES[::2], softmax, layout, temperature=1.3)
 
-    found = decoder.title_log_probs(encoded(naive), chunk=7)
+    found = title_log_probs(decoder, encoded(naive), chunk=7)
 
     wanted = [[fed_alone(naive, history, title) for title in TITLES[::2]] for history in HISTORIES]
     assert found.dtype == np.float64
@@ -411,15 +414,15 @@ def test_the_probabilities_of_the_whole_catalogue_sum_to_one_under_its_own_softm
     own, naive = decoders(softmax="catalogue")
     full, _ = decoders(softmax="full")
 
-    np.testing.assert_allclose(np.exp(own.title_log_probs(encoded(naive))).sum(1), 1, rtol=1e-10)
-    assert (np.exp(full.title_log_probs(encoded(naive))).sum(1) < 1).all()
+    np.testing.assert_allclose(np.exp(title_log_probs(own, encoded(naive))).sum(1), 1, rtol=1e-10)
+    assert (np.exp(title_log_probs(full, encoded(naive))).sum(1) < 1).all()
 
 
 def test_a_catalogue_of_one_title_is_certain_under_its_own_softmax(decoders):
     decoder, naive = decoders(titles=["Toy Story"], softmax="catalogue")
 
-    assert decoder.title_log_probs(encoded(naive)).tolist() == [[0.0]] * 3
-    assert decoder.beam_search(encoded(naive), 2) == [[(0, 0.0)]] * 3
+    assert title_log_probs(decoder, encoded(naive)).tolist() == [[0.0]] * 3
+    assert beam_search(decoder, encoded(naive), 2) == [[(0, 0.0)]] * 3
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -428,10 +431,10 @@ def test_the_chunk_size_does_not_matter(decoders, softmax, chunk):
     decoder, naive = decoders(softmax=softmax)
     prompts = encoded(naive)
 
-    whole = decoder.title_log_probs(prompts, chunk=10**6)
+    whole = title_log_probs(decoder, prompts, chunk=10**6)
 
     np.testing.assert_allclose(
-        decoder.title_log_probs(prompts, chunk=chunk), whole, rtol=0, atol=1e-10
+        title_log_probs(decoder, prompts, chunk=chunk), whole, rtol=0, atol=1e-10
     )
 
 
@@ -439,12 +442,12 @@ def test_the_chunk_size_does_not_matter(decoders, softmax, chunk):
 def test_the_number_of_logit_rows_at_a_time_does_not_matter(decoders, softmax, monkeypatch):
     decoder, naive = decoders(softmax=softmax)
     prompts = encoded(naive)
-    whole, beams = decoder.title_log_probs(prompts), decoder.beam_search(prompts, 4)
+    whole, beams = title_log_probs(decoder, prompts), beam_search(decoder, prompts, 4)
 
     monkeypatch.setattr("ref.search.decoder._LOGIT_ROWS", 3)
 
-    np.testing.assert_allclose(decoder.title_log_probs(prompts), whole, rtol=0, atol=1e-10)
-    assert_same_lists(decoder.beam_search(prompts, 4), beams, 1e-10)
+    np.testing.assert_allclose(title_log_probs(decoder, prompts), whole, rtol=0, atol=1e-10)
+    assert_same_lists(beam_search(decoder, prompts, 4), beams, 1e-10)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -455,7 +458,7 @@ def test_for_some_titles_alone_the_log_probs_are_the_same_and_minus_infinity_els
     prompts, some = encoded(naive), [3, 4, 17, 29]
     others = [title for title in range(len(TITLES)) if title not in some]
 
-    found, every = decoder.title_log_probs(prompts, some, chunk=3), decoder.title_log_probs(prompts)
+    found, every = title_log_probs(decoder, prompts, some, chunk=3), title_log_probs(decoder, prompts)
 
     np.testing.assert_allclose(found[:, some], every[:, some], rtol=0, atol=1e-10)
     assert (found[:, others] == -np.inf).all()
@@ -465,9 +468,9 @@ def test_beam_scores_are_the_exact_log_probs_of_their_titles(decoders):
     decoder, naive = decoders(SCHEMES["no self"])
     prompts = encoded(naive)
 
-    exact = decoder.title_log_probs(prompts)
+    exact = title_log_probs(decoder, prompts)
 
-    for row, user in zip(exact, decoder.beam_search(prompts, 6)):
+    for row, user in zip(exact, beam_search(decoder, prompts, 6)):
         np.testing.assert_allclose(
             [score for _, score in user], row[[title for title, _ in user]], rtol=0, atol=1e-10
         )

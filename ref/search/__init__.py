@@ -1,0 +1,1 @@
+"""The search for titles: what a model would say next, over the titles of a catalogue."""

@@ -1,72 +1,112 @@
-"""Keys and values of the tokens computed so far, and which of them the masks let go."""
+"""Keys and values of the tokens computed so far, and which of them the masks let go.
+
+Shapes: B sequences, T tokens so far, Q of them new, K kv heads, D head dim.
+"""
+
+import copy
 
 import torch
 
 
-class KVCache:
-    """Keys and values of the tokens computed so far, for one batch; filled by `Llama.forward`."""
+class LayerCache:
+    """The keys and values that one layer holds, (B, K, held tokens, D) each; none at first.
+
+    holds_new: are new tokens held, or looked at once and let go?
+    """
 
     def __init__(self):
-        self.segment_ids = torch.empty(0, dtype=torch.int64)  # (B, T)
-        self.layers = {}  # layer number -> (keys, values), (B, K, T, D) each
-        self.kept = {}  # kind of layers that do not hold all tokens -> the indices of those they hold
-        self.closed = frozenset()  # numbers of layers that take no new tokens
+        self.keys = None
+        self.values = None
+        self.holds_new = True
 
-    def fork(self):
-        """A cache that continues from here and leaves this one as it is (no tensor is copied)."""
-        other = KVCache()
-        other.__dict__.update(vars(self), layers=dict(self.layers), kept=dict(self.kept))
-        return other
-
-    def keep(self, kind, layers, tokens, new=True):
-        """In `layers`, all those of a kind, hold only `tokens` (indices) of those so far, and later ones only if `new`."""
-        self.kept[kind], self.closed = tokens, self.closed.union(() if new else layers)
-        self.layers |= {
-            layer: tuple(y[:, :, tokens] for y in self.layers[layer])
-            for layer in layers
-            if layer in self.layers
-        }
-
-    def columns(self, kind, layer, mask):
-        """The columns of a mask (B, Q, T) that belong to what `layer` holds, and to the Q new tokens."""
-        if kind not in self.kept:
-            return mask
-        columns = torch.arange(mask.shape[2] - mask.shape[1], mask.shape[2], device=mask.device)
-        columns = torch.cat((self.kept[kind], columns))
-        self.kept[kind] = self.kept[kind] if layer in self.closed else columns
-        return mask[:, :, columns]
-
-    def append(self, layer, k, v):
-        """All keys and values of a layer, (B, K, T, D) each, once new ones (B, K, Q, D) are stored behind those so far."""
-        if layer in self.layers:
-            k, v = (torch.cat(pair, dim=2) for pair in zip(self.layers[layer], (k, v)))
-        if layer not in self.closed:
-            self.layers[layer] = k, v
+    def update(self, k, v):
+        """All that the layer may look at: what it held, with k and v, (B, K, Q, D), behind."""
+        if self.keys is not None:
+            k = torch.cat((self.keys, k), dim=2)
+            v = torch.cat((self.values, v), dim=2)
+        if self.holds_new:
+            self.keys, self.values = k, v
         return k, v
 
 
-def rows_of(cache, rows):
-    """A cache that holds some rows of the batch of another."""
-    other = cache.fork()
-    other.segment_ids = cache.segment_ids[rows]
-    other.layers = {layer: (k[rows], v[rows]) for layer, (k, v) in cache.layers.items()}
-    return other
+class KVCache:
+    """What has been computed of B sequences: their segment ids, and a LayerCache for each layer.
+
+    kinds: the kind of each layer. All layers of a kind hold the same tokens: `held[kind]` has their
+    indices, or None where they hold all T. segment_ids: (B, T), None at first.
+    """
+
+    def __init__(self, kinds):
+        self.kinds = kinds
+        self.layers = [LayerCache() for _ in kinds]
+        self.held = dict.fromkeys(kinds)
+        self.segment_ids = None
+
+    def append(self, segment_ids):
+        """Take in the segment ids, (B, Q), of new tokens, which the layers are about to compute.
+
+        Returns the segment ids of all tokens, (B, T), and for each kind of layer the indices of the
+        tokens that it will look at: those that it holds, then the new ones.
+        """
+        before = 0
+        if self.segment_ids is not None:
+            before = self.segment_ids.shape[1]
+            segment_ids = torch.cat((self.segment_ids, segment_ids), dim=1)
+        self.segment_ids = segment_ids
+        new = torch.arange(before, segment_ids.shape[1], device=segment_ids.device)
+        looked_at = {}
+        for kind, tokens in self.held.items():
+            looked_at[kind] = slice(None) if tokens is None else torch.cat((tokens, new))
+            if tokens is not None and self._layers_of(kind)[0].holds_new:
+                self.held[kind] = looked_at[kind]
+        return segment_ids, looked_at
+
+    def keep_only(self, kind, tokens, holds_new=True):
+        """Let the layers of a kind hold only `tokens`, indices of those so far.
+
+        holds_new=False: from now on they look at new tokens once, and do not hold them.
+        """
+        self.held[kind] = tokens
+        for layer in self._layers_of(kind):
+            if layer.keys is not None:
+                layer.keys, layer.values = layer.keys[:, :, tokens], layer.values[:, :, tokens]
+            layer.holds_new = holds_new
+
+    def fork(self):
+        """A cache that continues from here and leaves this one as it is (no tensor is copied)."""
+        other = copy.copy(self)
+        other.layers = [copy.copy(layer) for layer in self.layers]
+        other.held = dict(self.held)
+        return other
+
+    def rows(self, rows):
+        """A cache of some of the B sequences; rows: bool (B,)."""
+        other = self.fork()
+        other.segment_ids = self.segment_ids[rows]
+        for layer in other.layers:
+            if layer.keys is not None:
+                layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        return other
+
+    def _layers_of(self, kind):
+        return [layer for layer, own in zip(self.layers, self.kinds) if own == kind]
 
 
-def prune(cache, scheme, num_layers):
-    """Drop the keys and values that no token of the target looks at, once a cache holds the prompts.
+def drop_what_no_target_sees(cache, scheme):
+    """Once a cache holds prompts: drop the keys and values that no token of a target looks at.
 
-    In IN layers such a token sees text (not even that if it is isolated) and its own item: the history can go. In CR
-    layers it sees nothing of its own item but itself: what is generated need not be stored. Where delimiters or the
-    target are text, generated tokens may be text and see everything: nothing is dropped.
+    In IN layers such a token sees text (not even that if it is isolated) and its own item: the
+    history can go. In CR layers it sees nothing of its own item but itself: what is generated need
+    not be held. Where delimiters or the target are text, generated tokens may be text, which sees
+    everything: nothing is dropped.
     """
     if scheme.target != "item" or scheme.delimiters != "item":
         return
-    text, layers = (cache.segment_ids == 0).any(0) & (scheme.text == "visible"), range(num_layers)
-    cache.keep("IN", layers[: scheme.intra_layers], text.nonzero()[:, 0])
-    cache.keep(
-        "CR",
-        layers[num_layers - scheme.cross_layers :],
-        torch.arange(len(text), device=text.device),
-        new=False,
-    )
+    if "IN" in cache.kinds:
+        is_text = (cache.segment_ids == 0).any(0)  # (T,), in any of the prompts
+        if scheme.text == "isolated":
+            is_text = torch.zeros_like(is_text)
+        cache.keep_only("IN", is_text.nonzero()[:, 0])
+    if "CR" in cache.kinds:
+        prompt = torch.arange(cache.segment_ids.shape[1], device=cache.segment_ids.device)
+        cache.keep_only("CR", prompt, holds_new=False)

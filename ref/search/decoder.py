@@ -1,220 +1,150 @@
-"""Beam search and exact ranking over the titles of a catalogue.
+"""From prompts to the probabilities of what may come next, a token of the catalogue at a time.
 
-A user's prompt is computed once. What is generated stands behind it as a *tree*: several continuations side by side, each token
-attending to the prompt and to its own ancestors, by the same predicates as everywhere (`build_masks` with an `order`). So neither
-keys nor values are copied from beam to beam, and a title that begins like another shares its tokens.
+A prompt is computed once. What is generated stands behind it as a *tree*: several continuations
+side by side, each token attending to the prompt and to its own ancestors, by the same predicates as
+everywhere (`build_masks`, with the tree in place of "k <= j"). So keys and values are not copied
+from one continuation to the next, and titles that begin alike share their tokens.
 
-Shapes: U users, W beams, N nodes of the trie, M children of a node at most, C hidden, V vocabulary.
+Shapes: U users, Q tokens computed at once, G tokens of the tree so far, T of prompt and tree,
+C hidden, V vocabulary, M children of a node at most.
 """
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from ref.llama import Llama
+from ref.llama import Llama, additive, count_positions
 from ref.loss import child_log_softmax
+from ref.masks import build_masks
 from ref.prompt import padded
-from ref.search.cache import KVCache, prune, rows_of
+from ref.search.cache import KVCache, drop_what_no_target_sees
 from ref.settings import Settings
 from ref.trie import Trie
 
 _LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
 
 
+@dataclass(frozen=True)
+class PromptStates:
+    """What is known of U prompts once they are computed.
+
+    cache: their keys and values. lengths: int (U,), tokens of each.
+    target_segments: int (U,), the segment id of each prompt's target.
+    """
+
+    cache: KVCache
+    lengths: np.ndarray
+    target_segments: np.ndarray
+
+    def fork(self):
+        """The same, to be continued without a trace in this one."""
+        return replace(self, cache=self.cache.fork())
+
+    def rows(self, rows, device):
+        """Those of some users; rows: bool (U,)."""
+        cache = self.cache.rows(torch.from_numpy(rows).to(device))
+        return PromptStates(cache, self.lengths[rows], self.target_segments[rows])
+
+
 class Decoder:
-    """A model, the trie of a catalogue, how log-probabilities are normalized, and perhaps cached states of the items."""
+    """A model, the trie of a catalogue, and how log-probabilities are normalized.
 
-    def __init__(self, model: Llama, trie: Trie, settings: Settings, items=None):
-        self.model, self.trie, self.settings, self.items = model, trie, settings, items
-        self.device = model.embed_tokens.weight.device
+    item_states: None, or an ItemStates, which knows what the IN layers make of each item.
+    """
 
-    @torch.inference_mode()
-    def beam_search(self, prompts, width, banned=None):
-        """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
+    def __init__(self, model: Llama, trie: Trie, settings: Settings, item_states=None):
+        self.model = model
+        self.trie = trie
+        self.settings = settings
+        self.item_states = item_states
+        self.device = model.norm.weight.device
 
-        Each step extends every live beam by all its children in the trie. Titles that end among the best `width` candidates are finished;
-        the best `width` that do not end live on. A user's search stops when no live beam can pass the last of `width` finished titles. No
-        length normalization; ties by catalogue order. banned: a set of titles a user that may not finish.
+    def read_prompts(self, prompts):
+        """Compute U prompts: PromptStates, and the hidden state of each last token, (U, C)."""
+        input_ids, segment_ids = map(self.tensor, padded(prompts))
+        cache = KVCache(self.model.kinds)
+        after_intra = None
+        if self.item_states is not None:
+            after_intra = self.item_states.of(prompts)
+        hidden = cached_hidden_states(
+            self.model, cache, input_ids, segment_ids, after_intra=after_intra
+        )
+        drop_what_no_target_sees(cache, self.model.scheme)
+        lengths = np.array([len(prompt.input_ids) for prompt in prompts])
+        target_segments = np.array([prompt.item_numbers.max() + 1 for prompt in prompts])
+        last = hidden[torch.arange(len(prompts)), self.tensor(lengths - 1)]
+        return PromptStates(cache, lengths, target_segments), last
+
+    def add_nodes(self, states: PromptStates, nodes, ancestors, exists=None):
+        """Compute Q nodes of the trie behind each prompt: their hidden states, (U, Q, C).
+
+        nodes: int (U, Q). ancestors: bool (U, Q, G), which of the G tokens of the tree lie on the
+        path to a node; the last Q of them are the nodes themselves. exists: bool (U, Q), False for
+        a node that only fills a row up. The cache of `states` takes in the nodes.
         """
-        trie, users = (
-            self.trie,
-            np.arange(len(prompts)),
-        )  # users: those whose search goes on, U of them
-        cache, hidden, lengths, last = self._read_prompts(prompts)
-        nodes, scores = np.zeros((len(users), 1), np.int64), np.zeros((len(users), 1))
-        hidden, ancestors = hidden[:, None], np.zeros((len(users), 1, 0), bool)
-        finished = [[] for _ in prompts]
-        while True:
-            U = len(users)
-            log_probs, children = self._child_log_probs(nodes.ravel(), hidden.flatten(0, 1))
-            children = children.reshape(U, -1)  # (U, W * M), -1 where there is no child
-            candidates = np.where(
-                children < 0, -np.inf, np.repeat(scores, children.shape[1] // scores.shape[1], 1)
-            )
-            candidates = candidates + log_probs.reshape(U, -1)
-            nodes, parents = (
-                np.full((U, width), trie.leaf[0]),
-                np.zeros((U, width), np.int64),
-            )  # a leaf has no children
-            next_scores = np.full((U, width), -np.inf)
-            for row, u in enumerate(users):
-                if banned:
-                    candidates[row, np.isin(trie.title[children[row]], list(banned[u]))] = -np.inf
-                live = self._step(candidates[row], children[row], width, finished, u)
-                nodes[row, : len(live)], next_scores[row, : len(live)] = (
-                    children[row, live],
-                    candidates[row, live],
-                )
-                parents[row, : len(live)] = live // (children.shape[1] // scores.shape[1])
-            alive = (
-                np.isfinite(next_scores).any(0).sum()
-            )  # the most beams that any user has; they stand first
-            if not alive:
-                return finished
-            some = np.isfinite(next_scores[:, 0])
-            if some.mean() > 0.75:  # to copy the cache for few users would cost more than it saves
-                some[:] = True
-            else:
-                cache = rows_of(cache, self._tensor(some))
-            users, nodes, parents, scores = (
-                users[some],
-                nodes[some, :alive],
-                parents[some, :alive],
-                next_scores[some, :alive],
-            )
-            ancestors, lengths, last = ancestors[some], lengths[some], last[some]
-            own = np.broadcast_to(np.eye(alive, dtype=bool), (len(users), alive, alive))
-            ancestors = np.concatenate(
-                (np.take_along_axis(ancestors, parents[:, :, None], 1), own), axis=2
-            )
-            hidden = self._extend(cache, nodes, ancestors, lengths, last, np.isfinite(scores))
+        trie, scheme = self.trie, self.model.scheme
+        in_target_item = trie.in_item[nodes] & (scheme.target == "item")
+        segment_ids = np.where(in_target_item, states.target_segments[:, None], 0)
+        if exists is not None:
+            segment_ids = np.where(exists, segment_ids, -1)  # to the masks it is padding
+        earlier = states.cache.segment_ids.shape[1] - (ancestors.shape[2] - nodes.shape[1])
+        sees_prompt = np.ones((*nodes.shape, earlier), bool)
+        causal = np.concatenate((sees_prompt, ancestors), axis=2)  # (U, Q, T)
+        position_ids = states.lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1
+        input_ids = np.maximum(trie.token[nodes], 0)
+        arrays = (input_ids, segment_ids, position_ids, causal)
+        return cached_hidden_states(self.model, states.cache, *map(self.tensor, arrays))
 
-    def _step(self, candidates, children, width, finished, u):
-        """Finish what ends among user u's best candidates; return the candidates that live on."""
-        some = np.flatnonzero(candidates > -np.inf)
-        enough = (
-            width + (self.trie.title[children[some]] >= 0).sum()
-        )  # holds `width` that do not end
-        if len(some) > enough:
-            some = some[candidates[some] >= np.partition(candidates[some], -enough)[-enough]]
-        order = some[np.lexsort((self.trie.first_title[children[some]], -candidates[some]))]
-        title = self.trie.title[children[order]]
-        best = [
-            (int(title[rank]), float(candidates[order[rank]]))
-            for rank in np.flatnonzero(title[:width] >= 0)
-        ]
-        finished[u] = sorted(finished[u] + best, key=lambda pair: (-pair[1], pair[0]))[:width]
-        live = order[title < 0][:width]
-        if len(finished[u]) == width and len(live) and candidates[live[0]] < finished[u][-1][1]:
-            return live[:0]
-        return live
+    def child_log_probs(self, nodes, hidden):
+        """Log-probability of each child of some nodes, from the hidden state of each node.
 
-    @torch.inference_mode()
-    def title_log_probs(self, prompts, titles=None, chunk=256):
-        """Exact log-probability of every title (or of `titles`, others -inf), float64 (U, titles).
-
-        Every node of the trie that matters is computed in chunks of `chunk` nodes, in preorder, so that the ancestors of a chunk lie in
-        it or above its first node. With the catalogue's softmax, tails that belong to one title alone cost nothing and are left out.
+        nodes: int (N,); hidden: (N, C). Returns float64 (N, M), -inf where there is no child, and
+        the children, int (N, M), -1 where there is none.
         """
-        trie = self.trie
-        cache, hidden, lengths, last = self._read_prompts(prompts)
-        wanted = np.ones(len(trie.token), bool)
-        if titles is not None:
-            wanted[:] = False
-            for title in titles:
-                wanted[trie.path(title)] = wanted[trie.leaf[title]] = True
-        needed = wanted & (
-            trie.branches if self.settings.softmax == "catalogue" else trie.num_children > 0
-        )
-        steps = np.zeros(
-            (len(prompts), len(trie.token))
-        )  # log-probability of each node after its parent
-        if needed[0]:
-            self._record(steps, np.array([0]), hidden[:, None])
-        nodes = np.flatnonzero(needed)[1:]
-        nodes = nodes[np.argsort(trie.preorder[nodes])]
-        for begin in range(0, len(nodes), chunk):
-            part = nodes[begin : begin + chunk]
-            above = [part[0]]
-            while trie.parent[above[-1]] > 0:
-                above.append(trie.parent[above[-1]])
-            tree = np.concatenate((above[:0:-1], part)).astype(
-                np.int64
-            )  # ancestors of the first node, then the chunk
-            order = trie.preorder[tree]
-            ancestors = (order <= order[:, None]) & (order[:, None] < order + trie.size[tree])
-            every = np.broadcast_to(tree, (len(prompts), len(tree)))
-            ancestors = np.broadcast_to(ancestors, (len(prompts), *ancestors.shape))
-            hidden = self._extend(cache.fork(), every, ancestors, lengths, last)
-            self._record(steps, part, hidden[:, len(tree) - len(part) :])
-        for low, high in zip(trie.levels[1:], trie.levels[2:]):
-            steps[:, low:high] += steps[:, trie.parent[low:high]]
-        scores = steps[:, trie.leaf]
-        return (
-            scores
-            if titles is None
-            else np.where(np.isin(np.arange(len(trie.leaf)), titles), scores, -np.inf)
-        )
-
-    def _record(self, steps, nodes, hidden):
-        """Write the log-probabilities of all children of `nodes`; hidden (U, nodes, C)."""
-        some = (
-            np.flatnonzero(self.trie.num_children[nodes] > 1)
-            if self.settings.softmax == "catalogue"
-            else np.arange(len(nodes))
-        )
-        for user in range(len(steps)):
-            log_probs, children = self._child_log_probs(nodes[some], hidden[user, some])
-            steps[user, children[children >= 0]] = log_probs[children >= 0]
-
-    def _read_prompts(self, prompts):
-        """Run all prompts at once: their cache, last hidden states (U, C), lengths and last segments."""
-        cache, lengths = KVCache(), np.array([len(prompt.input_ids) for prompt in prompts])
-        input_ids, segment_ids = map(self._tensor, padded(prompts))
-        known = self.items and self.items.of(prompts)
-        hidden = self.model.hidden_states(input_ids, segment_ids, cache=cache, after_intra=known)
-        prune(cache, self.model.scheme, len(self.model.layers))
-        target_segments = np.array([prompt.entry.max() + 1 for prompt in prompts])
-        return (
-            cache,
-            hidden[torch.arange(len(prompts)), self._tensor(lengths - 1)],
-            lengths,
-            target_segments,
-        )
-
-    def _extend(self, cache, nodes, ancestors, lengths, target_segments, alive=None):
-        """Hidden states (U, Q, C) of `nodes` (U, Q) behind the prompts; ancestors (U, Q, own tokens)."""
-        trie = self.trie
-        in_item = trie.in_item[nodes] & (self.model.scheme.target == "item")
-        segment_ids = np.where(in_item, target_segments[:, None], 0)
-        if alive is not None:
-            segment_ids = np.where(alive, segment_ids, -1)  # a beam that does not exist is padding
-        num_prompt = cache.segment_ids.shape[1] + nodes.shape[1] - ancestors.shape[2]
-        prompt = np.ones((*nodes.shape, num_prompt), bool)
-        position_ids = lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1
-        parts = (
-            np.maximum(trie.token[nodes], 0),
-            segment_ids,
-            position_ids,
-            np.concatenate((prompt, ancestors), axis=2),
-        )
-        input_ids, segment_ids, position_ids, order = map(self._tensor, parts)
-        return self.model.hidden_states(input_ids, segment_ids, position_ids, cache, order)
-
-    def _child_log_probs(self, nodes, hidden):
-        """Log-probability of each child of each node: (N, M) float64, and the children, -1 for none."""
         children, real = self.trie.children(nodes)
         log_probs = np.full(children.shape, -np.inf)
-        inner = np.flatnonzero(
-            real[:, 0]
-        )  # a beam that does not exist stands at a leaf: nothing to compute
+        inner = np.flatnonzero(real[:, 0])  # nothing continues a leaf
         for rows in np.split(inner, range(_LOGIT_ROWS, len(inner), _LOGIT_ROWS)):
-            tokens, keep = (
-                self._tensor(self.trie.token[children[rows]].clip(0)),
-                self._tensor(real[rows]),
+            tokens = self.tensor(self.trie.token[children[rows]].clip(0))
+            states = hidden[self.tensor(rows)] / self.settings.temperature
+            logits = self.model.lm_head(states)
+            among = child_log_softmax(
+                logits, tokens, self.tensor(real[rows]), self.settings.softmax
             )
-            logits = self.model.lm_head(hidden[self._tensor(rows)] / self.settings.temperature)
-            log_probs[rows] = child_log_softmax(logits, tokens, keep, self.settings).cpu().numpy()
+            log_probs[rows] = among.cpu().numpy()
         return log_probs, np.where(real, children, -1)
 
-    def _tensor(self, array):
+    def tensor(self, array):
+        """An array on the device of the model."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def cached_hidden_states(
+    model, cache, input_ids, segment_ids, position_ids=None, causal=None, after_intra=None
+):
+    """What the output head reads of Q new tokens, (B, Q, C), behind those that a cache holds.
+
+    input_ids, segment_ids, position_ids: int (B, Q). causal: bool (B or 1, Q, T), as in
+    `build_masks`. Without the last two, the new tokens follow those in the cache, in order.
+    after_intra: what the IN layers give, (B, Q, C), if known: then they are not computed.
+    """
+    Q = input_ids.shape[1]
+    segment_ids, looked_at = cache.append(segment_ids)  # (B, T)
+    T = segment_ids.shape[1]
+    if position_ids is None:
+        position_ids = count_positions(segment_ids)[:, T - Q :]
+    if causal is None:
+        causal = torch.ones(1, Q, T, dtype=torch.bool, device=segment_ids.device).tril(T - Q)
+    allowed = build_masks(segment_ids, model.scheme, causal)
+    masks = {
+        kind: additive(allowed[kind][:, :, tokens], model.norm.weight.dtype)
+        for kind, tokens in looked_at.items()
+    }
+    rotation = model.rotation(position_ids)
+    first_layer = 0 if after_intra is None else model.scheme.intra_layers
+    x = model.embed_tokens(input_ids) if after_intra is None else after_intra
+    for number in range(first_layer, len(model.layers)):
+        layer, kind = model.layers[number], model.kinds[number]
+        x = layer(x, masks[kind], rotation, cache.layers[number])
+    return model.norm(x)

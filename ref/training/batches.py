@@ -1,30 +1,77 @@
-"""Which windows are trained on, in which order."""
+"""Which windows are trained on together, and what of a step a process computes."""
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
+from ref.loss import Batch
+from ref.training import processes
+
+_POOL = 32  # batches whose windows are sorted by length together
+
+
+def items_of(windows, data):
+    """The titles of each window: a list of int arrays."""
+    return [data.items[start:end] for start, end in zip(windows.starts, windows.ends)]
+
 
 def batches_of_similar_length(windows, data, objective, batch_size, rng):
-    """The windows in random batches: shuffled, sorted by length within pools of 32 batches, shuffled."""
-    tokens = np.append(0, objective.title_tokens[data.entries].cumsum())
-    lengths = tokens[windows.ends] - tokens[windows.starts]
+    """The windows in random batches of similar length, so that little is padding.
+
+    Shuffled, sorted by their number of tokens within pools of 32 batches, then the batches
+    shuffled. Returns a list of Windows.
+    """
+    tokens_before = np.append(0, objective.title_lengths[data.items].cumsum())
+    lengths = tokens_before[windows.ends] - tokens_before[windows.starts]
     order = rng.permutation(len(windows))
     batches = []
-    for begin in range(0, len(order), 32 * batch_size):
-        pool = order[begin : begin + 32 * batch_size]
+    for begin in range(0, len(order), _POOL * batch_size):
+        pool = order[begin : begin + _POOL * batch_size]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     return [windows[batches[i]] for i in rng.permutation(len(batches))]
 
 
-def entries_of(windows, data):
-    return [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
+@dataclass(frozen=True)
+class Share:
+    """A batch that this process computes.
+
+    counts: 0 if it is computed only because the other processes wait, else 1. scale: what the
+    negative log-likelihood is multiplied by for its gradient to be the step's.
+    """
+
+    batch: Batch
+    counts: int
+    scale: float
 
 
-def training_targets(data, loss):
-    """Places in data.entries of all that may be the last entry of a training window."""
+def shares_of_step(windows, objective, accumulate, device):
+    """What this process computes of a step: in `accumulate` parts, one after the other.
+
+    windows: int arrays of titles, those of all processes. Returns the Shares, and what the loss of
+    the step is a mean over (titles; tokens with loss "all"), in all processes together.
+    """
+    rounds = min(accumulate, math.ceil(len(windows) / processes.WORLD))
+    batches = [
+        (objective.batch(part, device), int(is_real))
+        for part, is_real in processes.shares(windows, rounds)
+    ]
+    own = sum(batch.num_predicted * counts for batch, counts in batches)
+    (num_predicted,) = processes.sums([own])
+    # times WORLD: the gradients of the processes will be averaged
+    shares = [
+        Share(batch, counts, counts * processes.WORLD / num_predicted) for batch, counts in batches
+    ]
+    return shares, num_predicted
+
+
+def possible_targets(data, loss):
+    """Places in data.items of all that may be the last item of a training window."""
     if loss != "titles":
         return data.training_windows(loss, None).ends - 1
-    change = np.zeros(len(data.entries) + 1, int)
+    # with "titles" the windows begin anywhere: all but the first item of a sequence
+    change = np.zeros(len(data.items) + 1, int)
     np.add.at(change, data.train.starts + 1, 1)
     np.add.at(change, data.train.ends, -1)
     return np.flatnonzero(change.cumsum()[:-1])

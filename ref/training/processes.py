@@ -1,6 +1,10 @@
-"""Several processes, started by torchrun: which one this is, and how they share a training or an evaluation."""
+"""Several processes, started by torchrun: which one this is, and how they share the work.
+
+Without torchrun there is one process, and everything here does the obvious thing.
+"""
 
 import os
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -8,21 +12,34 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-RANK, WORLD = (
-    int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1))
-)
+RANK = int(os.environ.get("RANK", 0))
+WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
 
-def start(device):
-    """Meet the other processes, where there are any."""
+def is_first():
+    """Is this the process that prints and writes?"""
+    return RANK == 0
+
+
+def say(*lines):
+    """Print lines, in the first process only."""
+    if is_first():
+        print(*lines, sep="\n", flush=True)
+
+
+def name_of(command):
+    """How a command calls itself in error messages: which process, where there are others."""
+    return command if is_first() else f"{command}, process {RANK}"
+
+
+@contextmanager
+def joined(device):
+    """Meet the other processes, where there are any; leave them when all is done."""
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+    if "WORLD_SIZE" in os.environ:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-
-
-def finish():
-    """Leave the other processes, when all is done."""
+    yield  # after an error nobody waits: the others would not come
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -35,31 +52,54 @@ def gather(value):
     return values
 
 
-def whole(tensor):
-    """A tensor, sharded or not, on the CPU of the first process; the others do their part and get an empty one."""
-    tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return tensor.detach().cpu() if RANK == 0 else torch.empty(0)
+def sums(values):
+    """The sums of a list of numbers over all processes."""
+    return [sum(column) for column in zip(*gather(values))]
 
 
-def shared(module, layers, options):
-    """`module` such that a backward pass leaves the *mean* of all processes' gradients in each of them.
+def shares(sequence, rounds):
+    """What of a list this process takes in each of some rounds: [(part, is it real?), ...].
 
-    --shard: a process holds a part of each parameter, and one of `layers` at a time is made whole.
+    All processes take part in all rounds, because they wait for each other there: one with nothing
+    left takes the first of the sequence, which then does not count.
     """
-    if options.shard:
-        mesh = dist.init_device_mesh(torch.device(options.device).type, (WORLD,))
+    number = rounds * WORLD
+    parts = []
+    for begin in range(RANK, number, WORLD):
+        part = sequence[begin::number]
+        is_real = len(part) > 0
+        parts.append((part if is_real else sequence[:1], is_real))
+    return parts
+
+
+def shared(module, layers, shard, device):
+    """`module` such that a backward pass leaves the *mean* of all processes' gradients in each.
+
+    shard: a process holds a part of each parameter, and one of `layers` at a time is made whole.
+    """
+    if shard:
+        mesh = dist.init_device_mesh(torch.device(device).type, (WORLD,))
         for part in (*layers, module):
-            fully_shard(
-                part, mesh=mesh, reshard_after_forward=True
-            )  # also after validation, which has no backward pass
-    elif dist.is_initialized():
-        module = DistributedDataParallel(module)
+            # resharding also after validation, which has no backward pass
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        return module
+    if dist.is_initialized():
+        return DistributedDataParallel(module)
     return module
 
 
-def over_processes(values):
-    """The sums of a list of numbers over all processes."""
-    return [sum(column) for column in zip(*gather(values))]
+def whole(tensors):
+    """Tensors by name, sharded or not, on the CPU of the first process.
+
+    All processes have to call it. The others get no tensors.
+    """
+    on_first = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor):
+            tensor = tensor.full_tensor()  # all processes do their part of it
+        if is_first():
+            on_first[name] = tensor.detach().cpu()
+    return on_first
 
 
 def part_of(tensor, parameter):
@@ -68,15 +108,3 @@ def part_of(tensor, parameter):
     if isinstance(parameter, DTensor) and tensor.dim():
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
     return tensor
-
-
-def own_parts(entries, rounds):
-    """The windows that this process computes, in each of some rounds: [(windows, weight)].
-
-    All processes take part in all rounds, because they wait for each other there; one with nothing left computes with weight 0.
-    """
-    number = rounds * WORLD
-    return [
-        (entries[i::number] or entries[:1], int(i < len(entries)))
-        for i in range(RANK, number, WORLD)
-    ]

@@ -1,7 +1,14 @@
-"""What a training leaves behind to go on from: its log, and the state after each epoch."""
+"""What a training leaves in its folder to go on from: its log, and the state after each epoch.
+
+`log.jsonl` holds a description of the training in its first line, then a line an epoch, its record:
+{"epoch", "step", "of", "train", "valid", ...}. `state-0` and `state-1` (.safetensors with a .json)
+take turns, so that the one before is complete while the next is written.
+"""
 
 import hashlib
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -9,94 +16,173 @@ from safetensors.torch import load_file
 from ref.checkpoints.weights import write_tensors
 from ref.files import parse_json, read_json, read_text, write_atomically, write_json
 from ref.training import processes
-from ref.training.processes import part_of
+
+_ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+
+
+@dataclass
+class Progress:
+    """How far a training is: the records of its last and of its best epoch, None before any."""
+
+    last: dict | None = None
+    best: dict | None = None
+
+    @property
+    def epoch(self):
+        return self.last["epoch"] if self.last else 0
+
+    @property
+    def step(self):
+        return self.last["step"] if self.last else 0
+
+    @property
+    def total(self):
+        """Steps that the training will take; None before its first epoch."""
+        return self.last["of"] if self.last else None
+
+    @property
+    def dropped(self):
+        return self.last["dropped"] if self.last else 0
+
+    @property
+    def model(self):
+        """What the folder holds, in words."""
+        return f"the model of step {self.best['step']}" if self.best else "no model yet"
+
+    def is_best(self, record):
+        return self.best is None or record["valid"] < self.best["valid"]
 
 
 def fingerprint(data):
-    """SHA-256 of all titles and sequences."""
-    parts = ["\n".join(data.titles).encode(), data.entries.tobytes()]
-    parts += [
-        bound.tobytes()
-        for windows in (data.train, data.valid, data.test)
-        for bound in (windows.starts, windows.ends)
-    ]
+    """SHA-256 of all titles and sequences of a Dataset."""
+    parts = ["\n".join(data.titles).encode(), data.items.tobytes()]
+    for windows in (data.train, data.valid, data.test):
+        parts += [windows.starts.tobytes(), windows.ends.tobytes()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def write_state(out, model, optimizer, epoch, best):
-    """All that the next epoch depends on: state-0 and state-1 take turns, so that the one before is whole while this is written."""
+def write_state(out, model, optimizer, progress: Progress):
+    """Write all that the next epoch depends on. All processes have to call it; the first writes."""
     tensors = {"rng": torch.stack(processes.gather(torch.get_rng_state()))}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            tensors |= {
-                f"{name}|{key}": value for key, value in {"weight": p, **optimizer.state[p]}.items()
-            }
-    path = out / f"state-{epoch['epoch'] % 2}.safetensors"
-    write_tensors(path, tensors)
-    if processes.RANK == 0:
-        write_json(
-            path.with_suffix(".json"),
-            {"sha256": state_checksum(path, epoch, best), "epoch": epoch, "best": best},
-        )
+    for name, parameter in _trained(model):
+        tensors[f"weight.{name}"] = parameter
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}.{name}"] = value
+    tensors = processes.whole(tensors)
+    if processes.is_first():
+        path = Path(out) / f"state-{progress.last['epoch'] % 2}.safetensors"
+        write_tensors(path, tensors)
+        checksum = state_checksum(path, progress.last, progress.best)
+        values = {"sha256": checksum, "epoch": progress.last, "best": progress.best}
+        write_json(path.with_suffix(".json"), values)
 
 
-def state_checksum(path, epoch, best):
-    """SHA-256 of a file of tensors and what is said about it."""
-    return hashlib.sha256(path.read_bytes() + json.dumps([epoch, best]).encode()).hexdigest()
+def state_checksum(path, last, best):
+    """SHA-256 of a file of tensors and of the records beside it."""
+    records = json.dumps([last, best]).encode()
+    return hashlib.sha256(path.read_bytes() + records).hexdigest()
 
 
-def read_state(out, model, optimizer):
-    """Put the newest whole state into model, optimizer and random generator: (epoch, best), or (None, None) if there is none."""
-    found = []
-    for path in sorted(out.glob("state-?.json")):
-        try:
-            state, tensors = read_json(path), path.with_suffix(".safetensors")
-            if state_checksum(tensors, state["epoch"], state["best"]) != state["sha256"]:
-                raise ValueError(f"is not what was written with {tensors.name}")
-            found.append((state["epoch"]["epoch"], state, tensors))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            print(f"not used: {path}: {error}")
-    if not found:
-        return None, None
-    _, state, path = max(found, key=lambda one: one[0])
+def read_state(out, model, optimizer) -> Progress:
+    """Put the newest complete state into model, optimizer and random generator; its Progress.
+
+    States that are damaged are named and not used.
+    """
+    path, progress = newest_state(out)
+    if path is None:
+        return progress
     tensors = load_file(path)
     if len(tensors["rng"]) == processes.WORLD:
         torch.set_rng_state(tensors["rng"][processes.RANK].clone())
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            kept = {
-                key.rpartition("|")[2]: value
-                for key, value in tensors.items()
-                if key.rpartition("|")[0] == name
-            }
-            p.data.copy_(part_of(kept.pop("weight"), p))
-            optimizer.state[p] = {key: part_of(value, p) for key, value in kept.items()}
-    return state["epoch"], state["best"]
+    for name, parameter in _trained(model):
+        parameter.data.copy_(processes.part_of(tensors[f"weight.{name}"], parameter))
+        optimizer.state[parameter] = {
+            key: processes.part_of(tensors[f"{key}.{name}"], parameter)
+            for key in _ADAMW
+            if f"{key}.{name}" in tensors
+        }
+    return progress
 
 
-def start_log(out, first, epoch):
-    """Write the first line of the log; when resuming, keep it and the lines of the epochs that are trained already."""
-    path, lines = out / "log.jsonl", [json.dumps(first)]
-    if first["options"]["resume"]:
-        lines = read_text(path).splitlines()
-        lines = lines[: epoch["epoch"]] + [json.dumps(epoch)] if epoch else lines[:1]
+def newest_state(out):
+    """The tensor file of the newest complete state and its Progress; (None, Progress()) if none."""
+    newest, progress = None, Progress()
+    for path in sorted(Path(out).glob("state-?.json")):
+        tensors = path.with_suffix(".safetensors")
+        try:
+            state = read_json(path)
+            last, best = state["epoch"], state["best"]
+            if state_checksum(tensors, last, best) != state["sha256"]:
+                raise ValueError(f"is not what was written with {tensors.name}")
+            is_newer = newest is None or last["epoch"] > progress.epoch
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            processes.say(f"not used: {path}: {error}")
+            continue
+        if is_newer:
+            newest, progress = tensors, Progress(last, best)
+    return newest, progress
+
+
+def remove_half_files(out):
+    """Remove what was being written when a training was killed."""
+    for path in Path(out).glob("*.part"):
+        path.unlink()
+
+
+def remove_states(out):
+    """Remove the states of a folder."""
+    for path in Path(out).glob("state-?.*"):
+        path.unlink()
+
+
+def start_log(out, description):
+    """Write the first line of a new log."""
+    write_atomically(Path(out) / "log.jsonl", (json.dumps(description) + "\n").encode())
+
+
+def add_to_log(out, record):
+    """Write the record of an epoch as the last line of a log, in the first process."""
+    if processes.is_first():
+        with open(Path(out) / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+
+
+def cut_log(out, progress: Progress):
+    """Leave in a log its first line and the records of the epochs that are trained already."""
+    path = Path(out) / "log.jsonl"
+    lines = read_text(path).splitlines()
+    if progress.last is None:
+        lines = lines[:1]
+    else:  # a kill may have come between the state and the record of its epoch
+        lines = lines[: progress.last["epoch"]] + [json.dumps(progress.last)]
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
+def read_description(out):
+    """The first line of a log. Raises FileNotFoundError or ValueError naming the file."""
+    path = Path(out) / "log.jsonl"
+    return parse_json(read_text(path).partition("\n")[0], f"{path}, line 1")
+
+
 def refuse_other_data(out, data):
-    """ValueError if a training that is resumed would go on with other data."""
-    path = out / "log.jsonl"
-    before = parse_json(read_text(path).splitlines()[0], path)["data"]["fingerprint"]
-    if before != fingerprint(data):
+    """Raise ValueError if a training that is resumed would go on with other data."""
+    before, now = read_description(out)["data"]["fingerprint"], fingerprint(data)
+    if before != now:
         raise ValueError(
-            f"{data.source}: is not what the training in {out} began with: SHA-256 {fingerprint(data)}, {path} says {before}"
+            f"{data.source}: is not what the training in {out} began with: SHA-256 {now}, "
+            f"{Path(out) / 'log.jsonl'} says {before}"
         )
 
 
 def finished(out):
-    """Is the last line of the log that of the last step? It is written when all else is."""
+    """Is the last record of a log that of the last step? It is written when all else is."""
+    path = Path(out) / "log.jsonl"
     try:
-        last = parse_json(read_text(out / "log.jsonl").splitlines()[-1], out)
+        last = parse_json(read_text(path).splitlines()[-1], path)
     except ValueError:
         return False
     return "step" in last and last["step"] >= last["of"]
+
+
+def _trained(model):
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -1,0 +1,147 @@
+"""Beam search over the titles of a catalogue.
+
+Every step extends each live beam by all its children in the trie. Titles that end among the best
+`width` candidates are finished; the best `width` candidates that do not end live on. The search for
+a user stops when no live beam can pass the last of `width` finished titles: a beam's score, a sum
+of log-probabilities, only falls. No length normalization; ties go by the order of the catalogue.
+
+Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Beams:
+    """Unfinished titles of each of U users, best first: (U, W) each.
+
+    A user with fewer than W has dead beams behind them: score -inf, at a leaf, which has no child.
+    nodes: where in the trie a beam stands. scores: float64, the log-probability of the path to it.
+    ancestors: bool (U, W, G), which of the tokens generated so far lie on its path, its own among
+    them. A user's tokens of all steps stand side by side, as a tree.
+    """
+
+    nodes: np.ndarray
+    scores: np.ndarray
+    ancestors: np.ndarray
+
+    @classmethod
+    def at_root(cls, num_users):
+        """A beam for each user, before anything is generated."""
+        nodes, scores = np.zeros((num_users, 1), np.int64), np.zeros((num_users, 1))
+        return cls(nodes, scores, np.zeros((num_users, 1, 0), bool))
+
+    @property
+    def alive(self):
+        return np.isfinite(self.scores)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The children of all beams, (U, W * M) each: M of the first beam, M of the second, ...
+
+    nodes: -1 where there is no child. scores: -inf where there is none, or where it is excluded.
+    """
+
+    nodes: np.ndarray
+    scores: np.ndarray
+
+
+@torch.inference_mode()
+def beam_search(decoder, prompts, width, excluded=None):
+    """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
+
+    excluded: for each prompt a set of titles that may not be found.
+    """
+    trie = decoder.trie
+    users = np.arange(len(prompts))  # whose search goes on; a row of everything below for each
+    states, last_hidden = decoder.read_prompts(prompts)
+    beams, hidden = Beams.at_root(len(users)), last_hidden[:, None]  # (U, W, C)
+    found = [[] for _ in prompts]
+    while True:
+        candidates = extended(decoder, beams, hidden)
+        if excluded is not None:
+            exclude(candidates, trie, [excluded[user] for user in users])
+        survivors = []  # for each user, which of the candidates live on
+        for row, user in enumerate(users):
+            finished, unfinished = best_candidates(candidates, row, width, trie)
+            found[user] = best_titles(found[user] + finished, width)
+            if is_done(found[user], unfinished, candidates.scores[row], width):
+                unfinished = []
+            survivors.append(unfinished)
+        going_on = np.array([len(chosen) > 0 for chosen in survivors])
+        if not going_on.any():
+            return found
+        num_children = candidates.nodes.shape[1] // beams.nodes.shape[1]
+        beams = surviving_beams(beams, candidates, survivors, num_children, trie.leaf[0])
+        if going_on.mean() <= 0.75:  # to copy the cache for fewer costs more than it saves
+            users, states = users[going_on], states.rows(going_on, decoder.device)
+            beams = Beams(beams.nodes[going_on], beams.scores[going_on], beams.ancestors[going_on])
+        hidden = decoder.add_nodes(states, beams.nodes, beams.ancestors, beams.alive)
+
+
+def extended(decoder, beams, hidden):
+    """The Candidates: each beam with each of its children."""
+    U = len(beams.nodes)
+    log_probs, children = decoder.child_log_probs(beams.nodes.ravel(), hidden.flatten(0, 1))
+    scores = beams.scores.ravel()[:, None] + log_probs  # (U * W, M)
+    return Candidates(children.reshape(U, -1), scores.reshape(U, -1))
+
+
+def exclude(candidates, trie, excluded):
+    """Give score -inf to what ends a title of its user's set."""
+    for row, titles in enumerate(excluded):
+        ends_one = np.isin(trie.title[candidates.nodes[row]], list(titles))
+        candidates.scores[row, ends_one] = -np.inf
+
+
+def best_candidates(candidates, row, width, trie):
+    """Of one user: titles that end among the best `width`, and the best `width` that do not end.
+
+    Returns [(title, score), ...], and the indices of the others among the candidates; best first.
+    """
+    nodes, scores = candidates.nodes[row], candidates.scores[row]
+    possible = np.flatnonzero(scores > -np.inf)
+    # Before the sort, leave out what cannot matter: among the best `enough`, `width` do not end.
+    enough = width + (trie.title[nodes[possible]] >= 0).sum()
+    if len(possible) > enough:
+        least = np.partition(scores[possible], -enough)[-enough]
+        possible = possible[scores[possible] >= least]
+    order = possible[np.lexsort((trie.first_title[nodes[possible]], -scores[possible]))]
+    title = trie.title[nodes[order]]  # -1: does not end
+    ending = np.flatnonzero(title[:width] >= 0)
+    finished = [(int(title[rank]), float(scores[order[rank]])) for rank in ending]
+    return finished, order[title < 0][:width]
+
+
+def best_titles(found, width):
+    """The best `width` of [(title, score), ...], ties by the order of the catalogue."""
+    return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:width]
+
+
+def is_done(found, unfinished, scores, width):
+    """Can no unfinished title pass the last of `width` found ones?"""
+    if len(unfinished) == 0:
+        return True
+    return len(found) == width and scores[unfinished[0]] < found[-1][1]
+
+
+def surviving_beams(beams, candidates, survivors, num_children, a_leaf):
+    """The Beams of the next step: for each user the candidates that live on, padded with dead ones.
+
+    num_children: M; a candidate's parent is the beam number (its index) // M.
+    """
+    U, W = len(survivors), max(map(len, survivors))
+    nodes, parents = np.full((U, W), a_leaf), np.zeros((U, W), np.int64)
+    scores = np.full((U, W), -np.inf)
+    for row, chosen in enumerate(survivors):
+        places = slice(0, len(chosen))
+        nodes[row, places] = candidates.nodes[row, chosen]
+        scores[row, places] = candidates.scores[row, chosen]
+        parents[row, places] = np.asarray(chosen, np.int64) // num_children
+    inherited = np.take_along_axis(beams.ancestors, parents[:, :, None], axis=1)  # (U, W, G)
+    own = np.broadcast_to(np.eye(W, dtype=bool), (U, W, W))
+    return Beams(nodes, scores, np.concatenate((inherited, own), axis=2))

@@ -1,0 +1,88 @@
+"""The exact log-probability of every title of a catalogue.
+
+Every node of the trie at which something is to be chosen is computed once a user. With the softmax
+over the catalogue, a tail that belongs to one title alone has probability 1 and is left out.
+
+Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden.
+"""
+
+import numpy as np
+import torch
+
+
+@torch.inference_mode()
+def title_log_probs(decoder, prompts, titles=None, chunk=256):
+    """Log-probability of every title, or of some `titles` (-inf for the others): float64 (U, S).
+
+    chunk: nodes that are computed at a time.
+    """
+    trie = decoder.trie
+    states, last_hidden = decoder.read_prompts(prompts)
+    log_probs = np.zeros((len(prompts), len(trie.token)))  # of each node behind its parent
+    nodes = nodes_to_compute(trie, titles, decoder.settings.softmax)
+    if len(nodes) and nodes[0] == 0:  # the root is computed already: the prompts' last tokens
+        record_children(decoder, log_probs, nodes[:1], last_hidden[:, None])
+        nodes = nodes[1:]
+    for begin in range(0, len(nodes), chunk):
+        some = nodes[begin : begin + chunk]
+        tree, ancestors = with_ancestors(trie, some)
+        shape = (len(prompts), len(tree))
+        hidden = decoder.add_nodes(
+            states.fork(),
+            np.broadcast_to(tree, shape),
+            np.broadcast_to(ancestors, (*shape, len(tree))),
+        )
+        record_children(decoder, log_probs, some, hidden[:, len(tree) - len(some) :])
+    for low, high in zip(trie.levels[1:], trie.levels[2:]):  # sums along paths, from the root down
+        log_probs[:, low:high] += log_probs[:, trie.parent[low:high]]
+    scores = log_probs[:, trie.leaf]
+    if titles is not None:
+        scores[:, ~np.isin(np.arange(len(trie.leaf)), titles)] = -np.inf
+    return scores
+
+
+def nodes_to_compute(trie, titles, softmax):
+    """The nodes whose children need a probability, in preorder: the root, if at all, is first."""
+    if titles is None:
+        wanted = np.ones(len(trie.token), bool)
+    else:
+        wanted = np.zeros(len(trie.token), bool)
+        for title in titles:
+            wanted[trie.path(title)] = True
+    needed = trie.branches if softmax == "catalogue" else trie.num_children > 0
+    nodes = np.flatnonzero(wanted & needed)
+    return nodes[np.argsort(trie.preorder[nodes])]
+
+
+def with_ancestors(trie, nodes):
+    """Nodes that follow each other in preorder, with what they need to be computed by themselves.
+
+    In preorder an ancestor of any of them is one of them or an ancestor of the first: those of the
+    first are put in front. Returns all, int (Q,), and bool (Q, Q): is the column's node the row's,
+    or an ancestor of it?
+    """
+    above = []
+    parent = trie.parent[nodes[0]]
+    while parent > 0:  # the root stands in the prompt
+        above.append(parent)
+        parent = trie.parent[parent]
+    tree = np.concatenate((np.array(above[::-1], np.int64), nodes))
+    order, size = trie.preorder[tree], trie.size[tree]
+    steps_behind = order[:, None] - order  # of the row's node behind the column's
+    return tree, (steps_behind >= 0) & (steps_behind < size)
+
+
+def record_children(decoder, log_probs, nodes, hidden):
+    """Write the log-probabilities of all children of `nodes` into their columns of (U, N).
+
+    hidden: (U, Q, C), of the nodes. An only child keeps its 0 with the softmax over the catalogue.
+    """
+    trie = decoder.trie
+    if decoder.settings.softmax == "catalogue":
+        is_choice = np.flatnonzero(trie.num_children[nodes] > 1)
+    else:
+        is_choice = np.arange(len(nodes))
+    for user in range(len(log_probs)):
+        of_children, children = decoder.child_log_probs(nodes[is_choice], hidden[user, is_choice])
+        exists = children >= 0
+        log_probs[user, children[exists]] = of_children[exists]

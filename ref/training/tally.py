@@ -1,0 +1,72 @@
+"""What a training counts on its way, for its progress bar and its log."""
+
+import math
+import time
+from dataclasses import dataclass
+
+from ref.training import processes
+
+
+@dataclass
+class Step:
+    """One step of the optimizer. num_predicted: what its loss is a mean over, in all processes.
+
+    nats, tokens, dropped: of this process: summed loss, real tokens, items left out of prompts.
+    """
+
+    num_predicted: int
+    nats: float = 0.0
+    tokens: int = 0
+    dropped: int = 0
+
+
+class Tally:
+    """The steps of an epoch, and what all epochs have read. dropped: items left out before."""
+
+    def __init__(self, dropped=0):
+        self.began = time.perf_counter()
+        self.tokens = 0
+        self.dropped = dropped
+        self.steps = []
+
+    def begin_step(self, num_predicted):
+        """A new step; what `add` counts from now on is its."""
+        self.steps.append(Step(num_predicted))
+
+    def add(self, share, nats):
+        """Count a Share of the step, and its loss in nats."""
+        if share.counts:
+            step = self.steps[-1]
+            step.nats += nats
+            step.tokens += share.batch.real_tokens
+            step.dropped += share.batch.dropped
+
+    def recent_loss(self):
+        """Mean loss of the last 100 steps, as far as this process can tell."""
+        steps = self.steps[-100:]
+        nats = sum(step.nats for step in steps)
+        return processes.WORLD * nats / sum(step.num_predicted for step in steps)
+
+    def end_epoch(self, number):
+        """What a record says of the epoch, summed over all processes; the next epoch begins.
+
+        number: of the last step, for the error message. All processes have to call it.
+        Raises ValueError for a loss that is not finite.
+        """
+        nats = processes.sums([step.nats for step in self.steps])
+        if not math.isfinite(sum(nats)):
+            raise ValueError(
+                f"the training loss is {sum(nats)} at step {number}; try a smaller --lr"
+            )
+        predicted = [step.num_predicted for step in self.steps]
+        self.tokens += sum(processes.sums([step.tokens for step in self.steps]))
+        self.dropped += sum(processes.sums([step.dropped for step in self.steps]))
+        self.steps = []
+        return {
+            "train": sum(nats) / sum(predicted),
+            "tokens_per_second": round(self.tokens / (time.perf_counter() - self.began)),
+            "dropped": self.dropped,
+            "train_by_ten_steps": [
+                sum(nats[i : i + 10]) / sum(predicted[i : i + 10]) for i in range(0, len(nats), 10)
+            ],
+        }
