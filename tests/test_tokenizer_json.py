@@ -1,9 +1,10 @@
-"""tokenizer.json: the same segments as tokenizer.model, and every token begins where its first character stands."""
+"""tokenizer.json: the same segments as tokenizer.model, and each token begins at its character."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mistral_common
 import pytest
@@ -24,8 +25,9 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import generate_merges
 
 from ref.checkpoints.tokenizers import JsonTokenizer, tokenizer_from_folder
+from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
-from ref.prompt import LAYOUTS, PromptEncoder
+from ref.prompt import PromptEncoder
 from ref.recommender import load
 from ref.tokenizer import Tokenizer
 
@@ -33,47 +35,59 @@ from support.data import TITLES, write_llm
 
 ROOT = Path(__file__).parents[1]
 MISTRAL = Path(mistral_common.__file__).parent / "data"
-LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3 = (  # how Llama 3 cuts a text into words
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
 
 
 def same_vocabulary(tokenizer, prefix, form):
     """A `tokenizers.Tokenizer` of the pieces of a SentencePiece model, as transformers builds it.
 
-    form: how spaces become U+2581: "metaspace" as transformers 5 writes it, "normalizer" as the
-    files of Llama 2, TinyLlama and Mistral have it.
+    prefix: does a space come before every text? form: how spaces become U+2581, "metaspace" as
+    transformers 5 writes it, "normalizer" as the files of Llama 2, TinyLlama and Mistral have it.
     """
     pieces = tokenizer._processor
     vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
-    apart = {
-        piece: i for piece, i in vocabulary.items() if pieces.is_control(i) or pieces.is_unknown(i)
-    }
-    whole = {"\n"} & set(vocabulary)
-    scores = {
-        piece: pieces.get_score(i) for piece, i in vocabulary.items() if not pieces.is_byte(i)
-    }
-    merges = generate_merges(vocabulary, scores, skip_tokens=set(apart) | whole)
-    peer = LlamaTokenizer(
-        vocab=vocabulary, merges=merges, add_prefix_space=prefix
-    ).backend_tokenizer
-    peer.add_special_tokens(list(apart))
-    peer.add_tokens([AddedToken(piece, normalized=False) for piece in whole])
+    special = [
+        piece for piece, i in vocabulary.items() if pieces.is_control(i) or pieces.is_unknown(i)
+    ]
+    newline = ["\n"] if "\n" in vocabulary else []
+    merges = merges_of(pieces, vocabulary, without={*special, *newline})
+    peer = LlamaTokenizer(vocabulary, merges, add_prefix_space=prefix).backend_tokenizer
+    peer.add_special_tokens(special)
+    peer.add_tokens([AddedToken(piece, normalized=False) for piece in newline])
     if form == "normalizer":
         peer.pre_tokenizer = None
-        peer.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("\u2581")] * prefix + [normalizers.Replace(" ", "\u2581")]
-        )
-    bos = [("<s>", vocabulary["<s>"])]
-    peer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=bos
-    )
+        spaces = [normalizers.Replace(" ", "\u2581")]
+        if prefix:
+            spaces.insert(0, normalizers.Prepend("\u2581"))
+        peer.normalizer = normalizers.Sequence(spaces)
+    peer.post_processor = begin_with("<s>", vocabulary["<s>"])
     return peer
 
 
-def write(folder, peer, **beside):
+def merges_of(pieces, vocabulary, without):
+    """The merges of byte-pair encoding that the scores of a SentencePiece model stand for."""
+    scores = {}
+    for piece, i in vocabulary.items():
+        if not pieces.is_byte(i):
+            scores[piece] = pieces.get_score(i)
+    return generate_merges(vocabulary, scores, skip_tokens=without)
+
+
+def begin_with(token, number):
+    return processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A $B", special_tokens=[(token, number)]
+    )
+
+
+def write(folder, peer, **other_files):
     """A folder with tokenizer.json and, by name, other JSON files."""
     folder.mkdir(exist_ok=True)
     peer.save(str(folder / "tokenizer.json"))
-    for name, value in beside.items():
+    for name, value in other_files.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
     return folder
 
@@ -89,117 +103,104 @@ TWINS = [
 def twins(request, tmp_path_factory):
     """(a tokenizer.model, a tokenizer.json of the same vocabulary)."""
     name, form = request.param
-    model = (
-        Tokenizer.train(TITLES * 3, 450)
-        if name == "trained"
-        else Tokenizer((MISTRAL / name).read_bytes())
-    )
-    peer = same_vocabulary(model, name != "trained", form)
-    folder = write(
-        tmp_path_factory.mktemp("twin"),
-        peer,
-        tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"},
-    )
+    is_trained = name == "trained"
+    if is_trained:
+        model = Tokenizer.train(TITLES * 3, 450)
+    else:
+        model = Tokenizer((MISTRAL / name).read_bytes())
+    peer = same_vocabulary(model, prefix=not is_trained, form=form)
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    folder = write(tmp_path_factory.mktemp("twin"), peer, tokenizer_config=names)
     return model, tokenizer_from_folder(folder)
 
 
-def by_bytes_peer(titles=TITLES, **options):
-    """A byte-level BPE in the manner of Llama 3, with a post-processor that trims spaces from offsets."""
-    peer = Peer(models.BPE(**options))
-    split = pre_tokenizers.Split(Regex(LLAMA_3), "isolated")
-    peer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+def by_bytes_peer():
+    """A byte-level BPE in the manner of Llama 3, whose post-processor trims spaces from offsets."""
+    peer = Peer(models.BPE())
+    words = pre_tokenizers.Split(Regex(LLAMA_3), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    peer.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
     peer.decoder = decoders.ByteLevel()
-    special = ["<|begin_of_text|>", "<|end_of_text|>"]
     trainer = trainers.BpeTrainer(
         vocab_size=450,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=special,
+        special_tokens=[BEGIN, END],
         show_progress=False,
     )
-    peer.train_from_iterator(list(titles) * 3, trainer)
-    template = processors.TemplateProcessing(
-        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
-    )
-    peer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
+    peer.train_from_iterator(TITLES * 3, trainer)
+    trim = processors.ByteLevel(trim_offsets=True)
+    peer.post_processor = processors.Sequence([trim, begin_with(BEGIN, 0)])
     return peer
 
 
 @pytest.fixture(scope="module")
 def by_bytes(tmp_path_factory):
-    names = {
-        "bos_token": "<|begin_of_text|>",
-        "eos_token": {"content": "<|end_of_text|>", "special": True},
-    }
-    return tokenizer_from_folder(
-        write(tmp_path_factory.mktemp("bytes"), by_bytes_peer(), tokenizer_config=names)
-    )
+    names = {"bos_token": BEGIN, "eos_token": {"content": END, "special": True}}
+    folder = write(tmp_path_factory.mktemp("bytes"), by_bytes_peer(), tokenizer_config=names)
+    return tokenizer_from_folder(folder)
 
 
 def byte_alphabet():
-    """{letter: byte} of byte-level BPE, from its definition: bytes that print stand for themselves."""
+    """{letter: byte} of byte-level BPE, as defined: bytes that print stand for themselves."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {
-        chr(256 + place): byte for place, byte in enumerate(others)
-    }
+    alphabet = {chr(byte): byte for byte in printed}
+    for place, byte in enumerate(others):
+        alphabet[chr(256 + place)] = byte
+    return alphabet
 
 
 def first_characters(tokenizer, text, ids):
     """For each token the character that holds its first byte, decoding byte by byte."""
-    alphabet, whole, first = byte_alphabet(), b"", []
+    alphabet = byte_alphabet()
+    decoded, first = b"", []
     for token in ids:
-        first.append(len(whole.decode(errors="ignore")))
-        whole += bytes(alphabet[letter] for letter in tokenizer._tokenizer.id_to_token(token))
-    assert whole.decode() == text
+        first.append(len(decoded.decode(errors="ignore")))
+        decoded += bytes(alphabet[letter] for letter in tokenizer._tokenizer.id_to_token(token))
+    assert decoded.decode() == text
     return first
 
 
 def prompt_or_refusal(tokenizer, layout, titles, scheme):
     """The fields of a prompt as lists, or the message without the name of the file."""
+    encoder = PromptEncoder(tokenizer, LAYOUTS[layout], scheme, 100_000)
     try:
-        prompt = PromptEncoder(tokenizer, LAYOUTS[layout], scheme, 100_000).encode(
-            titles[:-1], titles[-1]
-        )
+        prompt = encoder.encode(titles[:-1], titles[-1])
     except ValueError as error:
         return str(error).removeprefix(tokenizer.source)
     return [
         prompt.input_ids.tolist(),
         prompt.segment_ids.tolist(),
-        prompt.entry.tolist(),
+        prompt.item_numbers.tolist(),
         prompt.prompt_length,
     ]
 
 
-def assert_same_prompt(twins, layout, titles, scheme=MaskScheme()):
+def same_prompt(twins, layout, titles, scheme=MaskScheme()):
+    """What prompt_or_refusal gives, which has to be the same for both tokenizers."""
     model, twin = (prompt_or_refusal(tokenizer, layout, titles, scheme) for tokenizer in twins)
     assert model == twin
     return model
 
 
+# fmt: off
+TEXTS = (
+    *TITLES, "", "\n", "A\nTale\n", "A  Tale", '"A", "Tale"',
+    "\U0001f9d1\u200d\U0001f680 \u9f8d\u9f8d", "e\u0301\u0323 ",
+)
+# fmt: on
+
+
 def test_both_formats_give_the_same_ids_and_places(twins):
     model, twin = twins
-    more = (
-        "",
-        "\n",
-        "A\nTale\n",
-        "A  Tale",
-        '"A", "Tale"',
-        "\U0001f9d1\u200d\U0001f680 \u9f8d\u9f8d",
-        "e\u0301\u0323 ",
-    )
-    for text in (*TITLES, *more):
+    for text in TEXTS:
         assert twin.encode(text) == model.encode(text)
 
 
 def test_both_formats_name_the_same_tokens(twins):
     model, twin = twins
-    assert (twin.vocab_size, twin.bos_id, twin.eos_id) == (
-        model.vocab_size,
-        model.bos_id,
-        model.eos_id,
-    )
+    assert twin.vocab_size == model.vocab_size
+    assert (twin.bos_id, twin.eos_id) == (model.bos_id, model.eos_id)
     assert twin.pieces(range(twin.vocab_size)) == model.pieces(range(model.vocab_size))
 
 
@@ -209,31 +210,25 @@ def test_both_formats_name_the_same_tokens(twins):
 )
 def test_both_formats_give_the_same_segments(twins, layout, scheme):
     for place, title in enumerate(TITLES):
-        assert (
-            len(
-                assert_same_prompt(
-                    twins, layout, [title, *TITLES[place - 3 : place], title], scheme
-                )
-            )
-            == 4
-        )
-    _, _, entry, _ = assert_same_prompt(twins, layout, TITLES, scheme)
-    assert set(entry) == {*range(layout == "lines", len(TITLES) + 1)}
+        titles = [title, *TITLES[place - 3 : place], title]
+        assert isinstance(same_prompt(twins, layout, titles, scheme), list)
+    _, _, item_numbers, _ = same_prompt(twins, layout, TITLES, scheme)
+    first = 1 if layout == "lines" else 0  # no text
+    assert set(item_numbers) == set(range(first, len(TITLES) + 1))
 
 
 letters = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
-titles = st.text(
-    st.sampled_from("aetx \u2581\"',.[]()!\u9f8d\U0001f680e\u0301<>/s") | letters, max_size=20
-)
-titles = titles.map(lambda text: " ".join(text.split())).filter(bool)
+likely = st.sampled_from("aetx \u2581\"',.[]()!\u9f8d\U0001f680e\u0301<>/s")
+texts = st.text(likely | letters, max_size=20)
+titles_of_any_kind = texts.map(lambda text: " ".join(text.split())).filter(bool)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @settings(max_examples=40, deadline=None)
-@given(st.lists(titles, min_size=2, max_size=4))
+@given(st.lists(titles_of_any_kind, min_size=2, max_size=4))
 @example(["\u2581", "\u2581 \u2581a"])
-def test_both_formats_give_the_same_segments_for_any_titles(twins, layout, some):
-    assert_same_prompt(twins, layout, ["A Tale", *some])
+def test_both_formats_give_the_same_segments_for_any_titles(twins, layout, titles):
+    same_prompt(twins, layout, ["A Tale", *titles])
 
 
 def test_ids_are_those_of_transformers(twins, tmp_path):
@@ -276,16 +271,14 @@ def test_a_token_with_a_leading_space_begins_at_the_space(by_bytes):
 def test_segments_of_a_byte_level_prompt_are_those_of_each_first_character(by_bytes):
     history, target = ["Heat \U0001f525", "\u9f8d", "Heat \U0001f525"], "A Tale"
     prompt = PromptEncoder(by_bytes, LAYOUTS["lines"], MaskScheme(), 500).encode(history, target)
-    owners = [
-        number for number, title in enumerate([*history, target], start=1) for _ in f"{title}\n"
-    ]
+    segment_of_character = []
+    for segment, title in enumerate([*history, target], start=1):
+        segment_of_character += [segment] * len(f"{title}\n")
     first = first_characters(by_bytes, prompt.text, prompt.input_ids.tolist())
-    assert prompt.segment_ids.tolist() == [owners[place] for place in first]
+    assert prompt.segment_ids.tolist() == [segment_of_character[place] for place in first]
 
 
-@pytest.mark.parametrize(
-    "title", ("<|begin_of_text|>", "The <|end_of_text|> Tale", "<|end_of_text|><|end_of_text|>")
-)
+@pytest.mark.parametrize("title", (BEGIN, f"The {END} Tale", f"{END}{END}"))
 def test_a_special_token_written_in_a_title_is_text(by_bytes, title):
     ids, starts = by_bytes.encode(title)
     assert not {0, 1} & set(ids) and len(ids) > 2
@@ -296,16 +289,16 @@ def test_a_special_token_written_in_a_title_is_text(by_bytes, title):
 def test_a_special_token_written_in_a_title_is_text_in_both_formats(twins, title):
     for tokenizer in twins:
         ids, starts = tokenizer.encode(f"{title} a {title}")
-        assert not {0, 1, 2, twins[0]._processor.piece_to_id(title)} & set(ids)
+        special = {0, 1, 2, twins[0]._processor.piece_to_id(title)}
+        assert not special & set(ids)
         assert sum(start < len(title) for start in starts) >= 3
 
 
 def test_an_end_token_that_the_file_calls_ordinary_is_refused_in_a_title(tmp_path):
     peer = by_bytes_peer()
     peer.add_tokens(["<end>"])
-    tokenizer = JsonTokenizer(
-        write(tmp_path, peer, config={"eos_token_id": peer.token_to_id("<end>")})
-    )
+    config = {"eos_token_id": peer.token_to_id("<end>")}
+    tokenizer = JsonTokenizer(write(tmp_path, peer, config=config))
     tokenizer.encode("The end")
     with pytest.raises(ValueError, match="special token in 'The <end>'"):
         tokenizer.encode("The <end>")
@@ -327,85 +320,75 @@ def test_the_vocabulary_reaches_to_the_highest_id(tmp_path):
     assert JsonTokenizer(write(tmp_path, holes)).vocab_size == 10
 
 
-BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
-
-
-@pytest.mark.parametrize(
-    "beside, expected",
-    (
-        ({}, (-1, -1)),
-        ({"config": {}}, (-1, -1)),
-        ({"config": {"bos_token_id": 0, "eos_token_id": [1, 0]}}, (0, 1)),
-        ({"config": {"bos_token_id": None, "eos_token_id": 0}}, (-1, 0)),
-        ({"tokenizer_config": {"bos_token": BEGIN, "eos_token": {"content": END}}}, (0, 1)),
-        (
-            {
-                "tokenizer_config": {"bos_token": None, "eos_token": END},
-                "config": {"bos_token_id": 0, "eos_token_id": 0},
-            },
-            (-1, 1),
-        ),
-        (
-            {
-                "tokenizer_config": {"eos_token": END},
-                "config": {"bos_token_id": 0, "eos_token_id": 0},
-            },
-            (0, 1),
-        ),
-    ),
+# Other files of the folder, and the ids that they give to the tokens of begin and end.
+# fmt: off
+OTHER_FILES = (
+    ({}, (-1, -1)),
+    ({"config": {}}, (-1, -1)),
+    ({"config": {"bos_token_id": 0, "eos_token_id": [1, 0]}}, (0, 1)),
+    ({"config": {"bos_token_id": None, "eos_token_id": 0}}, (-1, 0)),
+    ({"tokenizer_config": {"bos_token": BEGIN, "eos_token": {"content": END}}}, (0, 1)),
+    ({"tokenizer_config": {"bos_token": None, "eos_token": END},
+      "config": {"bos_token_id": 0, "eos_token_id": 0}}, (-1, 1)),
+    ({"tokenizer_config": {"eos_token": END},
+      "config": {"bos_token_id": 0, "eos_token_id": 0}}, (0, 1)),
 )
-def test_end_tokens_are_those_of_the_files_beside_it_and_stay_when_saved(
-    tmp_path, beside, expected
+# fmt: on
+
+
+@pytest.mark.parametrize("other_files, ids", OTHER_FILES)
+def test_other_files_of_the_folder_say_which_tokens_begin_and_end_a_text(
+    tmp_path, other_files, ids
 ):
-    tokenizer = tokenizer_from_folder(write(tmp_path / "from", by_bytes_peer(), **beside))
-    tokenizer.save(tmp_path / "to")
-    again = tokenizer_from_folder(tmp_path / "to")
-    assert (tokenizer.bos_id, tokenizer.eos_id) == (again.bos_id, again.eos_id) == expected
-    saved, file = (
-        json.loads((tmp_path / "to" / "tokenizer_config.json").read_text()),
-        "tokenizer.json",
-    )
-    assert saved.items() >= beside.get("tokenizer_config", {}).items()
-    assert (tmp_path / "to" / file).read_bytes() == (tmp_path / "from" / file).read_bytes()
+    tokenizer = tokenizer_from_folder(write(tmp_path, by_bytes_peer(), **other_files))
+    assert (tokenizer.bos_id, tokenizer.eos_id) == ids
 
 
-@pytest.mark.parametrize(
-    "beside",
-    [{"config": {"eos_token_id": value}} for value in (450, -1, True, "</s>", [], {}, 1.0, 10**30)],
-    ids=str,
-)
-def test_an_end_token_that_is_not_in_the_vocabulary_is_refused(tmp_path, beside):
+@pytest.mark.parametrize("other_files, ids", OTHER_FILES)
+def test_a_saved_tokenizer_is_the_same_without_the_config_of_its_model(tmp_path, other_files, ids):
+    before, after = tmp_path / "before", tmp_path / "after"
+    tokenizer_from_folder(write(before, by_bytes_peer(), **other_files)).save(after)
+    again = tokenizer_from_folder(after)
+    config = json.loads((after / "tokenizer_config.json").read_text())
+    assert (again.bos_id, again.eos_id) == ids
+    assert config.items() >= other_files.get("tokenizer_config", {}).items()
+    assert (after / "tokenizer.json").read_bytes() == (before / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("value", (450, -1, True, "</s>", [], {}, 1.0, 10**30), ids=str)
+def test_an_end_token_that_is_not_in_the_vocabulary_is_refused(tmp_path, value):
+    folder = write(tmp_path, by_bytes_peer(), config={"eos_token_id": value})
     with pytest.raises(ValueError, match=r"tokenizer\.json: has no token .*eos_token"):
-        JsonTokenizer(write(tmp_path, by_bytes_peer(), **beside))
+        JsonTokenizer(folder)
 
 
 @pytest.mark.parametrize("value", ("</s>", {"content": "</s>"}, {}, ["</s>"], ""), ids=str)
 def test_a_named_token_that_is_not_in_the_vocabulary_is_refused(tmp_path, value):
+    folder = write(tmp_path, by_bytes_peer(), tokenizer_config={"bos_token": value})
     with pytest.raises(ValueError, match=r"tokenizer\.json: has no token .*bos_token"):
-        JsonTokenizer(write(tmp_path, by_bytes_peer(), tokenizer_config={"bos_token": value}))
+        JsonTokenizer(folder)
 
 
-def of_model(**model):
+def json_of_model(**model):
     return json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode()
 
 
-@pytest.mark.parametrize(
-    "content",
-    (
-        b"",
-        b"{}",
-        b"[]",
-        b"null",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b"x" * 999,
-        of_model(type="Nothing"),
-        of_model(type="BPE", vocab=5),
-        of_model(type="BPE", vocab={"a": 0}, merges=[["a", "b"]]),
-        of_model(type="BPE", vocab={"a": -1}, merges=[]),
-    ),
-    ids=range(11),
+NO_TOKENIZERS = (
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b"x" * 999,
+    json_of_model(type="Nothing"),
+    json_of_model(type="BPE", vocab=5),
+    json_of_model(type="BPE", vocab={"a": 0}, merges=[["a", "b"]]),
+    json_of_model(type="BPE", vocab={"a": -1}, merges=[]),
 )
+
+
+@pytest.mark.parametrize("content", NO_TOKENIZERS, ids=range(len(NO_TOKENIZERS)))
 def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"tokenizer\.json: ") as error:
@@ -414,7 +397,7 @@ def test_a_file_that_is_no_tokenizer_is_refused_in_one_line(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ("tokenizer_config", "config"))
-def test_a_broken_file_beside_it_is_refused_by_name(tmp_path, name):
+def test_a_broken_file_in_the_same_folder_is_refused_by_name(tmp_path, name):
     write(tmp_path, by_bytes_peer(), **{name: [1]})
     with pytest.raises(ValueError, match=rf"/{name}\.json: "):
         tokenizer_from_folder(tmp_path)
@@ -433,7 +416,7 @@ def test_a_panic_is_a_value_error_and_ctrl_c_stays_what_it_is(
     def fail(text, **options):
         raise error
 
-    monkeypatch.setattr(by_bytes, "_tokenizer", type("Broken", (), {"encode": staticmethod(fail)}))
+    monkeypatch.setattr(by_bytes, "_tokenizer", SimpleNamespace(encode=fail))
     with pytest.raises(expected) as raised:
         by_bytes.encode("A")
     assert "\n" not in str(raised.value)
@@ -509,10 +492,13 @@ def test_without_the_package_one_line_says_how_to_install_it(tmp_path, monkeypat
 def test_a_tokenizer_model_comes_first_and_needs_no_package(tmp_path):
     Tokenizer.train(TITLES * 3, 450).save(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    code = "import sys; sys.modules['tokenizers'] = None; from ref.checkpoints.tokenizers import tokenizer_from_folder; "
-    code += f"print(tokenizer_from_folder({str(tmp_path)!r}).vocab_size)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert found.stdout == "450\n", found.stderr
+    code = (
+        "import sys; sys.modules['tokenizers'] = None; "
+        "from ref.checkpoints.tokenizers import tokenizer_from_folder; "
+        f"print(tokenizer_from_folder({str(tmp_path)!r}).vocab_size)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "450\n", ended.stderr
 
 
 def test_a_folder_without_any_tokenizer_names_both_files(tmp_path):
