@@ -2,50 +2,66 @@
 
 import numpy as np
 
-REACH = 10  # entries on either side that count as "together"
+REACH = 10  # items before or behind that count as near
 
 
 class Baselines:
-    """Scores of all titles for a history, float64 (titles,); ties are left to the order of the catalogue."""
+    """Scores of all S titles for a history, float64 (S,), from the training sequences of a Dataset.
+
+    A history is an int array of titles, oldest first. Equal scores are left to the order of the
+    catalogue.
+    """
 
     def __init__(self, data):
-        self.entries, self.counts = data.entries, data.training_counts().astype(np.float64)
-        lengths = data.train.ends - data.train.starts
-        within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-        places = np.repeat(data.train.starts, lengths) + within
-        order = np.argsort(self.entries[places], kind="stable")
-        self.places = places[order]  # training positions, sorted by title
-        self.starts, self.ends = (
-            np.repeat(bound, lengths)[order] for bound in (data.train.starts, data.train.ends)
-        )
-        self.first = np.searchsorted(self.entries[self.places], np.arange(len(self.counts) + 1))
+        self.items = data.items
+        self.counts = data.training_counts().astype(np.float64)
+        starts, ends = data.train.starts, data.train.ends
+        lengths = ends - starts
+        before = np.repeat(lengths.cumsum() - lengths, lengths)  # items of earlier sequences
+        positions = np.repeat(starts, lengths) + np.arange(lengths.sum()) - before
+        order = np.argsort(self.items[positions], kind="stable")
+        # training positions sorted by title, each with the sequence that it lies in
+        self.positions = positions[order]
+        self.starts = np.repeat(starts, lengths)[order]
+        self.ends = np.repeat(ends, lengths)[order]
+        titles = np.arange(len(self.counts) + 1)
+        # title t has the positions first[t] ... first[t + 1] - 1
+        self.first = np.searchsorted(self.items[self.positions], titles)
 
     def scorers(self):
-        """{name: function of a history (int array, oldest first)}."""
+        """{name: function of a history}."""
         return {
-            "most popular": lambda history: self.counts,
-            "co-occurrence, last item": self._last_item,
-            "co-occurrence, ten items": self._ten_items,
+            "most popular": self.most_popular,
+            "co-occurrence, last item": self.near_last_item,
+            "co-occurrence, ten items": self.near_ten_items,
         }
 
-    def _last_item(self, history):
-        """How often each title stands within REACH entries before or after the last item of the history."""
-        offsets = np.concatenate((np.arange(-REACH, 0), np.arange(1, REACH + 1)))
+    def most_popular(self, history):
+        """How often each title stands in training, whatever the history."""
+        return self.counts
+
+    def near_last_item(self, history):
+        """How often each title stands within REACH items of the last item of the history."""
+        behind = np.arange(1, REACH + 1)
+        offsets = np.concatenate((-behind[::-1], behind))
         return self._near(history[-1], offsets, np.ones(len(offsets)))
 
-    def _ten_items(self, history):
-        """Titles that follow an item of the history within REACH entries: 1 / distance in training,
-        times 1 / distance of the item from the end of the history."""
+    def near_ten_items(self, history):
+        """How often each title follows an item of the history within REACH items.
+
+        Weighted: 1 / distance in training, times 1 / distance of the item from the history's end.
+        """
         offsets = np.arange(1, REACH + 1)
-        near = (
-            self._near(title, offsets, 1 / offsets) / back
-            for back, title in enumerate(history[::-1], start=1)
-        )
-        return sum(near, np.zeros(len(self.counts)))
+        scores = np.zeros(len(self.counts))
+        for distance, title in enumerate(history[::-1], start=1):
+            scores += self._near(title, offsets, 1 / offsets) / distance
+        return scores
 
     def _near(self, title, offsets, weights):
-        own = slice(self.first[title], self.first[title + 1])
-        places = self.places[own, None] + offsets
-        inside = (places >= self.starts[own, None]) & (places < self.ends[own, None])
-        weights = np.broadcast_to(weights, places.shape)[inside]
-        return np.bincount(self.entries[places[inside]], weights, minlength=len(self.counts))
+        """For all titles the sum of the weights of the offsets at which they stand from `title`."""
+        of_title = slice(self.first[title], self.first[title + 1])
+        neighbours = self.positions[of_title, None] + offsets  # (occurrences, offsets)
+        starts, ends = self.starts[of_title, None], self.ends[of_title, None]
+        inside = (starts <= neighbours) & (neighbours < ends)
+        weights = np.broadcast_to(weights, neighbours.shape)[inside]
+        return np.bincount(self.items[neighbours[inside]], weights, minlength=len(self.counts))

@@ -1,72 +1,89 @@
-"""A picture of where attention goes."""
-
-from html import escape
+"""A picture of where attention goes (ref/report/attention.py has the quantities)."""
 
 import numpy as np
 
-from ref.report import attention
+from ref.report.attention import KEYS, QUERIES, Attention
+from ref.report.svg import Svg
+
+_COLOURS = dict(zip(KEYS, ("#e45756", "#4c78a8", "#b8bcc2", "#f2cf5b")))
+_GREY = "#5f6368"
+_LEFT, _TOP = 52, 66  # room for the names of layers and for headings
+_WIDTH = 150  # of a share of 100 %
+_COLUMN = _WIDTH + 50  # with its skew behind it
+_PANEL = len(QUERIES) * _COLUMN + _LEFT
+_BAND = 24  # height of a layer; a head has an equal part of it
+_THINNEST = 2  # height of a head
+_GAP = 4  # between layers
+_FOOT = (
+    "a band a layer, a stripe a head; 3 ×: a token of the same item gets three times what one of "
+    "another gets, beyond even attention"
+)
 
 
-def attention_svg(models, width=150):
-    """A panel a model: a band a layer, first layer on top, in it a stripe a head; across, the four shares of each kind of query.
+def attention_svg(models: dict[str, Attention]) -> str:
+    """A panel a model, under its name, as an SVG document.
 
-    Behind a band: its skew (ref/attention.py)."""
-    colours, out, top = (
-        dict(zip(attention.KEYS, ("#e45756", "#4c78a8", "#b8bcc2", "#f2cf5b"))),
-        [],
-        66,
-    )
-    panel, stripe = 3 * (width + 50) + 52, [max(2, 24 // found.share.shape[1]) for found in models]
-    height = (
-        max(
-            top + len(found.kinds) * (found.share.shape[1] * h + 4)
-            for found, h in zip(models, stripe)
-        )
-        + 50
-    )
-    for place, (found, h) in enumerate(zip(models, stripe)):
-        left, H = place * panel + 52, found.share.shape[1]
-        out.append(
-            f'<text x="{left}" y="22" font-size="14" font-weight="bold">{escape(found.name)}</text>'
-        )
-        for q, query in enumerate(attention.QUERIES):
-            x = left + q * (width + 50)
-            out.append(f'<text x="{x}" y="46">from {escape(query)}</text>')
-            out += [
-                f'<text x="{x + at * width}" y="60" font-size="9" fill="#5f6368" text-anchor="middle">{at:.0%}</text>'
-                for at in (0, 0.5, 1)
-            ]
-            for number, kind in enumerate(found.kinds):
-                y = top + number * (H * h + 4)
-                skew = found.skew[number, q]
-                labels = [(x + width + 4, "start", f"{skew:.1f} ×")] * bool(skew > 0)
-                labels += [(left - 8, "end", f"{number} {kind}")] * (q == 0)
-                out += [
-                    f'<text x="{at}" y="{y + H * h / 2 + 4}" text-anchor="{anchor}">{label}</text>'
-                    for at, anchor, label in labels
-                ]
-                for head in range(H):
-                    ends = np.append(0, found.share[number, head, q].cumsum()) * width
-                    out += [
-                        f'<rect x="{x + ends[c]:.1f}" y="{y + head * h}" width="{ends[c + 1] - ends[c]:.1f}" height="{h}" fill="{colours[key]}"/>'
-                        for c, key in enumerate(attention.KEYS)
-                        if ends[c + 1] - ends[c] >= 0.05
-                    ]
-    legend = "".join(
-        f'<rect x="{52 + 100 * c}" y="{height - 38}" width="12" height="12" fill="{colour}"/>'
-        f'<text x="{69 + 100 * c}" y="{height - 28}">{key}</text>'
-        for c, (key, colour) in enumerate(colours.items())
-    )
-    legend += (
-        f'<text x="52" y="{height - 6}" font-size="10" fill="#5f6368">a band a layer, a stripe a head; 3 ×: a token of the same item gets three '
-        "times what one of another gets, beyond even attention</text>"
-    )
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {panel * len(models)} {height}" font-family="sans-serif" '
-            f'font-size="12"><rect width="{panel * len(models)}" height="{height}" fill="white"/>',
-            *out,
-            legend,
-            "</svg>\n",
-        ]
-    )
+    A band a layer, the first layer on top, in it a stripe a head; across, the shares of the four
+    KEYS for each of QUERIES. Behind a band: its skew.
+    """
+    height = _TOP + max(_height_of(attention) for attention in models.values()) + 50
+    svg = Svg(_PANEL * len(models), height)
+    for place, (name, attention) in enumerate(models.items()):
+        with svg.shifted(place * _PANEL + _LEFT, 0):
+            _draw_model(svg, name, attention)
+    with svg.shifted(_LEFT, height - 38):
+        _draw_legend(svg)
+    return svg.render()
+
+
+def _stripe(attention):
+    """The height of a head."""
+    return max(_THINNEST, _BAND // attention.share.shape[1])
+
+
+def _band(attention):
+    """The height of a layer."""
+    return _stripe(attention) * attention.share.shape[1]
+
+
+def _height_of(attention):
+    return len(attention.kinds) * (_band(attention) + _GAP)
+
+
+def _draw_model(svg, name, attention):
+    svg.text(0, 22, name, font_size=14, font_weight="bold")
+    for layer, kind in enumerate(attention.kinds):
+        top = _TOP + layer * (_band(attention) + _GAP)
+        svg.text(-8, top + _band(attention) / 2 + 4, f"{layer} {kind}", text_anchor="end")
+    for query in range(len(QUERIES)):
+        with svg.shifted(query * _COLUMN, 0):
+            _draw_column(svg, attention, query)
+
+
+def _draw_column(svg, attention, query):
+    svg.text(0, 46, f"from {QUERIES[query]}")
+    for share in (0, 0.5, 1):
+        label = f"{share:.0%}"
+        svg.text(share * _WIDTH, 60, label, font_size=9, fill=_GREY, text_anchor="middle")
+    for layer in range(len(attention.kinds)):
+        with svg.shifted(0, _TOP + layer * (_band(attention) + _GAP)):
+            _draw_shares(svg, attention.share[layer, :, query], _stripe(attention))
+            skew = attention.skew[layer, query]
+            if skew > 0:  # not where it is NaN
+                svg.text(_WIDTH + 4, _band(attention) / 2 + 4, f"{skew:.1f} ×")
+
+
+def _draw_shares(svg, shares, stripe):
+    """shares: float (H, 4)."""
+    for head, share in enumerate(shares):
+        ends = np.append(0, share.cumsum()) * _WIDTH
+        for key, begin, end in zip(KEYS, ends, ends[1:]):
+            if end - begin >= 0.05:  # half of what a length is written to
+                svg.rect(begin, head * stripe, end - begin, stripe, fill=_COLOURS[key])
+
+
+def _draw_legend(svg):
+    for place, (key, colour) in enumerate(_COLOURS.items()):
+        svg.rect(100 * place, 0, 12, 12, fill=colour)
+        svg.text(100 * place + 17, 10, key)
+    svg.text(0, 32, _FOOT, font_size=10, fill=_GREY)

@@ -1,136 +1,137 @@
-"""Draw masks, in the terminal and as SVG: python -m ref.report.draw_masks [TITLE ... --weights FOLDER] [--svg FILE]"""
+"""Draw the masks of a prompt, in the terminal and as SVG.
+
+python -m ref.report.draw_masks                                an example, with the default scheme
+python -m ref.report.draw_masks TITLE ... --weights FOLDER     a prompt as a model reads it
+python -m ref.report.draw_masks ... --svg FILE                 the same picture as SVG, too
+"""
 
 import argparse
-from html import escape
+from dataclasses import dataclass
 
 import torch
 
 from ref import cli, recommender
 from ref.files import write_atomically
 from ref.masks import MaskScheme, build_masks
+from ref.report.svg import Svg
 
-_TITLES = {
-    "IN": "IN · shallow layers: no look into another item",
-    "OR": "OR · middle layers: plain causal",
-    "CR": "CR · deep layers: no look inside the own item",
+_HEADINGS = {
+    "IN": ("IN · shallow layers", "no look into another item"),
+    "OR": ("OR · middle layers", "plain causal"),
+    "CR": ("CR · deep layers", "no look inside the own item"),
 }
-_NAMES = {-1: "padding", 0: "text"}
-_COLOURS = [
-    "#9aa0a6",
-    "#4c78a8",
-    "#e45756",
-    "#54a24b",
-    "#b279a2",
-    "#f58518",
-    "#72b7b2",
-    "#ff9da6",
-    "#9d755d",
-]
+_EXAMPLE_TOKENS = "Seen:|Toy| Story|⏎|Heat|⏎|The| Lion| King|⏎|Next:|Cas|ino".split("|")
+_EXAMPLE_SEGMENTS = [0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 0, 4, 4]
+# of text, and of items 1 to 8
+_COLOURS = "#9aa0a6 #4c78a8 #e45756 #54a24b #b279a2 #f58518 #72b7b2 #ff9da6 #9d755d".split()
+_MASKED = "#f3f3f3"
+_CHARACTER = 7  # width of a letter, in pixels
+_CELL = 17  # width and height of a cell with the gap behind it
 
 
-def _visible(token):
-    """A token as a label: spaces and newlines must be seen."""
-    return token.replace("\n", "⏎").replace(" ", "·").replace("\u2581", "·")
+@dataclass(frozen=True)
+class MaskedPrompt:
+    """T tokens and who may look at whom.
 
-
-def masks_text(masks, tokens, segments):
-    """The masks as lines for a terminal: a row a query, a column a key; █ allowed, · masked.
-
-    masks: {kind: list of T lists of T booleans}; tokens: T strings; segments: T integers.
+    labels: T strings; segments: T integers, the segment ids; masks: {kind: T lists of T booleans,
+    a row a query, a column a key}.
     """
-    labels = [_visible(token) for token in tokens]
-    width, lines = max(map(len, labels)), []
-    head = " " * (width + 13)
-    for kind, mask in masks.items():
-        lines += [
-            _TITLES[kind],
-            "",
-            head + " ".join(f"{max(s, 0) or '·':>2}" for s in segments) + "   segment of the key",
-        ]
-        for label, segment, row in zip(labels, segments, mask):
+
+    labels: list
+    segments: list
+    masks: dict
+
+
+def masked_prompt(tokens, segments, scheme) -> MaskedPrompt:
+    """The MaskedPrompt of T tokens (strings) with their segment ids, in the order IN, OR, CR."""
+    labels = [_with_visible_spaces(token) for token in tokens]
+    masks = build_masks(torch.tensor([segments]), scheme)
+    masks = {kind: mask[0].tolist() for kind, mask in masks.items()}
+    return MaskedPrompt(labels, segments, masks)
+
+
+def masks_text(prompt: MaskedPrompt) -> str:
+    """The masks as lines for a terminal: a row a query, a column a key; █ allowed, · masked."""
+    width = max(map(len, prompt.labels))
+    columns = " ".join(f"{_segment_mark(segment):>2}" for segment in prompt.segments)
+    lines = []
+    for kind, mask in prompt.masks.items():
+        lines.append(": ".join(_HEADINGS[kind]))
+        lines.append("")
+        lines.append(" " * (width + 13) + columns + "   segment of the key")
+        for label, segment, row in zip(prompt.labels, prompt.segments, mask):
             cells = " ".join(" █" if allowed else " ·" for allowed in row)
-            lines.append(
-                f"  {label:>{width}}  {_NAMES.get(segment) or f'item {segment}':<8} {cells}"
-            )
+            lines.append(f"  {label:>{width}}  {_segment_name(segment):<8} {cells}")
         lines.append("")
     return "\n".join(lines)
 
 
-def masks_svg(masks, tokens, segments, cell=17):
-    """The masks side by side as an SVG document; arguments as in masks_text, `cell` in pixels.
+def masks_svg(prompt: MaskedPrompt) -> str:
+    """The masks side by side as an SVG document.
 
     A cell has the colour of the key's segment where the query may look, and is empty elsewhere.
     """
-    labels = [_visible(token) for token in tokens]
-    left, top = 7 * max(map(len, labels)) + 20, 7 * max(map(len, labels)) + 40
-    side = cell * len(tokens)
+    longest_label = _CHARACTER * max(map(len, prompt.labels))
+    left, top = longest_label + 20, longest_label + 40
+    side = _CELL * len(prompt.labels)
     panel = left + side + 24
-    width, height = panel * len(masks) + 8, top + side + 44
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="monospace" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
-    for number, (kind, mask) in enumerate(masks.items()):
-        out.append(f'<g transform="translate({panel * number + left} {top})">')
-        out.append(
-            f'<text x="0" y="{14 - top}" font-size="12" font-weight="bold">{escape(_TITLES[kind].split(":")[0])}</text>'
-        )
-        for j, (label, segment) in enumerate(zip(labels, segments)):
-            colour, middle = _COLOURS[max(segment, 0) % len(_COLOURS)], cell * j + cell / 2
-            out.append(
-                f'<text x="-6" y="{middle + 4}" text-anchor="end" fill="{colour}">{escape(label)}</text>'
-            )
-            out.append(
-                f'<text transform="translate({middle + 4} -6) rotate(-90)" fill="{colour}">{escape(label)}</text>'
-            )
-            for k, allowed in enumerate(mask[j]):
-                fill = _COLOURS[max(segments[k], 0) % len(_COLOURS)] if allowed else "#f3f3f3"
-                out.append(
-                    f'<rect x="{cell * k}" y="{cell * j}" width="{cell - 1}" height="{cell - 1}" fill="{fill}"/>'
-                )
-        out.append("</g>")
-    x = left
+    height = top + side + 44
+    svg = Svg(panel * len(prompt.masks) + 8, height, font_size=11, font_family="monospace")
+    for number, (kind, mask) in enumerate(prompt.masks.items()):
+        with svg.shifted(panel * number + left, top):
+            svg.text(0, 14 - top, _HEADINGS[kind][0], font_size=12, font_weight="bold")
+            _draw_labels(svg, prompt)
+            _draw_cells(svg, prompt.segments, mask)
+    with svg.shifted(left, height - 26):
+        _draw_legend(svg, prompt.segments)
+    return svg.render()
+
+
+def _draw_labels(svg, prompt):
+    """Each token in front of its row and above its column."""
+    for number, (label, segment) in enumerate(zip(prompt.labels, prompt.segments)):
+        base_line = _CELL * number + _CELL / 2 + 4
+        svg.text(-6, base_line, label, text_anchor="end", fill=_colour(segment))
+        svg.vertical_text(base_line, -6, label, fill=_colour(segment))
+
+
+def _draw_cells(svg, segments, mask):
+    for query, row in enumerate(mask):
+        for key, allowed in enumerate(row):
+            fill = _colour(segments[key]) if allowed else _MASKED
+            svg.rect(_CELL * key, _CELL * query, _CELL - 1, _CELL - 1, fill=fill)
+
+
+def _draw_legend(svg, segments):
+    x = 0
     for segment in sorted(set(segments)):
-        name = _NAMES.get(segment) or f"item {segment}"
-        out.append(
-            f'<rect x="{x}" y="{height - 26}" width="12" height="12" fill="{_COLOURS[max(segment, 0) % len(_COLOURS)]}"/>'
-        )
-        out.append(f'<text x="{x + 17}" y="{height - 16}">{name}</text>')
-        x += 40 + 7 * len(name)
-    out.append(
-        f'<text x="{x + 10}" y="{height - 16}" fill="#5f6368">row: looks · column: is looked at</text></svg>'
-    )
-    return "\n".join(out) + "\n"
+        name = _segment_name(segment)
+        svg.rect(x, 0, 12, 12, fill=_colour(segment))
+        svg.text(x + 17, 10, name)
+        x += 40 + _CHARACTER * len(name)
+    svg.text(x + 10, 10, "row: looks · column: is looked at", fill="#5f6368")
 
 
-_EXAMPLE = [
-    ("Seen:", 0),
-    ("Toy", 1),
-    (" Story", 1),
-    ("⏎", 1),
-    ("Heat", 2),
-    ("⏎", 2),
-    ("The", 3),
-    (" Lion", 3),
-    (" King", 3),
-    ("⏎", 3),
-    ("Next:", 0),
-    ("Cas", 4),
-    ("ino", 4),
-]
+def _with_visible_spaces(token):
+    return token.replace("\n", "⏎").replace(" ", "·").replace("\u2581", "·")
 
 
-def example(folder, titles):
-    """(text, tokens as text, segment ids, scheme, layers) of a prompt, the last title its target, for a model folder."""
-    model, encoder, _ = recommender.load(folder)
-    prompt = encoder.encode(titles[:-1], titles[-1])
-    tokens = encoder.tokenizer.pieces(prompt.input_ids.tolist())
-    return prompt.text, tokens, prompt.segment_ids.tolist(), model.scheme, len(model.layers)
+def _segment_name(segment):
+    names = {-1: "padding", 0: "text"}
+    return names.get(segment, f"item {segment}")
 
 
-def main():
-    """Draw the masks of an example, or of a prompt made of TITLES (the last one is the target) for a model."""
+def _segment_mark(segment):
+    return str(segment) if segment >= 1 else "·"
+
+
+def _colour(segment):
+    """Text has the first colour; after the eighth item they begin anew."""
+    return _COLOURS[max(segment, 0) % len(_COLOURS)]
+
+
+def parse_options():
+    """The options of the command line; raises ValueError for titles without --weights."""
     parser = argparse.ArgumentParser(
         prog="python -m ref.report.draw_masks", description=main.__doc__
     )
@@ -144,18 +145,24 @@ def main():
     options = parser.parse_args()
     if bool(options.titles) != bool(options.weights):
         raise ValueError("titles and --weights go together")
+    return options
+
+
+def main():
+    """Draw the masks of an example, or of a prompt made of TITLES (the last is the target)."""
+    options = parse_options()
     if options.weights:
-        text, tokens, segments, scheme, layers = example(options.weights, options.titles)
-        print(f"{text}\nlayers: {' '.join(scheme.kinds(layers))}\n")
+        model, encoder, _ = recommender.load(options.weights)
+        *history, target = options.titles
+        encoded = encoder.encode(history, target)
+        print(f"{encoded.text}\nlayers: {' '.join(model.kinds)}\n")
+        tokens = encoder.tokenizer.pieces(encoded.input_ids.tolist())
+        prompt = masked_prompt(tokens, encoded.segment_ids.tolist(), model.scheme)
     else:
-        (tokens, segments), scheme = zip(*_EXAMPLE), MaskScheme()
-    masks = {
-        kind: mask[0].tolist()
-        for kind, mask in build_masks(torch.tensor([segments]), scheme).items()
-    }
-    print(masks_text(masks, tokens, segments))
+        prompt = masked_prompt(_EXAMPLE_TOKENS, _EXAMPLE_SEGMENTS, MaskScheme())
+    print(masks_text(prompt))
     if options.svg:
-        write_atomically(options.svg, masks_svg(masks, tokens, segments).encode())
+        write_atomically(options.svg, masks_svg(prompt).encode())
         print(f"wrote {options.svg}")
 
 

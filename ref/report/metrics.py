@@ -1,62 +1,94 @@
-"""Ranks, metrics of ranks, and bootstrap intervals of their means."""
+"""Ranks, metrics of ranks, and bootstrap intervals of their means.
+
+The target of a user has rank r, counted from 1, among N negatives; r is infinite where a search did
+not return the target. Of one user:
+
+    HR@K   = 1 if r <= K, else 0
+    NDCG@K = 1 / log2(r + 1) if r <= K, else 0          (one relevant item, so the ideal DCG is 1)
+    MRR    = 1 / r
+    AUC    = (N - (r - 1)) / N                           (negatives with the target's score: half)
+
+U users, S titles.
+"""
 
 import numpy as np
 
-CUTOFFS = (1, 5, 10)  # of HR and NDCG
+CUTOFFS = (1, 5, 10)  # K of HR@K and NDCG@K
+_PERCENTILES = (2.5, 97.5)  # between them are 95 %
 
 
 def rank_and_auc(scores, target, candidates):
-    """Rank of `target` among `candidates` (indices into `scores`), ties by index, and its AUC, ties half.
+    """Rank and AUC of `target` among `candidates`, by `scores`.
 
-    A target whose score is -inf is not returned: rank infinity, AUC 0.
+    scores: float (S,), larger is better; target: a title; candidates: int array of titles, with or
+    without the target. For the rank, equal scores go by the order of the catalogue; for the AUC
+    they count half. A target with the score -inf is not returned: rank infinity, AUC 0.
     """
-    others = candidates[candidates != target]
     if scores[target] == -np.inf:
         return np.inf, 0.0
-    ties = scores[others] == scores[target]
-    rank = 1 + (scores[others] > scores[target]).sum() + (others[ties] < target).sum()
-    auc = ((scores[others] < scores[target]).sum() + ties.sum() / 2) / max(len(others), 1)
+    negatives = candidates[candidates != target]
+    num_better = (scores[negatives] > scores[target]).sum()
+    num_worse = (scores[negatives] < scores[target]).sum()
+    ties = negatives[scores[negatives] == scores[target]]
+    rank = 1 + num_better + (ties < target).sum()
+    auc = (num_worse + len(ties) / 2) / max(len(negatives), 1)
     return float(rank), float(auc)
 
 
 def metrics_of(ranks):
-    """{"HR@1": float64 (U,), ..., "MRR": ...}, one value a user, from ranks (U,)."""
+    """{"HR@1": float64 (U,), ..., "MRR": ...}, one value a user, from the ranks (U,) of targets."""
     ranks = np.asarray(ranks, np.float64)
-    out = {f"HR@{k}": (ranks <= k).astype(np.float64) for k in CUTOFFS}
-    out |= {f"NDCG@{k}": np.where(ranks <= k, 1 / np.log2(ranks + 1), 0.0) for k in CUTOFFS}
-    return out | {"MRR": 1 / ranks}
+    metrics = {}
+    for k in CUTOFFS:
+        metrics[f"HR@{k}"] = (ranks <= k).astype(np.float64)
+    for k in CUTOFFS:
+        metrics[f"NDCG@{k}"] = np.where(ranks <= k, 1 / np.log2(ranks + 1), 0.0)
+    metrics["MRR"] = 1 / ranks
+    return metrics
 
 
-def bootstrap(values, resamples=1000, seed=0):
-    """95 % intervals of the means of several columns, users drawn with replacement.
+def bootstrap(metrics, resamples=1000, seed=0):
+    """Means over users with 95 % intervals: {name: (mean, low, high)}.
 
-    values: {name: float (U,)}; the same draws for every column. Returns {name: (mean, low, high)}.
+    metrics: {name: float (U,)}. Users are drawn with replacement, the same draws for all metrics;
+    the interval lies between the percentiles 2.5 and 97.5 of the means of the draws.
     """
-    table = np.stack(list(values.values()), axis=1)  # (U, columns)
+    values = np.stack(list(metrics.values()), axis=1)  # (U, metrics)
+    num_users = len(values)
     rng = np.random.default_rng(seed)
-    means = np.stack(
-        [table[rng.integers(0, len(table), len(table))].mean(0) for _ in range(resamples)]
-    )
-    low, high = np.percentile(means, (2.5, 97.5), axis=0)
-    return {name: tuple(map(float, row)) for name, *row in zip(values, table.mean(0), low, high)}
+    means = []
+    for _ in range(resamples):
+        users = rng.integers(0, num_users, num_users)
+        means.append(values[users].mean(0))
+    low, high = np.percentile(means, _PERCENTILES, axis=0)
+    rows = np.stack((values.mean(0), low, high), axis=1)  # (metrics, 3)
+    return {name: tuple(row) for name, row in zip(metrics, rows.tolist())}
 
 
-def paired_difference(values, others, resamples=1000, seed=0):
-    """`bootstrap` of values - others, user by user, for the columns that both have."""
-    return bootstrap(
-        {name: values[name] - others[name] for name in values if name in others}, resamples, seed
-    )
+def paired_difference(metrics, others, resamples=1000, seed=0):
+    """`bootstrap` of metrics - others, user by user, for the metrics that both have."""
+    differences = {name: metrics[name] - others[name] for name in metrics if name in others}
+    return bootstrap(differences, resamples, seed)
 
 
 def slices(lengths, counts):
-    """{name: bool (U,)}: by history length, and by how often the target stands in training, both int (U,)."""
+    """{name: bool (U,)}: who belongs to which slice; slices without users are left out.
+
+    lengths: int (U,), items of the history; counts: int (U,), how often the target stands in
+    training.
+    """
     masks = {
-        f"history of {low} to {high}": (lengths >= low) & (lengths <= high)
-        for low, high in ((1, 4), (5, 9))
+        "history of 1 to 4": _between(lengths, 1, 4),
+        "history of 5 to 9": _between(lengths, 5, 9),
+        "history of 10 or more": lengths >= 10,
+        "target never in training (cold)": counts == 0,
+        "target 1 to 9 times in training": _between(counts, 1, 9),
+        "target 10 to 49 times in training": _between(counts, 10, 49),
+        "target 50 to 99 times in training": _between(counts, 50, 99),
+        "target 100 times or more": counts >= 100,
     }
-    masks["history of 10 or more"] = lengths >= 10
-    masks["target never in training (cold)"] = counts == 0
-    for low, high in ((1, 9), (10, 49), (50, 99)):
-        masks[f"target {low} to {high} times in training"] = (counts >= low) & (counts <= high)
-    masks["target 100 times or more"] = counts >= 100
     return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def _between(values, low, high):
+    return (low <= values) & (values <= high)

@@ -1,0 +1,142 @@
+"""What a ranking gives: ranks and metrics of each user, their means, differences and slices.
+
+U users, S titles. Titles are numbers of the catalogue.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Where the target of a user stands.
+
+    rank: from 1; infinity where it was not returned. auc: None after a beam search. top: the best
+    five titles of a model, as (title, log-probability).
+    """
+
+    rank: float
+    auc: float | None = None
+    top: list | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is measured of a model or a baseline.
+
+    rankings: the Ranking of each user. metrics: {name: float64 (U,)}. targets: int (U,), of a
+    model, the titles that its rankings are of (that of the user or the first of the same tokens).
+    """
+
+    name: str
+    rankings: list
+    metrics: dict
+    targets: np.ndarray | None = None
+
+    @property
+    def is_model(self):
+        return self.targets is not None
+
+    @property
+    def ranks(self):
+        """float64 (U,), infinity where the target was not returned."""
+        return np.array([ranking.rank for ranking in self.rankings])
+
+
+def metrics_of_rankings(rankings):
+    """The metrics of each user, {name: float64 (U,)}: those of ranks, and the AUC where known."""
+    metrics = metrics_of([ranking.rank for ranking in rankings])
+    if rankings[0].auc is not None:
+        metrics["AUC"] = np.array([ranking.auc for ranking in rankings])
+    return metrics
+
+
+def evaluate_scores(name, scores, users, options) -> Result:
+    """Rank for all users by scores of all titles: for each user float (S,).
+
+    With --ranking beam, a target behind the beam width counts as not returned.
+    """
+    rankings = []
+    for number, row in enumerate(scores):
+        candidates = np.arange(len(row))
+        if users.candidates is not None:
+            candidates = users.candidates[number]
+        history, target = users.histories[number], users.targets[number]
+        rank, auc = rank_target(row, history, target, candidates, options)
+        if options.ranking == "beam":
+            auc = None
+            if rank > options.beam_width:
+                rank = np.inf
+        rankings.append(Ranking(rank, auc))
+    return Result(name, rankings, metrics_of_rankings(rankings))
+
+
+def rank_target(scores, history, target, candidates, options):
+    """Rank and AUC of a user's target by the scores of all titles, float (S,)."""
+    scores = scores.astype(np.float64)
+    if options.exclude_seen:
+        scores[history] = -np.inf
+    return rank_and_auc(scores, target, candidates)
+
+
+def best_titles(scores, titles):
+    """The best five of some titles, those without a score left out: [(title, score), ...]."""
+    best = titles[np.argsort(-scores[titles], kind="stable")[:5]]
+    return [(int(title), float(scores[title])) for title in best if scores[title] > -np.inf]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means with their intervals, {name: {metric: (mean, low, high)}} in the form of `table`.
+
+    overall: of each result. differences: of each but the first to the first, user by user.
+    slices: {name of a slice: as overall, over the users of the slice}.
+    """
+
+    overall: dict
+    differences: dict
+    slices: dict
+
+
+def summarize(results, slices, seed) -> Summary:
+    """The Summary of Results; slices: {name: bool (U,)}; seed: of the bootstrap."""
+    first, *others = results
+    differences = {
+        f"{result.name} - {first.name}": paired_difference(result.metrics, first.metrics, seed=seed)
+        for result in others
+    }
+    everybody = np.ones(len(first.ranks), bool)
+    in_slices = {
+        f"{name} ({mask.sum()} users)": _means(results, mask, seed) for name, mask in slices.items()
+    }
+    return Summary(_means(results, everybody, seed), differences, in_slices)
+
+
+def _means(results, mask, seed):
+    means = {}
+    for result in results:
+        metrics = {name: values[mask] for name, values in result.metrics.items()}
+        means[result.name] = bootstrap(metrics, seed=seed)
+    return means
+
+
+def summary_values(summary: Summary, results) -> dict:
+    """The same for JSON, with the rank (null: not returned) and the NLL of every user."""
+    models = [result for result in results if result.is_model]
+    baselines = [result for result in results if not result.is_model]
+    return {
+        "models": [model.name for model in models],
+        "baselines": [baseline.name for baseline in baselines],
+        "metrics": summary.overall,
+        "differences": summary.differences,
+        "slices": summary.slices,
+        "ranks": {result.name: _ranks_or_none(result.ranks) for result in results},
+        "nll": {model.name: model.metrics["NLL"].tolist() for model in models},
+    }
+
+
+def _ranks_or_none(ranks):
+    return [int(rank) if np.isfinite(rank) else None for rank in ranks]
