@@ -6,111 +6,124 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from ref.data import dataset
 
-from bench.make_interactions import make
+from bench.make_interactions import Sizes, make
 
 ROOT = Path(__file__).parents[1]
-# Trains one step; prints the seconds and MB (peak of the resident set) when the data is read and when the step is done.
-ONE_STEP = """
+# Begins a training, and prints seconds and peak memory when the data is read and when the gradients
+# of the first step are there. The peak is VmHWM: ru_maxrss would count that of the parent.
+FIRST_STEP = """
 import os, re, sys, time
 since = time.perf_counter()
 import train
-load, step = train.dataset.load, train.step_gradients
-def say():
-    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]  # ru_maxrss would count the parent's
+load = train.dataset.load
+def report():
+    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
     print("at", time.perf_counter() - since, int(peak) / 1024, flush=True)
-def load_and_say(*arguments):
+def load_and_report(*arguments):
     data = load(*arguments)
     data.training_windows("titles", train.np.random.default_rng(0))
-    say()
+    report()
     return data
-def step_and_say(*arguments):
-    step(*arguments)
-    say()
+def report_and_end(*_):
+    report()
     os._exit(0)
-train.dataset.load, train.step_gradients = load_and_say, step_and_say
-train.train(train.parse_options(sys.argv[1:]))
+train.dataset.load, train.set_learning_rate = load_and_report, report_and_end
+train.main(sys.argv[1:])
 """
 
 
-def begin(folder):
-    """[(seconds, MB) when the data is read, (seconds, MB) when the first step is done]"""
-    command = [
-        sys.executable,
-        "-c",
-        ONE_STEP,
-        "--data",
-        str(folder),
-        "--out",
-        str(folder / "model"),
-        "--threads",
-        "2",
-    ]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    return [
-        tuple(map(float, line.split()[1:]))
-        for line in found.stdout.splitlines()
-        if line.startswith("at ")
-    ]
+class Moment(NamedTuple):
+    """When something is done: seconds from the start, and the most memory so far, in MB."""
+
+    seconds: float
+    megabytes: float
+
+
+def begin_training(folder):
+    """The Moments when the data is read and when the first step is computed."""
+    options = ["--data", str(folder), "--out", str(folder / "model"), "--threads", "2"]
+    command = [sys.executable, "-c", FIRST_STEP, *options]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("at ")]
+    read, computed = (Moment(*map(float, line.split()[1:])) for line in lines)
+    return read, computed
 
 
 def test_half_a_million_interactions_are_read_in_seconds(tmp_path):
-    (read, memory), (started, _) = begin(make(tmp_path, 500_000, 5_000, 10_000))
-    assert read < 20 and started < 60 and memory < 800
+    folder = make(tmp_path, Sizes(interactions=500_000, users=5_000, items=10_000))
+    read, computed = begin_training(folder)
+    assert read.seconds < 20
+    assert read.megabytes < 800
+    assert computed.seconds < 60
 
 
-def test_a_shuffled_file_is_filtered_and_split_as_by_loops(tmp_path):
-    folder, fewest = make(tmp_path, 200_000, 2_000, 8_000), {"user": 30, "item": 12}
-    header, *lines = (folder / "interactions.csv").read_text().splitlines()
-    random.Random(0).shuffle(lines)
-    (folder / "interactions.csv").write_text("\n".join([header, *lines]))
-    with open(folder / "items.csv", newline="") as file:
-        titles = {row["item_id"]: row["title"] for row in csv.DictReader(file)}
-    sequences, kept, before = {line.split(",")[0]: [] for line in lines}, lines, None
-    while kept != before:
-        users, items = (Counter(line.split(",")[column] for line in kept) for column in (0, 1))
-        before, kept = (
-            kept,
-            [
-                k
-                for k in kept
-                if users[k.split(",")[0]] >= fewest["user"]
-                and items[k.split(",")[1]] >= fewest["item"]
-            ],
-        )
-    assert 0 < len(kept) < len(lines)
-    for line in kept:
-        user, item, time = line.split(",")
+def frequent(rows, min_user, min_item):
+    """The rows whose user and item have enough rows among those that are left."""
+    while True:
+        users = Counter(user for user, _, _ in rows)
+        items = Counter(item for _, item, _ in rows)
+        kept = [row for row in rows if users[row[0]] >= min_user and items[row[1]] >= min_item]
+        if kept == rows:
+            return rows
+        rows = kept
+
+
+def title_sequences(all_rows, rows, titles):
+    """The titles of each user in order of time, users as they first appear in the file."""
+    sequences = {user: [] for user, _, _ in all_rows}
+    for user, item, time in rows:
         sequences[user].append((int(time), titles[item]))
-    expected = [
-        [title for _, title in sorted(sequence, key=lambda entry: entry[0])]
-        for sequence in sequences.values()
-        if sequence
-    ]
-    data = dataset.load(folder, 10, fewest["item"], fewest["user"])
-    for windows, (begin, end) in (
-        (data.test, (-11, None)),
-        (data.valid, (-12, -1)),
-        (data.train, (None, -2)),
-    ):
-        shown = [
-            [data.titles[entry] for entry in data.entries[s:e]]
-            for s, e in zip(windows.starts, windows.ends)
-        ]
-        assert shown == [sequence[begin:end] for sequence in expected]
+    in_order = []
+    for sequence in sequences.values():
+        sequence.sort(key=lambda timed: timed[0])  # stable
+        if sequence:
+            in_order.append([title for _, title in sequence])
+    return in_order
+
+
+@pytest.fixture
+def shuffled_folder(tmp_path):
+    """200,000 interactions that are not in order of time."""
+    make(tmp_path, Sizes(interactions=200_000, users=2_000, items=8_000))
+    path = tmp_path / "interactions.csv"
+    header, *lines = path.read_text().splitlines()
+    random.Random(0).shuffle(lines)
+    path.write_text("\n".join([header, *lines]))
+    return tmp_path
+
+
+def test_a_shuffled_file_is_filtered_and_split_as_by_loops(shuffled_folder):
+    lines = (shuffled_folder / "interactions.csv").read_text().splitlines()
+    rows = [tuple(line.split(",")) for line in lines[1:]]
+    with open(shuffled_folder / "items.csv", newline="") as file:
+        titles = {row["item_id"]: row["title"] for row in csv.DictReader(file)}
+    kept = frequent(rows, min_user=30, min_item=12)
+    assert 0 < len(kept) < len(rows)
+    expected = title_sequences(rows, kept, titles)
+    data = dataset.load(shuffled_folder, history=10, min_user=30, min_item=12)
+    assert titles_in(data, data.test) == [sequence[-11:] for sequence in expected]
+    assert titles_in(data, data.valid) == [sequence[-12:-1] for sequence in expected]
+    assert titles_in(data, data.train) == [sequence[:-2] for sequence in expected]
+
+
+def titles_in(data, windows):
+    ranges = zip(windows.starts, windows.ends)
+    return [[data.titles[item] for item in data.items[start:end]] for start, end in ranges]
 
 
 @pytest.mark.slow
-def test_ten_million_interactions_are_read_within_a_minute_and_training_begins_within_ninety_seconds(
+def test_ten_million_interactions_are_read_in_a_minute_and_trained_on_after_ninety_seconds(
     tmp_path,
 ):
-    (read, memory), (started, most) = begin(make(tmp_path))
-    print(
-        f"read after {read:.0f} s, {memory:.0f} MB; first step done after {started:.0f} s, {most:.0f} MB"
-    )
-    assert read < 60 and memory < 3000 and started < 90 and most < 3000
+    read, computed = begin_training(make(tmp_path, Sizes()))
+    print(f"read: {read}; gradients of the first step: {computed}")
+    assert read.seconds < 60
+    assert computed.seconds < 90
+    assert max(read.megabytes, computed.megabytes) < 3000
