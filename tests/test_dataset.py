@@ -54,7 +54,7 @@ def title_sequences(rows):
 
 
 def rows_of_distinct_items(users=5, length=9):
-    """Rows and titles in which each interaction has its item, called "title USER-PLACE IN TIME"."""
+    """Rows of which no two have the same item; its title is "title USER-PLACE IN TIME"."""
     rows = []
     for user in range(users):
         rows += [(f"u{user}", f"{user}-{place}", place) for place in range(length)]
