@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, do what one does: losses, models, reports are the same."""
+"""Several processes, started by torchrun, do what one does: same losses, models and reports."""
 
 import json
 import os
