@@ -1,10 +1,12 @@
 """The fixtures of the tests; plain functions and tables are in tests/support."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+import evaluate
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.prompt import PromptEncoder
@@ -12,13 +14,7 @@ from ref.tokenizer import Tokenizer
 
 from support import commands
 from support.catalogue import TITLES
-from support.data import (
-    TINY,
-    made_up_rows,
-    presplit_rows,
-    write_interactions,
-    write_presplit,
-)
+from support.data import made_up_rows, presplit_rows, write_interactions, write_presplit
 from support.models import config_of, let_float32_mean_float64, random_model
 
 
@@ -71,6 +67,15 @@ def presplit_folder(tmp_path):
     return write_presplit(tmp_path / "presplit", train, test, titles)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch computes in one thread: tiny models are slower in several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def run(capfd):
     """Call a script in this process: (exit code, standard output, standard error)."""
@@ -79,6 +84,21 @@ def run(capfd):
         capfd.readouterr()
         code = commands.run_main(module, *arguments)
         return commands.Ended(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def report_of(run, tmp_path):
+    """Evaluate one model folder or a list of them: the report that --json writes."""
+
+    def call(data_folder, weights, *options):
+        folders = weights if isinstance(weights, list) else [weights]
+        path = tmp_path / "report.json"
+        asked = ("--data", data_folder, "--weights", *folders, "--json", path, *options)
+        ended = run(evaluate, *asked)
+        assert ended.code == 0, ended.err
+        return json.loads(path.read_text(encoding="utf-8"))
 
     return call
 
@@ -92,11 +112,11 @@ def made_up_data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_model(made_up_data):
     """A model trained on `made_up_data` for three steps with seed 0."""
-    return commands.trained(made_up_data, made_up_data.parent / "model", *TINY)
+    return commands.trained(made_up_data, made_up_data.parent / "model")
 
 
 @pytest.fixture(scope="session")
 def full_softmax_model(made_up_data):
     """The same with the full softmax, so that every token of a title counts."""
     options = ("--softmax", "full", "--cross-layers", 0)
-    return commands.trained(made_up_data, made_up_data.parent / "full", *TINY, *options)
+    return commands.trained(made_up_data, made_up_data.parent / "full", *options)

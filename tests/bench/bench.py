@@ -1,14 +1,17 @@
 """Measure this project beside transformers, or beside itself, and how its cost grows.
 
-    python tests/bench/bench.py                        every row; --rows 1 beam-tiny takes some of them
-    python tests/bench/bench.py --small                the same on small shapes: do all rows still work?
-    python tests/bench/bench.py --growth --json FILE   time and memory against prompt length, users, beams, catalogue
+    python tests/bench/bench.py                        every row; --rows 1 beam-tiny: those two
+    python tests/bench/bench.py --small                small shapes: do all rows still work?
+    python tests/bench/bench.py --growth --json FILE   time and memory against the size of things
 
-Each row first proves that both sides compute the same: logits and gradients to float32 rounding, the
-same lists of titles with scores within 1e-4. Then the two sides take turns in one process (ours,
-theirs, ours, theirs, ...) after one warm-up each, and what is printed is the least, median and
-greatest *ratio* of a pair: below 1, ours takes less. Memory is the peak of the resident set over the
-loaded model (VmHWM in /proc/self/status, reset first: Linux), each side in a process of its own.
+--growth varies the length of prompts, the users, the beams and the size of the catalogue.
+
+Each row first proves that both sides compute the same: logits and gradients to float32 rounding,
+the same lists of titles with scores within 1e-4. Then the two sides take turns in one process
+(ours, theirs, ours, theirs, ...) after one warm-up each, and what is printed is the least, median
+and greatest *ratio* of a pair: below 1, ours takes less. Memory is the peak of the resident set
+over the loaded model (VmHWM in /proc/self/status, reset first: Linux), each side in a process of
+its own.
 
 transformers gets its fast settings: sdpa attention, the same fused AdamW, no key/value cache where
 none is needed; while it generates, the tokens allowed behind a prefix come out of a dictionary of
@@ -19,6 +22,7 @@ Of --growth, 1,000,000 titles must become a trie within 60 s and 2,048 MB.
 
 import argparse
 import ctypes
+import dataclasses
 import gc
 import os
 import platform
@@ -28,11 +32,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import sides  # first: it makes `ref` importable
+import sides  # before ref: it makes ref importable
 import torch
 import transformers
 
@@ -40,13 +44,16 @@ from ref import cli, recommender
 from ref.data import dataset
 from ref.files import write_json
 from ref.prompt import Prompt
+from ref.search.beam import beam_search
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. setup(options) returns (prove, ours, theirs): prove() says what it found,
-    or raises ValueError; ours(i) and theirs(i) do the work of repeat i. They are timed, or, if unit is
-    "MB", return what they measured. to_reach: the greatest ratio that is good enough; None: no target."""
+    """One line of the table.
+
+    setup(options) returns the Sides: timed, or, if unit is "MB", they return what they measured.
+    to_reach: the greatest ratio that is good enough; None: no target.
+    """
 
     number: str
     name: str
@@ -57,6 +64,9 @@ class Row:
     unit: str = "ms"
 
 
+# --- memory
+
+
 def resident(field):
     """VmRSS or VmHWM of this process, in MB of 2^20 bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -64,7 +74,7 @@ def resident(field):
 
 
 def peak_growth(work):
-    """How far the resident set rises above where it stands, in MB, while work() runs; and its seconds."""
+    """How far the resident set rises while work() runs, in MB; and its seconds."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back first
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from the present
@@ -74,306 +84,249 @@ def peak_growth(work):
 
 
 def memory_of(side, options):
-    """Peak growth of the beam search of row 5 in this process, in MB, the model loaded and touched."""
+    """Peak growth of the beam search of row 5 in this process, in MB, the model loaded."""
     model = sides.model_135m(options, sides.CAUSAL)
-    world = sides.recommending(model, sides.large_users(options))
-    few = SimpleNamespace(**vars(world) | {"prompts": world.prompts[:1]})
+    search = sides.search_for(model, sides.large_users(options))
+    one_user = dataclasses.replace(search, prompts=search.prompts[:1])
+    works = []
     if side == "ours":
-        runs = [lambda w=w: w.decoder.beam_search(w.prompts, sides.WIDTH) for w in (few, world)]
+        for each in (one_user, search):
+            works.append(partial(beam_search, each.decoder, each.prompts, sides.WIDTH))
     else:
-        theirs = sides.in_transformers(model, own_masks=True)[0]
-        del model, world.decoder, few.decoder
-        runs = [sides.generating(theirs, w) for w in (few, world)]
-    runs[0]()  # one user: what is loaded late is not counted
-    return peak_growth(runs[1])[0]
+        theirs, _ = sides.in_transformers(model, own_masks=True)
+        for each in (one_user, search):
+            generated = sides.GeneratedSearch(theirs, each.decoder.trie, each.prompts)
+            works.append(generated.generate)
+    del model, search, one_user, each
+    works[0]()  # what is loaded late is not counted
+    growth, _ = peak_growth(works[1])
+    return growth
 
 
 def memory(options):
+    """The Sides of row 9: each call is a process."""
+
     def run(side):
-        command = [
-            sys.executable,
-            __file__,
-            "--memory-of",
-            side,
-            "--threads",
-            str(options.threads),
-            "--seed",
-            str(options.seed),
-        ]
-        return float(
-            subprocess.run(
-                command + ["--small"] * options.small, check=True, capture_output=True, text=True
-            ).stdout
-        )
+        command = [sys.executable, __file__, "--memory-of", side]
+        command += ["--threads", str(options.threads), "--seed", str(options.seed)]
+        if options.small:
+            command.append("--small")
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return float(done.stdout)
 
-    return lambda: "row 5 proves it", lambda i: run("ours"), lambda i: run("theirs")
+    return sides.Sides(lambda: "row 5 proves it", lambda i: run("ours"), lambda i: run("theirs"))
 
 
+# fmt: off
 ROWS = [
-    Row(
-        "1",
-        "forward",
-        "forward, 135M shape, 8 x 256 tokens, HatLLM masks",
-        "transformers",
-        1.0,
-        sides.forward,
-    ),
-    Row(
-        "2",
-        "step-135m",
-        "training step, loss on target only, 135M shape, 4 x 256",
-        "transformers",
-        0.8,
-        sides.step_135m,
-    ),
-    Row(
-        "3",
-        "step-tiny",
-        "training step, default tiny model, batch 64, full softmax",
-        "transformers",
-        0.7,
-        sides.step_tiny,
-    ),
-    Row(
-        "3b",
-        "step-catalogue",
-        "the same with our default loss, softmax catalogue",
-        "transformers, full softmax",
-        None,
-        lambda options: sides.step_tiny(options, "catalogue"),
-    ),
-    Row(
-        "4",
-        "beam-tiny",
-        "beam search, width 10, 64 users, tiny model",
-        "transformers generate",
-        0.15,
-        sides.beam_tiny,
-    ),
-    Row(
-        "5",
-        "beam-135m",
-        "beam search, width 10, 8 users, 135M shape",
-        "transformers generate",
-        0.25,
-        sides.beam_135m,
-    ),
-    Row(
-        "6a",
-        "hat-tiny",
-        "row 4 with HatLLM masks",
-        "ours, causal masks",
-        1.0,
-        lambda options: sides.beam_hat(options, True),
-    ),
-    Row(
-        "6b",
-        "hat-135m",
-        "row 5 with HatLLM masks",
-        "ours, causal masks",
-        1.0,
-        lambda options: sides.beam_hat(options, False),
-    ),
-    Row(
-        "7",
-        "cache-items",
-        "64 prompts with --cache-items, intra_layers = half, tiny model",
-        "ours, without",
-        0.65,
-        lambda options: sides.cache_items(options, True),
-    ),
-    Row(
-        "7b",
-        "cache-items-135m",
-        "8 prompts with --cache-items, intra_layers = half, 135M shape",
-        "ours, without",
-        0.65,
-        lambda options: sides.cache_items(options, False),
-    ),
-    Row(
-        "8",
-        "full-ranking",
-        "full ranking, 3 users, tiny model as shipped (softmax catalogue)",
-        "ours, a title at a time, batches of 256",
-        0.1,
-        lambda options: sides.full_ranking(options, "catalogue"),
-    ),
-    Row(
-        "8b",
-        "full-softmax",
-        "the same with softmax full",
-        "ours, a title at a time, batches of 256",
-        None,
-        lambda options: sides.full_ranking(options, "full"),
-    ),
-    Row(
-        "9",
-        "memory",
-        "memory of row 5, peak over the loaded model",
-        "transformers generate",
-        0.5,
-        memory,
-        "MB",
-    ),
-    Row(
-        "10a",
-        "masks-tiny",
-        "build_masks, tiny model",
-        "the whole step of row 3",
-        0.01,
-        lambda options: sides.masks(options, True),
-    ),
-    Row(
-        "10b",
-        "masks-135m",
-        "build_masks, 135M shape",
-        "the whole step of row 2",
-        0.01,
-        lambda options: sides.masks(options, False),
-    ),
+    Row("1", "forward", "forward, 135M shape, 8 x 256 tokens, HatLLM masks",
+        "transformers", 1.0, sides.forward),
+    Row("2", "step-135m", "training step, loss on target only, 135M shape, 4 x 256",
+        "transformers", 0.8, sides.step_135m),
+    Row("3", "step-tiny", "training step, default tiny model, batch 64, full softmax",
+        "transformers", 0.7, sides.step_tiny),
+    Row("3b", "step-catalogue", "the same with our default loss, softmax catalogue",
+        "transformers, full softmax", None, partial(sides.step_tiny, softmax="catalogue")),
+    Row("4", "beam-tiny", "beam search, width 10, 64 users, tiny model",
+        "transformers generate", 0.15, sides.beam_tiny),
+    Row("5", "beam-135m", "beam search, width 10, 8 users, 135M shape",
+        "transformers generate", 0.25, sides.beam_135m),
+    Row("6a", "hat-tiny", "row 4 with HatLLM masks",
+        "ours, causal masks", 1.0, sides.hat_tiny),
+    Row("6b", "hat-135m", "row 5 with HatLLM masks",
+        "ours, causal masks", 1.0, sides.hat_135m),
+    Row("7", "cache-items", "64 prompts with --cache-items, intra_layers = half, tiny model",
+        "ours, without", 0.65, sides.cache_items_tiny),
+    Row("7b", "cache-items-135m", "8 prompts with --cache-items, intra_layers = half, 135M shape",
+        "ours, without", 0.65, sides.cache_items_135m),
+    Row("8", "full-ranking", "full ranking, 3 users, tiny model as shipped (softmax catalogue)",
+        "ours, a title at a time, batches of 256", 0.1, sides.full_ranking),
+    Row("8b", "full-softmax", "the same with softmax full",
+        "ours, a title at a time, batches of 256", None,
+        partial(sides.full_ranking, softmax="full")),
+    Row("9", "memory", "memory of row 5, peak over the loaded model",
+        "transformers generate", 0.5, memory, "MB"),
+    Row("10a", "masks-tiny", "build_masks, tiny model",
+        "the whole step of row 3", 0.01, partial(sides.masks, setup=sides.step_tiny)),
+    Row("10b", "masks-135m", "build_masks, 135M shape",
+        "the whole step of row 2", 0.01, partial(sides.masks, setup=sides.step_135m)),
 ]
+# fmt: on
 
 
 def measure(row, options):
-    """The row as JSON values: what was proven, both sides of every repeat, and the ratios' least, median, greatest."""
-    said = {
-        field: getattr(row, field)
-        for field in ("number", "name", "work", "against", "to_reach", "unit")
+    """The row as JSON values: the proof, both sides of every repeat, and their ratios."""
+    pair = row.setup(options)
+    values = {
+        "number": row.number,
+        "name": row.name,
+        "work": row.work,
+        "against": row.against,
+        "to_reach": row.to_reach,
+        "unit": row.unit,
+        "proof": pair.prove(),
+        "ours": [],
+        "theirs": [],
     }
-    prove, ours, theirs = row.setup(options)
-    said["proof"] = prove()
-    if row.unit == "ms":
-        ours(0), theirs(0)
-    found = [], []
+    if row.unit == "ms":  # warm up
+        pair.ours(0)
+        pair.theirs(0)
     for i in range(options.repeats):
-        for side, values in zip((ours, theirs), found):
-            gc.collect()
-            since = time.perf_counter()
-            value = side(i)
-            values.append(value if row.unit == "MB" else (time.perf_counter() - since) * 1000)
-    ratios = [a / b for a, b in zip(*found)]
-    return said | {
-        "ours": found[0],
-        "theirs": found[1],
+        values["ours"].append(measure_once(pair.ours, i, row.unit))
+        values["theirs"].append(measure_once(pair.theirs, i, row.unit))
+    ratios = [ours / theirs for ours, theirs in zip(values["ours"], values["theirs"])]
+    return values | {
         "min": min(ratios),
         "median": statistics.median(ratios),
         "max": max(ratios),
     }
 
 
+def measure_once(work, i, unit):
+    """Milliseconds of work(i), or what it measured itself."""
+    gc.collect()
+    since = time.perf_counter()
+    value = work(i)
+    return value if unit == "MB" else (time.perf_counter() - since) * 1000
+
+
 def describe(values):
     """The text of a measured row."""
-    head = f"{values['number']:>3} {values['name']}: {values['work']} / {values['against']}"
-    ours, theirs = (statistics.median(values[side]) for side in ("ours", "theirs"))
-    target = values["to_reach"]
-    verdict = (
-        "no target"
-        if target is None
-        else f"to reach {target}: {'yes' if values['median'] <= target else 'NO'}"
-    )
+    verdict = "no target"
+    if values["to_reach"] is not None:
+        reached = "yes" if values["median"] <= values["to_reach"] else "NO"
+        verdict = f"to reach {values['to_reach']}: {reached}"
+    ours, theirs = statistics.median(values["ours"]), statistics.median(values["theirs"])
     return (
-        f"{head}\n      {values['proof']}\n      ratio {values['min']:.4f} {values['median']:.4f} {values['max']:.4f} "
+        f"{values['number']:>3} {values['name']}: {values['work']} / {values['against']}\n"
+        f"      {values['proof']}\n"
+        f"      ratio {values['min']:.4f} {values['median']:.4f} {values['max']:.4f} "
         f"(min, median, max), {verdict}; medians {ours:,.1f} and {theirs:,.1f} {values['unit']}"
     )
 
 
+# --- growth
+
+
 def searching(options, length=128, users=4, width=sides.WIDTH):
-    """A beam search of that size, ready to run: 135M shape with 6 of its 30 layers, random prompts."""
+    """A beam search of that size, ready to run: 135M shape with 6 layers, random prompts."""
     model = sides.model_135m(options, layers=6)
-    ids, segments = (
-        x[:, :length].numpy() for x in sides.random_prompts(users, length + 16, options, 4000)
-    )
-    prompts = [Prompt("", *pair, pair[1], length, 0) for pair in zip(ids, segments)]
-    decoder = sides.recommending(model, 0).decoder
-    return lambda: decoder.beam_search(prompts, width)
+    input_ids, segment_ids = sides.random_prompts(users, length + 16, options, 4000)
+    prompts = []
+    for ids, segments in zip(input_ids[:, :length].numpy(), segment_ids[:, :length].numpy()):
+        prompts.append(Prompt("", ids, segments, segments, length, dropped=0))
+    decoder = sides.search_for(model, users=0).decoder
+    return lambda: beam_search(decoder, prompts, width)
 
 
 def building(options, titles):
     """The trie of that many generated titles, tokenized and built."""
     words = sorted({word for title in dataset.load().titles for word in title.split()})
-    rng, made = np.random.default_rng(options.seed), set()
-    while len(made) < titles:
-        made.update(
-            " ".join(words[i] for i in row)
-            for row in rng.integers(0, len(words), (titles - len(made), 4))
-        )
-    encoder, made = recommender.load(sides.TINY)[1], sorted(made)
-    return lambda: recommender.build_trie(encoder, made)
+    rng = np.random.default_rng(options.seed)
+    generated = set()
+    while len(generated) < titles:
+        for row in rng.integers(0, len(words), (titles - len(generated), 4)):
+            generated.add(" ".join(words[i] for i in row))
+    _, encoder, _ = recommender.load(sides.TINY)
+    catalogue = sorted(generated)
+    return lambda: recommender.build_trie(encoder, catalogue)
 
 
-def growth(options):
-    """One table a quantity: its sizes, seconds and MB at each, and the exponents of size in both over the larger sizes."""
-    most = 1 if options.small else 100
-    tables = {
-        "prompt tokens": (searching, "length", [64, 128, 256, 512, 1024, 2048][: 2 * most]),
-        "users": (searching, "users", [1, 2, 4, 8, 16, 32, 64][: 2 * most]),
-        "beams": (searching, "width", [1, 2, 5, 10, 20, 50][: 2 * most]),
-        "titles": (building, "titles", [1_000, 10_000, 100_000, 1_000_000][: 2 * most]),
+@dataclass(frozen=True)
+class Quantity:
+    """Something whose size is varied: make(options, argument=size) returns the work."""
+
+    name: str
+    make: Callable
+    argument: str
+    sizes: list
+
+
+QUANTITIES = [
+    Quantity("prompt tokens", searching, "length", [64, 128, 256, 512, 1024, 2048]),
+    Quantity("users", searching, "users", [1, 2, 4, 8, 16, 32, 64]),
+    Quantity("beams", searching, "width", [1, 2, 5, 10, 20, 50]),
+    Quantity("titles", building, "titles", [1_000, 10_000, 100_000, 1_000_000]),
+]
+
+
+def growth_of(quantity, options):
+    """Sizes with seconds and MB at each, and the exponents of size in both."""
+    points = []
+    for size in quantity.sizes[: 2 if options.small else None]:
+        seconds, megabytes = cost_of(quantity, size, options)
+        points.append((size, seconds, megabytes))
+        print(f"{size:>10,} {quantity.name}: {seconds:10.3f} s {megabytes:10.1f} MB", flush=True)
+    in_time, in_memory = exponents(points)
+    print(
+        f"{'exponent of ' + quantity.name:>30}: {in_time:.2f} in time, {in_memory:.2f} in memory\n",
+        flush=True,
+    )
+    return {
+        "quantity": quantity.name,
+        "points": points,
+        "exponent_time": in_time,
+        "exponent_memory": in_memory,
     }
-    for name, (make, argument, sizes) in tables.items():
-        points = []
-        for size in sizes:
-            work = make(options, **{argument: size})
-            repeats = 1 if make is building else options.repeats
-            if make is searching:
-                work()
-            runs = [peak_growth(work) for _ in range(repeats)]
-            points.append(
-                (size, statistics.median(s for _, s in runs), statistics.median(m for m, _ in runs))
-            )
-            print(
-                f"{size:>10,} {name}: {points[-1][1]:10.3f} s {points[-1][2]:10.1f} MB", flush=True
-            )
-        larger = points[len(points) // 2 - 1 :]  # small sizes measure what a call costs anyway
-        size, *values = (np.log(np.maximum(column, 1e-3)) for column in zip(*larger))
-        exponents = [float(np.polyfit(size, column, 1)[0]) for column in values]
-        print(
-            f"{'exponent of ' + name:>30}: {exponents[0]:.2f} in time, {exponents[1]:.2f} in memory\n",
-            flush=True,
-        )
-        yield {
-            "quantity": name,
-            "points": points,
-            "exponent_time": exponents[0],
-            "exponent_memory": exponents[1],
-        }
 
 
-def main():
+def cost_of(quantity, size, options):
+    """Median seconds and MB of some repeats; a catalogue is built once."""
+    work = quantity.make(options, **{quantity.argument: size})
+    repeats = 1
+    if quantity.make is searching:
+        repeats = options.repeats
+        work()  # warm up
+    costs = [peak_growth(work) for _ in range(repeats)]
+    megabytes, seconds = zip(*costs)
+    return statistics.median(seconds), statistics.median(megabytes)
+
+
+def exponents(points):
+    """Of size in seconds and in MB, over the larger sizes: small ones measure what a call costs."""
+    larger = np.array(points[len(points) // 2 - 1 :])
+    size, seconds, megabytes = np.log(np.maximum(larger, 1e-3)).T
+    return float(np.polyfit(size, seconds, 1)[0]), float(np.polyfit(size, megabytes, 1)[0])
+
+
+# --- command line
+
+
+def parse_options():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [name for row in ROWS for name in (row.number, row.name)]
-    parser.add_argument(
+    default = "(default: %(default)s)"
+    add = parser.add_argument
+    add(
         "--rows",
         nargs="+",
         choices=names,
         metavar="ROW",
         help=f"numbers or names: {', '.join(names)}",
     )
-    parser.add_argument("--growth", action="store_true", help="how cost grows, instead of the rows")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs a row (default: %(default)s)")
-    parser.add_argument(
+    add("--growth", action="store_true", help="how cost grows, instead of the rows")
+    add("--repeats", type=int, default=5, help=f"pairs a row {default}")
+    add(
         "--small",
         action="store_true",
         help="small shapes and few users: only to see that all rows work",
     )
-    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of weights and prompts (default: %(default)s)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write every measurement")
-    parser.add_argument("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    add("--threads", type=int, default=2, help=default)
+    add("--seed", type=int, default=0, help=f"of weights and prompts {default}")
+    add("--json", metavar="FILE", help="write every measurement")
+    add("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     sides.require(
         min(options.repeats, options.threads) > 0, "--repeats and --threads are 1 or more"
     )
-    torch.set_num_threads(options.threads)
-    transformers.logging.set_verbosity_error()
-    if options.memory_of:
-        print(memory_of(options.memory_of, options))
-        return
-    about = {
+    return options
+
+
+def describe_machine(options):
+    """{what a reader of figures should know: its value}."""
+    return {
         "machine": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -386,26 +339,40 @@ def main():
         "transformers": transformers.__version__,
         "numpy": np.__version__,
     }
-    print(", ".join(f"{name} {value}" for name, value in about.items()) + "\n", flush=True)
-    if options.growth:
-        about["growth"] = list(growth(options))
-    else:
-        about["rows"] = []
-        for row in ROWS:
-            if not options.rows or {row.number, row.name} & set(options.rows):
-                about["rows"].append(measure(row, options))
-                print(describe(about["rows"][-1]), flush=True)
-                gc.collect()
-    if options.json:
-        write_json(Path(options.json), about)
 
 
 def processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.split(": ")[1] for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(": ")[1]
+    return platform.processor()
+
+
+def main():
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    if options.memory_of:
+        print(memory_of(options.memory_of, options))
+        return
+    report = describe_machine(options)
+    print(", ".join(f"{name} {value}" for name, value in report.items()) + "\n", flush=True)
+    if options.growth:
+        report["growth"] = [growth_of(quantity, options) for quantity in QUANTITIES]
+    else:
+        report["rows"] = measure_rows(options)
+    if options.json:
+        write_json(Path(options.json), report)
+
+
+def measure_rows(options):
+    rows = []
+    for row in ROWS:
+        if not options.rows or {row.number, row.name} & set(options.rows):
+            rows.append(measure(row, options))
+            print(describe(rows[-1]), flush=True)
+            gc.collect()
+    return rows
 
 
 if __name__ == "__main__":

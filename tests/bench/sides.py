@@ -1,12 +1,13 @@
-"""The two sides of each row of tests/bench/bench.py: what is run, and the proof that both compute the same.
+"""The two sides of each row of tests/bench/bench.py: what is run, and the proof that they agree.
 
-A setup takes the options of bench.py and returns (prove, ours, theirs); ours(i) and theirs(i) do the
-work of repeat i.
+A setup takes the options of bench.py and returns Sides.
 """
 
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -14,27 +15,44 @@ from unittest import mock
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-import evaluate
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import train
 from ref import recommender
 from ref.checkpoints import load_model
 from ref.checkpoints.config import config_values, parse_config
 from ref.checkpoints.weights import hf_parameters
 from ref.data import dataset
-from ref.llama import Llama, LlamaConfig
+from ref.llama import Llama
 from ref.loss import Batch, Objective
 from ref.masks import MaskScheme, build_masks
+from ref.search import decoder as search_decoder
+from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
-from ref.search.item_states import ItemCache
+from ref.search.exact import title_log_probs
+from ref.search.item_states import ItemStates
 from ref.settings import Settings
+from ref.training.batches import batches_of_similar_length, items_of
 
 from peers import transformers_peer as peer
 
 WIDTH = 10  # beams
-TINY = ROOT / "weights" / "movielens-causal"
-CAUSAL, TINY_HAT = MaskScheme(), MaskScheme(intra_layers=1, cross_layers=1)
+TINY = Path(__file__).resolve().parents[2] / "weights" / "movielens-causal"
+CAUSAL = MaskScheme()
+TINY_HAT = MaskScheme(intra_layers=1, cross_layers=1)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is compared: prove() returns what it found, or raises ValueError where they differ.
+
+    ours(i) and theirs(i) do the work of repeat i.
+    """
+
+    prove: Callable
+    ours: Callable
+    theirs: Callable
 
 
 def require(condition, message):
@@ -42,13 +60,16 @@ def require(condition, message):
         raise ValueError(message)
 
 
+# --- models and prompts
+
+
 def model_135m(options, scheme=None, layers=30):
-    """A random Llama of 135 million parameters (--small: a small one); its logits are far from flat."""
-    layers, hidden, heads = (3, 48, 3) if options.small else (layers, 576, 9)
+    """A random Llama of 135 million parameters; with --small a small one."""
+    layers, hidden_size, heads = (3, 48, 3) if options.small else (layers, 576, 9)
     config = parse_config(
         {
             "vocab_size": 4000 if options.small else 32000,
-            "hidden_size": hidden,
+            "hidden_size": hidden_size,
             "num_hidden_layers": layers,
             "intermediate_size": 128 if options.small else 1536,
             "num_attention_heads": heads,
@@ -58,9 +79,8 @@ def model_135m(options, scheme=None, layers=30):
     )
     torch.manual_seed(options.seed)
     model = Llama(config, scheme or MaskScheme(layers // 3, layers // 3)).eval()
-    model.norm.weight.data.fill_(
-        16.0 if options.small else 5.0
-    )  # logits of standard deviation 2 or so
+    # far from flat: logits of standard deviation 2 or so
+    model.norm.weight.data.fill_(16.0 if options.small else 5.0)
     return model
 
 
@@ -69,28 +89,28 @@ def model_tiny(scheme=CAUSAL):
 
 
 def in_transformers(model, own_masks=False):
-    """The same weights in transformers, and a function that gives it the masks of some segment ids.
+    """The same weights in transformers, and a function that gives it the masks of segment ids.
 
     own_masks: transformers makes causal masks itself, and nothing stands in their place.
     """
     os.environ["PEER_ATTENTION"] = "sdpa"
     weights = {name: p.detach().numpy() for name, p in hf_parameters(model).items()}
-    theirs, given = peer.load(SimpleNamespace(config=config_values(model.config), weights=weights))
-    kinds, scheme = model.scheme.kinds(len(model.layers)), model.scheme
+    case = SimpleNamespace(config=config_values(model.config), weights=weights)
+    theirs, given = peer.load(case)
     if own_masks:
         for layer in theirs.model.layers:
             layer.self_attn._forward_pre_hooks.clear()
 
     def give_masks(segment_ids):
-        masks = build_masks(segment_ids, scheme)
-        additive = {kind: peer.additive(masks[kind]) for kind in set(kinds)}
-        given.update({layer: additive[kind] for layer, kind in enumerate(kinds)})
+        masks = build_masks(segment_ids, model.scheme)
+        additive = {kind: peer.additive(masks[kind]) for kind in set(model.kinds)}
+        given.update({number: additive[kind] for number, kind in enumerate(model.kinds)})
 
     return theirs, give_masks
 
 
 def random_prompts(batch, length, options, vocabulary, target=16):
-    """input_ids, segment_ids (batch, length): text, ten entries of random lengths, text, a target."""
+    """input_ids and segment_ids, (batch, length): text, ten items, text, a target."""
     rng = np.random.default_rng(options.seed)
     segment_ids = np.zeros((batch, length), np.int64)
     for row in segment_ids:
@@ -98,28 +118,47 @@ def random_prompts(batch, length, options, vocabulary, target=16):
         borders = np.sort(rng.choice(history[1:], 9, replace=False))
         row[history] = 1 + np.searchsorted(borders, history, side="right")
         row[length - target :] = 11
-    return torch.from_numpy(rng.integers(10, vocabulary, (batch, length))), torch.from_numpy(
-        segment_ids
-    )
+    input_ids = rng.integers(10, vocabulary, (batch, length))
+    return torch.from_numpy(input_ids), torch.from_numpy(segment_ids)
 
 
-def recommending(model, users, softmax="full"):
-    """A decoder of the embedded catalogue, and the first test users: prompts, histories, an objective."""
+@dataclass(frozen=True)
+class Search:
+    """A decoder over the embedded catalogue, with the histories and prompts of some test users.
+
+    objective: of the targets, for the same probabilities without a cache.
+    """
+
+    decoder: Decoder
+    histories: list
+    prompts: list
+    objective: Objective
+
+
+def search_for(model, users, softmax="full"):
+    """The Search of a model for the first test users."""
     data = dataset.load()
     _, encoder, settings = recommender.load(TINY)
     settings = dataclasses.replace(settings, softmax=softmax)
     trie = recommender.build_trie(encoder, data.titles)
-    windows = data.test[:users]
-    histories = [data.entries[start : end - 1] for start, end in zip(windows.starts, windows.ends)]
-    return SimpleNamespace(
-        decoder=Decoder(model, trie, settings),
-        trie=trie,
-        histories=histories,
-        prompts=[
-            encoder.encode([data.titles[i] for i in h], reserve=trie.depth.max()) for h in histories
-        ],
-        objective=Objective(encoder, trie, data.titles, settings, "target"),
-    )
+    histories = [window[:-1] for window in items_of(data.test[:users], data)]
+    prompts = []
+    for history in histories:
+        titles = [data.titles[title] for title in history]
+        prompts.append(encoder.encode(titles, reserve=trie.depth.max()))
+    objective = Objective(encoder, trie, data.titles, settings, "target")
+    return Search(Decoder(model, trie, settings), histories, prompts, objective)
+
+
+def tiny_users(options):
+    return 4 if options.small else 64
+
+
+def large_users(options):
+    return 2 if options.small else 8
+
+
+# --- proofs
 
 
 def relative_difference(ours, theirs):
@@ -127,13 +166,19 @@ def relative_difference(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def prove_gradients(ours, theirs):
-    """Run a step of each without the optimizer; every gradient must agree."""
-    losses = ours().item(), theirs().item()
-    found = {name: p.grad for name, p in hf_parameters(ours.model).items()}
-    expected = {name: p.grad for name, p in theirs.model.named_parameters()}
-    require(found.keys() == expected.keys(), "the two models do not have the same parameters")
-    worst = max(relative_difference(found[name], expected[name]) for name in found)
+def compare_gradients(ours, theirs):
+    """A step of each without the optimizer: every gradient must agree."""
+    losses = ours.loss(0).item(), theirs.loss(0).item()
+    our_parameters = hf_parameters(ours.model)
+    their_parameters = dict(theirs.model.named_parameters())
+    require(
+        our_parameters.keys() == their_parameters.keys(),
+        "the two models do not have the same parameters",
+    )
+    worst = max(
+        relative_difference(p.grad, their_parameters[name].grad)
+        for name, p in our_parameters.items()
+    )
     require(
         worst < 1e-3 and abs(losses[0] - losses[1]) < 1e-4,
         f"gradients differ by {worst:.1e}, losses are {losses}",
@@ -142,32 +187,55 @@ def prove_gradients(ours, theirs):
 
 
 def compare_lists(ours, theirs):
-    """Both: [[(title, score), ...], ...]. A user may differ only where the scores in question are within 1e-4."""
-    same = sum([title for title, _ in a] == [title for title, _ in b] for a, b in zip(ours, theirs))
-    scores = [
-        np.array([[score for _, score in found] for found in side]) for side in (ours, theirs)
-    ]
+    """Both: [[(title, score), ...], ...], a list for each user.
+
+    A title may stand elsewhere only where the scores in question are within 1e-4.
+    """
+    same = sum(titles_of(a) == titles_of(b) for a, b in zip(ours, theirs))
+    our_scores, their_scores = scores_of(ours), scores_of(theirs)
     require(
-        scores[0].shape == scores[1].shape,
-        f"lists of different lengths: {scores[0].shape}, {scores[1].shape}",
+        our_scores.shape == their_scores.shape,
+        f"lists of different lengths: {our_scores.shape}, {their_scores.shape}",
     )
-    worst = np.abs(scores[0] - scores[1]).max()
+    worst = np.abs(our_scores - their_scores).max()
     require(worst < 1e-4, f"scores differ by {worst:.1e}; {same} of {len(ours)} lists are the same")
-    for a, b in zip(
-        ours, theirs
-    ):  # a title that moved must have moved among titles of (nearly) the same score
-        place = dict(b)
-        far = [title for title, score in a if abs(place.get(title, b[-1][1]) - score) > 1e-4]
-        require(not far, f"titles {far} are ranked elsewhere, and no tie explains it")
-    return f"{same} of {len(ours)} lists the same ({len(ours) - same} differ in ties), scores within {worst:.1e}"
+    for a, b in zip(ours, theirs):
+        score_there = dict(b)
+        last = b[-1][1]
+        moved = [title for title, score in a if abs(score_there.get(title, last) - score) > 1e-4]
+        require(not moved, f"titles {moved} are ranked elsewhere, and no tie explains it")
+    return (
+        f"{same} of {len(ours)} lists the same ({len(ours) - same} differ in ties), "
+        f"scores within {worst:.1e}"
+    )
+
+
+def titles_of(best):
+    return [title for title, _ in best]
+
+
+def scores_of(lists):
+    return np.array([[score for _, score in best] for best in lists])
+
+
+@torch.inference_mode()
+def plain_scores(model, objective, batches):
+    """Log-probability of each window's target: each a sequence of its own, without a cache."""
+    scores = []
+    for batch in batches:
+        log_probs = objective.token_log_probs(model, batch).double().numpy()
+        scores.append(np.bincount(batch.rows.numpy(), log_probs, len(batch.input_ids)))
+    return np.concatenate(scores)
+
+
+# --- forward and training
 
 
 def forward(options):
     model = model_135m(options)
     theirs, give_masks = in_transformers(model)
-    input_ids, segment_ids = random_prompts(
-        *((2, 96) if options.small else (8, 256)), options, model.config.vocab_size
-    )
+    shape = (2, 96) if options.small else (8, 256)
+    input_ids, segment_ids = random_prompts(*shape, options, model.config.vocab_size)
 
     @torch.inference_mode()
     def run_ours(_):
@@ -183,277 +251,327 @@ def forward(options):
         require(difference < 1e-4, f"logits differ by {difference:.1e} of the greatest")
         return f"logits differ by {difference:.1e} of the greatest"
 
-    return prove, run_ours, run_theirs
+    return Sides(prove, run_ours, run_theirs)
 
 
-def training(model, objectives, batches, weight_decay_of):
-    """(prove, ours, theirs): training steps; objectives and batches of our side and of theirs (full softmax)."""
-    theirs, give_masks = in_transformers(model)
-    model.train(), theirs.train()
-    optimizers = [
-        train.make_optimizer(side.parameters(), weight_decay_of) for side in (model, theirs)
-    ]
+class Training:
+    """Steps of a model; a subclass says how the loss of batch i is computed."""
 
-    def our_loss(i=0):
-        log_probs = objectives[0].token_log_probs(model, batches[0][i % len(batches[0])])
-        loss = (
-            -log_probs.sum() / batches[1][i % len(batches[0])].rows.numel()
-        )  # a mean over all tokens, as theirs
+    def __init__(self, model, options):
+        self.model = model.train()
+        self.optimizer = train.make_optimizer(model.parameters(), options)
+
+    def step(self, i):
+        self.loss(i)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class OurTraining(Training):
+    """full_batches: the same batches with the full softmax; they say how many tokens count."""
+
+    def __init__(self, model, options, objective, batches, full_batches):
+        super().__init__(model, options)
+        self.objective = objective
+        self.batches = batches
+        self.full_batches = full_batches
+
+    def loss(self, i):
+        place = i % len(self.batches)
+        log_probs = self.objective.token_log_probs(self.model, self.batches[place])
+        # a mean over all tokens, as theirs
+        loss = -log_probs.sum() / self.full_batches[place].rows.numel()
         loss.backward()
         return loss
 
-    def their_loss(i=0):
-        batch = batches[1][i % len(batches[1])]
-        give_masks(batch.segment_ids)
+
+class TheirTraining(Training):
+    def __init__(self, model, options, give_masks, batches):
+        super().__init__(model, options)
+        self.give_masks = give_masks
+        self.batches = batches
+
+    def loss(self, i):
+        batch = self.batches[i % len(self.batches)]
+        self.give_masks(batch.segment_ids)
         labels = torch.full_like(batch.input_ids, -100)
-        labels[batch.rows, batch.places] = batch.input_ids[batch.rows, batch.places]
-        loss = theirs(batch.input_ids, labels=labels, use_cache=False).loss
+        labels[batch.rows, batch.columns] = batch.input_ids[batch.rows, batch.columns]
+        loss = self.model(batch.input_ids, labels=labels, use_cache=False).loss
         loss.backward()
         return loss
 
-    def step(compute, optimizer):
-        def run(i):
-            compute(i)
-            optimizer.step()
-            optimizer.zero_grad()
 
-        return run
-
-    our_loss.model, their_loss.model = model, theirs
+def training_sides(model, options, objective, batches, full_batches):
+    """Training steps, theirs with the full softmax. options: those of train.py."""
+    theirs, give_masks = in_transformers(model)
+    our_training = OurTraining(model, options, objective, batches, full_batches)
+    their_training = TheirTraining(theirs, options, give_masks, full_batches)
 
     def prove():
-        if objectives[0].settings.softmax != "full":
+        if objective.settings.softmax != "full":
             return "not the same loss: for information"
-        found = prove_gradients(our_loss, their_loss)
-        [optimizer.zero_grad() for optimizer in optimizers]
-        return found
+        proof = compare_gradients(our_training, their_training)
+        our_training.optimizer.zero_grad()
+        their_training.optimizer.zero_grad()
+        return proof
 
-    return prove, step(our_loss, optimizers[0]), step(their_loss, optimizers[1])
-
-
-def batch_135m(options, vocabulary):
-    """A batch of random prompts with the loss on the target, as Objective makes it."""
-    input_ids, segment_ids = random_prompts(
-        *((2, 96) if options.small else (4, 256)), options, vocabulary
-    )
-    rows, places = (segment_ids == 11).nonzero(as_tuple=True)
-    return Batch(input_ids, segment_ids, rows, places, None, len(input_ids), segment_ids.numel(), 0)
+    return Sides(prove, our_training.step, their_training.step)
 
 
 def step_135m(options):
     model = model_135m(options)
-    objective = Objective(None, None, (), Settings(), "target")  # softmax "full" needs no catalogue
-    batch = batch_135m(options, model.config.vocab_size)
-    return training(model, [objective] * 2, [[batch]] * 2, train.parse_options(["--lr", "1e-4"]))
+    shape = (2, 96) if options.small else (4, 256)
+    input_ids, segment_ids = random_prompts(*shape, options, model.config.vocab_size)
+    rows, columns = (segment_ids == 11).nonzero(as_tuple=True)  # the targets
+    batch = Batch(
+        input_ids,
+        segment_ids,
+        rows,
+        columns,
+        nodes=None,
+        num_predicted=len(input_ids),
+        real_tokens=segment_ids.numel(),
+        dropped=0,
+    )
+    objective = Objective(None, None, (), Settings(), "target")  # "full" needs no catalogue
+    train_options = train.parse_options(["--lr", "1e-4"])
+    return training_sides(model, train_options, objective, [batch], [batch])
 
 
 def step_tiny(options, softmax="full"):
-    """Real windows in batches of similar length, dropout 0 (transformers has none at these places)."""
-    settings = train.parse_options(
-        ["--dropout", "0", "--softmax", softmax, "--batch-size", "8" if options.small else "64"]
-    )
+    """Real windows in batches of similar length; dropout 0 (transformers has none there)."""
+    batch_size = 8 if options.small else 64
+    words = f"--dropout 0 --softmax {softmax} --batch-size {batch_size}".split()
+    train_options = train.parse_options(words)
     data = dataset.load()
-    model, encoder, ours = train.prepare(settings, data)
-    trie, rng = recommender.build_trie(encoder, data.titles), np.random.default_rng(options.seed)
-    full = dataclasses.replace(ours, softmax="full")
-    objectives = [Objective(encoder, trie, data.titles, side, "titles") for side in (ours, full)]
+    model, encoder, settings = train.prepare_model(train_options, data)
+    trie = recommender.build_trie(encoder, data.titles)
+    full_settings = dataclasses.replace(settings, softmax="full")
+    objective = Objective(encoder, trie, data.titles, settings, "titles")
+    full_objective = Objective(encoder, trie, data.titles, full_settings, "titles")
+    rng = np.random.default_rng(options.seed)
     windows = data.training_windows("titles", rng)
-    chosen = train.batches_of_similar_length(
-        windows, data, objectives[0], settings.batch_size, rng
-    )[: options.repeats]
-    batches = [[side.batch(train.entries_of(some, data)) for some in chosen] for side in objectives]
-    return training(model, objectives, batches, settings)
+    batches = batches_of_similar_length(windows, data, objective, batch_size, rng)
+    items = [items_of(batch, data) for batch in batches[: options.repeats]]
+    return training_sides(
+        model,
+        train_options,
+        objective,
+        batches=[objective.batch(batch) for batch in items],
+        full_batches=[full_objective.batch(batch) for batch in items],
+    )
 
 
-def masks(options, tiny):
-    """Time of build_masks against that of a whole training step of ours."""
-    prove_step, step, _ = (step_tiny if tiny else step_135m)(options)
-    calls = []
-    with mock.patch(
-        "ref.llama.build_masks", side_effect=lambda *a: calls.append(a) or build_masks(*a)
-    ):
+def masks(options, setup):
+    """Time of build_masks against that of a whole training step of ours, as `setup` makes it."""
+    step = setup(options).ours
+    with mock.patch("ref.llama.build_masks", side_effect=build_masks) as counted:
         step(0)
-    segment_ids, scheme, _ = calls[0]
+    segment_ids, scheme, *_ = counted.call_args.args
 
     def prove():
-        require(len(calls) == 1, f"a step called build_masks {len(calls)} times")
+        calls = counted.call_count
+        require(calls == 1, f"a step called build_masks {calls} times")
         return "a step calls build_masks once"
 
-    return prove, lambda i: build_masks(segment_ids, scheme), lambda i: step(0)
+    return Sides(prove, lambda i: build_masks(segment_ids, scheme), step)
 
 
-def generating(theirs, world):
-    """A function (scores=False) that does our beam search by `generate`: [[(title, score), ...], ...] with scores."""
-    trie, prompts, children = world.trie, world.prompts, {}
-    lengths = [len(prompt.input_ids) for prompt in prompts]
-    end = {int(token) for token in trie.token[trie.leaf]}
-    require(len(end) == 1, f"titles end with different tokens {end}")
-    (end,) = end
-    prefix = [()]
-    for node in range(1, len(trie.token)):
-        prefix.append((*prefix[trie.parent[node]], int(trie.token[node])))
-    for node in np.flatnonzero(trie.num_children):
-        first = trie.first_child[node]
-        children[prefix[node]] = torch.from_numpy(
-            trie.token[first : first + trie.num_children[node]]
-        )
-    title_of = {prefix[leaf]: int(trie.title[leaf]) for leaf in trie.leaf}
-    dead, longest = (
-        torch.tensor([end]),
-        max(lengths),
-    )  # a finished beam is asked too, and may say anything
+# --- search
+
+
+class GeneratedSearch:
+    """Our beam search by transformers' `generate`, over the titles of a trie.
+
+    While it generates, the tokens allowed behind a prefix come out of a dictionary of tensors.
+    """
+
+    def __init__(self, theirs, trie, prompts):
+        self.theirs = theirs
+        self.prompts = prompts
+        self.longest_prompt = max(len(prompt.input_ids) for prompt in prompts)
+        self.longest_title = int(trie.depth.max())
+        ends = {int(token) for token in trie.token[trie.leaf]}
+        require(len(ends) == 1, f"titles end with different tokens {ends}")
+        (self.end,) = ends
+        self.prefix = [()]  # of each node, its tokens from the root
+        for node in range(1, len(trie.token)):
+            self.prefix.append((*self.prefix[trie.parent[node]], int(trie.token[node])))
+        self.children = {}
+        for node in np.flatnonzero(trie.num_children):
+            first = trie.first_child[node]
+            tokens = trie.token[first : first + trie.num_children[node]]
+            self.children[self.prefix[node]] = torch.from_numpy(tokens)
+        self.title_of = {self.prefix[leaf]: int(trie.title[leaf]) for leaf in trie.leaf}
+        self.anything = torch.tensor([self.end])  # what a finished beam may say: it is asked too
+
+    def allowed_tokens(self, _, tokens):
+        return self.children.get(tuple(tokens[self.longest_prompt :].tolist()), self.anything)
+
+    def padded_prompts(self):
+        """input_ids and attention_mask, padded on the left."""
+        shape = (len(self.prompts), self.longest_prompt)
+        input_ids, attention_mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, prompt in enumerate(self.prompts):
+            begin = self.longest_prompt - len(prompt.input_ids)
+            input_ids[row, begin:] = prompt.input_ids
+            attention_mask[row, begin:] = 1
+        return torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
 
     @torch.inference_mode()
-    def run(scores=False):
-        input_ids, attention_mask = np.zeros((2, len(prompts), longest), np.int64)
-        for row, (prompt, length) in enumerate(zip(prompts, lengths)):
-            input_ids[row, longest - length :], attention_mask[row, longest - length :] = (
-                prompt.input_ids,
-                1,
-            )
-        out = theirs.generate(
-            torch.from_numpy(input_ids),
-            attention_mask=torch.from_numpy(attention_mask),
+    def generate(self, scores=False):
+        input_ids, attention_mask = self.padded_prompts()
+        return self.theirs.generate(
+            input_ids,
+            attention_mask=attention_mask,
             do_sample=False,
             num_beams=WIDTH,
             num_return_sequences=WIDTH,
             length_penalty=0.0,
             early_stopping="never",
-            prefix_allowed_tokens_fn=lambda _, tokens: children.get(
-                tuple(tokens[longest:].tolist()), dead
-            ),
-            max_new_tokens=int(trie.depth.max()),
-            eos_token_id=end,
+            prefix_allowed_tokens_fn=self.allowed_tokens,
+            max_new_tokens=self.longest_title,
+            eos_token_id=self.end,
             pad_token_id=0,
             return_dict_in_generate=True,
             output_scores=scores,
         )
-        if not scores:
-            return None
-        tokens = (row[: row.index(end) + 1] for row in out.sequences[:, longest:].tolist())
-        pairs = [
-            (title_of[tuple(row)], score)
-            for row, score in zip(tokens, out.sequences_scores.tolist())
-        ]
+
+    def lists(self):
+        """The best titles of each prompt, [[(title, score), ...], ...]."""
+        out = self.generate(scores=True)
+        pairs = []
+        rows = out.sequences[:, self.longest_prompt :].tolist()
+        for tokens, score in zip(rows, out.sequences_scores.tolist()):
+            tokens = tokens[: tokens.index(self.end) + 1]
+            pairs.append((self.title_of[tuple(tokens)], score))
         return [pairs[i : i + WIDTH] for i in range(0, len(pairs), WIDTH)]
 
-    return run
 
-
-def beam_search(options, model, users):
-    world = recommending(model, users)
-    generate = generating(in_transformers(model, own_masks=True)[0], world)
+def search_sides(model, users):
+    search = search_for(model, users)
+    theirs, _ = in_transformers(model, own_masks=True)
+    generated = GeneratedSearch(theirs, search.decoder.trie, search.prompts)
 
     def run_ours(_):
-        return world.decoder.beam_search(world.prompts, WIDTH)
+        return beam_search(search.decoder, search.prompts, WIDTH)
 
-    return lambda: compare_lists(run_ours(0), generate(scores=True)), run_ours, lambda i: generate()
-
-
-def tiny_users(options):
-    return 4 if options.small else 64
-
-
-def large_users(options):
-    return 2 if options.small else 8
-
-
-def beam_tiny(options):
-    return beam_search(options, model_tiny(), tiny_users(options))
-
-
-def beam_135m(options):
-    return beam_search(options, model_135m(options, CAUSAL), large_users(options))
-
-
-@torch.inference_mode()
-def plain_scores(model, objective, batches):
-    """Log-probability of each window's target: every window a sequence of its own, no cache, no sharing."""
-    return np.concatenate(
-        [
-            np.bincount(
-                batch.rows.numpy(),
-                objective.token_log_probs(model, batch).double().numpy(),
-                len(batch.input_ids),
-            )
-            for batch in batches
-        ]
+    return Sides(
+        prove=lambda: compare_lists(run_ours(0), generated.lists()),
+        ours=run_ours,
+        theirs=lambda i: generated.generate(),
     )
 
 
-def forward_passes(world):
+def beam_tiny(options):
+    return search_sides(model_tiny(), tiny_users(options))
+
+
+def beam_135m(options):
+    return search_sides(model_135m(options, CAUSAL), large_users(options))
+
+
+def hat_tiny(options):
+    return hat_sides(model_tiny(TINY_HAT), model_tiny(CAUSAL), tiny_users(options))
+
+
+def hat_135m(options):
+    return hat_sides(model_135m(options), model_135m(options, CAUSAL), large_users(options))
+
+
+def hat_sides(hat_model, causal_model, users):
+    """HatLLM masks against causal ones, both ours; lists are proven against plain sequences."""
+    searches = search_for(hat_model, users), search_for(causal_model, users)
+
+    def prove():
+        worst = max(difference_to_plain_scores(search) for search in searches)
+        require(worst < 1e-4, f"scores differ from the plain path by {worst:.1e}")
+        passes = " and ".join(str(forward_passes(search)) for search in searches)
+        return (
+            f"scores differ from the plain path by {worst:.1e}; the searches take {passes} "
+            "forward passes"
+        )
+
+    hat, causal = searches
+    return Sides(
+        prove,
+        ours=lambda i: beam_search(hat.decoder, hat.prompts, WIDTH),
+        theirs=lambda i: beam_search(causal.decoder, causal.prompts, WIDTH),
+    )
+
+
+def difference_to_plain_scores(search):
+    """Greatest difference of the scores of two users' lists to those of plain sequences."""
+    worst = 0
+    lists = beam_search(search.decoder, search.prompts[:2], WIDTH)
+    for history, best in zip(search.histories, lists):
+        batch = search.objective.batch([np.append(history, title) for title, _ in best])
+        plain = plain_scores(search.decoder.model, search.objective, [batch])
+        worst = max(worst, np.abs(plain - [score for _, score in best]).max())
+    return worst
+
+
+def forward_passes(search):
     """How many a search takes: other masks find other titles, of other lengths."""
     with mock.patch.object(
-        Llama, "hidden_states", autospec=True, side_effect=Llama.hidden_states
-    ) as forward:
-        world.decoder.beam_search(world.prompts, WIDTH)
-    return str(forward.call_count)
+        search_decoder, "cached_hidden_states", side_effect=search_decoder.cached_hidden_states
+    ) as counted:
+        beam_search(search.decoder, search.prompts, WIDTH)
+    return counted.call_count
 
 
-def beam_hat(options, tiny):
-    """HatLLM masks against causal ones, both ours; each list proven against plain sequences."""
-    schemes = (TINY_HAT if tiny else None), CAUSAL
-    models = [model_tiny(scheme) if tiny else model_135m(options, scheme) for scheme in schemes]
-    worlds = [
-        recommending(model, (tiny_users if tiny else large_users)(options)) for model in models
-    ]
-
-    def prove():
-        worst = 0
-        for world in worlds:
-            for history, found in zip(
-                world.histories[:2], world.decoder.beam_search(world.prompts[:2], WIDTH)
-            ):
-                batch = world.objective.batch([np.append(history, title) for title, _ in found])
-                plain = plain_scores(world.decoder.model, world.objective, [batch])
-                worst = max(worst, np.abs(plain - [score for _, score in found]).max())
-        require(worst < 1e-4, f"scores differ from the plain path by {worst:.1e}")
-        return f"scores differ from the plain path by {worst:.1e}; the searches take {' and '.join(map(forward_passes, worlds))} forward passes"
-
-    ours, causal = (lambda i, w=world: w.decoder.beam_search(w.prompts, WIDTH) for world in worlds)
-    return prove, ours, causal
+def cache_items_tiny(options):
+    scheme = MaskScheme(2, 1, text="isolated")
+    return cache_items_sides(model_tiny(scheme), users=64)
 
 
-def cache_items(options, tiny):
-    """Prompts that start at layer intra_layers, from cached states of their items, against whole prompts."""
-    layers = 4 if tiny else 3 if options.small else 30
+def cache_items_135m(options):
+    layers = 3 if options.small else 30
     scheme = MaskScheme(layers // 2, layers // 4, text="isolated")
-    model = model_tiny(scheme) if tiny else model_135m(options, scheme)
-    world, data = recommending(model, 64 if tiny else large_users(options)), dataset.load()
-    seen = sorted({title for history in world.histories for title in history})
-    cache = ItemCache(model, recommender.load(TINY)[1], [data.titles[title] for title in seen])
-    cached = Decoder(model, world.trie, world.decoder.settings, cache)
+    return cache_items_sides(model_135m(options, scheme), large_users(options))
 
-    def run(decoder):
-        with torch.inference_mode():
-            return decoder._read_prompts(world.prompts)[1]
+
+def cache_items_sides(model, users):
+    """Prompts that start behind the IN layers, from states of their items, against all layers."""
+    search, data = search_for(model, users), dataset.load()
+    seen = sorted({title for history in search.histories for title in history})
+    encoder = search.objective.encoder
+    item_states = ItemStates(model, encoder, [data.titles[title] for title in seen])
+    plain = search.decoder
+    cached = Decoder(model, plain.trie, plain.settings, item_states)
+
+    @torch.inference_mode()
+    def last_hidden_states(decoder):
+        _, last_hidden = decoder.read_prompts(search.prompts)
+        return last_hidden
 
     def prove():
-        apart = relative_difference(run(cached), run(world.decoder))
+        apart = relative_difference(last_hidden_states(cached), last_hidden_states(plain))
         require(apart < 1e-4, f"last hidden states differ by {apart:.1e}")
-        return f"last hidden states of {len(world.prompts)} users differ by at most {apart:.1e}"
+        return f"last hidden states of {len(search.prompts)} users differ by at most {apart:.1e}"
 
-    return prove, lambda _: run(cached), lambda _: run(world.decoder)
+    return Sides(prove, lambda i: last_hidden_states(cached), lambda i: last_hidden_states(plain))
 
 
-def full_ranking(options, softmax):
-    world = recommending(model_tiny(), 1 if options.small else 3, softmax)
-    model, objective, titles = world.decoder.model, world.objective, np.arange(len(world.trie.leaf))
-    batches = [
-        objective.batch([np.append(history, title) for title in titles[i : i + 256]])
-        for history in world.histories
-        for i in range(0, len(titles), 256)
-    ]
+def full_ranking(options, softmax="catalogue"):
+    search = search_for(model_tiny(), 1 if options.small else 3, softmax)
+    decoder, objective = search.decoder, search.objective
+    titles = np.arange(len(decoder.trie.leaf))
+    batches = []
+    for history in search.histories:
+        for begin in range(0, len(titles), 256):
+            windows = [np.append(history, title) for title in titles[begin : begin + 256]]
+            batches.append(objective.batch(windows))
 
     def run_ours(_):
-        return world.decoder.title_log_probs(world.prompts)
+        return title_log_probs(decoder, search.prompts)
 
     def run_theirs(_):
-        return plain_scores(model, objective, batches).reshape(len(world.prompts), -1)
+        return plain_scores(decoder.model, objective, batches).reshape(len(search.prompts), -1)
 
     def prove():
         worst = np.abs(run_ours(0) - run_theirs(0)).max()
         require(worst < 1e-4, f"log-probabilities differ by {worst:.1e}")
         return f"log-probabilities of {len(titles)} titles differ by at most {worst:.1e}"
 
-    return prove, run_ours, run_theirs
+    return Sides(prove, run_ours, run_theirs)

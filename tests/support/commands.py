@@ -12,7 +12,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import train
 from ref import cli
+
+from support.data import TINY
 
 ROOT = Path(__file__).parents[2]
 MODEL_FILES = [
@@ -66,10 +69,8 @@ def run_main(module, *arguments):
 
 
 def trained(data_folder, out, *options):
-    """The folder `out` with the model that train.py makes of the data."""
-    import train
-
-    assert run_main(train, "--data", data_folder, "--out", out, *options) == 0
+    """The folder `out` with the tiny model that train.py makes of the data."""
+    assert run_main(train, "--data", data_folder, "--out", out, *TINY, *options) == 0
     return Path(out)
 
 

@@ -1,0 +1,426 @@
+"""evaluate.py from end to end, on made-up data and tiny models."""
+
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import evaluate
+from ref import recommender
+from ref.data import dataset
+from ref.report import users as report_users
+from ref.report.baselines import Baselines
+
+from support.broken_models import BROKEN
+from support.commands import ROOT, assert_one_line, changed_copy, trained
+from support.crowded import write_crowded
+from support.data import write_interactions
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+RANKINGS = {
+    "beam": (),
+    "full": ("--ranking", "full"),
+    "sampled": ("--ranking", "sampled", "--negatives", 9),
+}
+
+
+@pytest.fixture(scope="module")
+def data(made_up_data):
+    """The Dataset that the models of these tests were trained on."""
+    return dataset.load(made_up_data, 10, 1, 3)
+
+
+def history_and_target(data, user):
+    """Titles, as numbers, of a test user's history, and the target."""
+    *history, target = data.items[data.test.starts[user] : data.test.ends[user]].tolist()
+    return history, target
+
+
+@torch.inference_mode()
+def scores_by_hand(weights, data, users):
+    """log p(title + end | prompt) over the whole vocabulary, (users, titles).
+
+    One run of the model for each title: no cache, no trie.
+    """
+    model, encoder, _ = recommender.load(weights, torch.float64)
+    scores = np.zeros((users, len(data.titles)))
+    for user in range(users):
+        history, _ = history_and_target(data, user)
+        for number, title in enumerate(data.titles):
+            prompt = encoder.encode([data.titles[item] for item in history], title)
+            input_ids = torch.tensor(prompt.input_ids)
+            logits = model(input_ids[None], torch.tensor(prompt.segment_ids)[None])[0]
+            log_probs = logits[:-1].log_softmax(-1).gather(1, input_ids[1:, None])[:, 0]
+            scores[user, number] = log_probs[prompt.prompt_length - 1 :].sum()
+    return scores
+
+
+def best_first(scores):
+    """Numbers of the titles by their score, ties by the order of the catalogue."""
+    return np.argsort(-scores, kind="stable").tolist()
+
+
+# --- the report
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_the_report_says_what_was_ranked(
+    data, report_of, made_up_data, tiny_model, full_softmax_model, ranking
+):
+    report = report_of(made_up_data, [tiny_model, full_softmax_model], *RANKINGS[ranking])
+    assert report["users"] == 12 and report["titles"] == len(data.titles)
+    assert report["models"] == [str(tiny_model), str(full_softmax_model)]
+    assert len(report["baselines"]) == 3
+    for name in report["models"] + report["baselines"]:
+        assert len(report["ranks"][name]) == 12
+        assert ("AUC" in report["metrics"][name]) == (ranking != "beam")
+
+
+def metrics_by_hand(ranks):
+    """{metric: mean over users} of ranks from 1, None for what was not returned."""
+    ranks = [np.inf if rank is None else rank for rank in ranks]
+    metrics = {"MRR": np.mean([1 / rank for rank in ranks])}
+    for k in (1, 5, 10):
+        metrics[f"HR@{k}"] = np.mean([rank <= k for rank in ranks])
+        metrics[f"NDCG@{k}"] = np.mean([1 / np.log2(r + 1) if r <= k else 0 for r in ranks])
+    return metrics
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_the_metrics_of_a_report_are_those_of_its_ranks(
+    report_of, made_up_data, tiny_model, full_softmax_model, ranking
+):
+    report = report_of(made_up_data, [tiny_model, full_softmax_model], *RANKINGS[ranking])
+    for name, ranks in report["ranks"].items():
+        assert all(rank is None or rank >= 1 for rank in ranks)
+        metrics = report["metrics"][name]
+        for metric, expected in metrics_by_hand(ranks).items():
+            assert metrics[metric][0] == pytest.approx(expected)
+        assert all(low <= value <= high for value, low, high in metrics.values())
+    for name, nll in report["nll"].items():
+        assert report["metrics"][name]["NLL"][0] == pytest.approx(np.mean(nll))
+
+
+def test_differences_are_to_the_first_model_and_slices_add_up(
+    report_of, made_up_data, tiny_model, full_softmax_model
+):
+    report = report_of(made_up_data, [tiny_model, full_softmax_model], "--ranking", "full")
+    first, other = (report["metrics"][name] for name in report["models"])
+    difference = report["differences"][f"{full_softmax_model} - {tiny_model}"]
+    for metric in ("HR@10", "NDCG@5", "MRR", "AUC"):
+        assert difference[metric][0] == pytest.approx(other[metric][0] - first[metric][0])
+    sizes = {name: int(name.split("(")[-1].split()[0]) for name in report["slices"]}
+    for kind in ("history", "target"):
+        assert sum(size for name, size in sizes.items() if name.startswith(kind)) == 12
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_evaluating_twice_gives_the_same_report(report_of, made_up_data, tiny_model, ranking):
+    once, twice = (report_of(made_up_data, tiny_model, *RANKINGS[ranking]) for _ in range(2))
+    assert once == twice
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_the_batch_size_changes_no_rank(report_of, made_up_data, tiny_model, ranking):
+    options = RANKINGS[ranking]
+    one, five, all_users = (
+        report_of(made_up_data, tiny_model, *options, "--batch-size", size) for size in (1, 5, 64)
+    )
+    assert one["ranks"] == five["ranks"] == all_users["ranks"]
+    name = str(tiny_model)
+    np.testing.assert_allclose(one["nll"][name], all_users["nll"][name], rtol=1e-4)
+
+
+@pytest.fixture
+def zero_model(tmp_path, tiny_model):
+    """A model whose weights are all zero, so that all scores tie."""
+    folder = shutil.copytree(tiny_model, tmp_path / "zero")
+    tensors = load_file(tiny_model / "model.safetensors")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    save_file(zeros, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_ties_are_ranked_alike_in_batches_of_any_size(report_of, made_up_data, zero_model, ranking):
+    options = (*RANKINGS[ranking], "--batch-size")
+    reports = [report_of(made_up_data, zero_model, *options, size) for size in (64, 1, 5)]
+    assert reports[0]["ranks"] == reports[1]["ranks"] == reports[2]["ranks"]
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+@pytest.mark.parametrize("model", ("tiny_model", "zero_model"))
+def test_another_run_prints_the_same(run, request, made_up_data, model, ranking):
+    options = ("--weights", request.getfixturevalue(model), "--show", 12, *RANKINGS[ranking])
+    once = run(evaluate, "--data", made_up_data, *options)
+    twice = run(evaluate, "--data", made_up_data, *options)
+    assert once.code == 0 and once.out == twice.out
+
+
+def test_limit_takes_the_first_users(report_of, made_up_data, tiny_model):
+    first, everyone = (report_of(made_up_data, tiny_model, "--limit", n) for n in (5, 100))
+    assert first["users"] == 5 and everyone["users"] == 12
+    assert first["ranks"] == {name: ranks[:5] for name, ranks in everyone["ranks"].items()}
+
+
+# --- rankings
+
+
+def test_full_ranking_and_nll_are_those_of_a_loop_over_titles(
+    data, report_of, made_up_data, full_softmax_model
+):
+    options = "--ranking full --dtype float64 --limit 4".split()
+    report = report_of(made_up_data, full_softmax_model, *options)
+    scores = scores_by_hand(full_softmax_model, data, 4)
+    targets = [history_and_target(data, user)[1] for user in range(4)]
+    ranks = [best_first(row).index(target) + 1 for row, target in zip(scores, targets)]
+    assert report["ranks"][str(full_softmax_model)] == ranks
+    nll = report["nll"][str(full_softmax_model)]
+    np.testing.assert_allclose(nll, -scores[range(4), targets], rtol=1e-9)
+
+
+def test_a_beam_that_is_wide_enough_ranks_as_the_full_ranking_does(
+    report_of, made_up_data, tiny_model, full_softmax_model
+):
+    models, exact = [tiny_model, full_softmax_model], ("--dtype", "float64")
+    full = report_of(made_up_data, models, *exact, "--ranking", "full")
+    beam = report_of(made_up_data, models, *exact, "--beam-width", 25)
+    assert beam["ranks"] == full["ranks"]
+
+
+def test_a_narrow_beam_ranks_no_more_than_its_width(
+    report_of, made_up_data, tiny_model, full_softmax_model
+):
+    report = report_of(made_up_data, [tiny_model, full_softmax_model], "--beam-width", 3)
+    ranks = sum(report["ranks"].values(), [])
+    assert None in ranks
+    assert set(ranks) <= {None, 1, 2, 3}
+
+
+def test_baseline_ranks_are_places_among_all_titles(data, report_of, made_up_data, tiny_model):
+    report = report_of(made_up_data, tiny_model, "--ranking", "full")
+    order = best_first(data.training_counts())
+    targets = data.items[data.test.ends - 1]
+    assert report["ranks"]["most popular"] == [order.index(target) + 1 for target in targets]
+    assert set(report["baselines"]) == set(Baselines(data).scorers())
+
+
+def test_sampled_ranking_follows_its_seed_and_ranks_among_its_negatives(
+    report_of, made_up_data, tiny_model
+):
+    options = (*RANKINGS["sampled"], "--seed")
+    one, other = (report_of(made_up_data, tiny_model, *options, seed) for seed in (0, 1))
+    assert one["ranks"] != other["ranks"]
+    assert all(1 <= rank <= 10 for ranks in one["ranks"].values() for rank in ranks)
+
+
+def test_sampling_every_other_title_is_the_full_ranking(
+    data, report_of, made_up_data, full_softmax_model
+):
+    every_other = ("--ranking", "sampled", "--negatives", len(data.titles) - 1)
+    sampled = report_of(made_up_data, full_softmax_model, *every_other)
+    full = report_of(made_up_data, full_softmax_model, "--ranking", "full")
+    name = str(full_softmax_model)
+    assert sampled["ranks"] == full["ranks"]
+    assert sampled["metrics"][name]["AUC"] == full["metrics"][name]["AUC"]
+
+
+@pytest.mark.parametrize("ranking", ("beam", "full"))
+def test_excluding_what_was_seen_removes_it_from_the_ranking(
+    data, report_of, made_up_data, full_softmax_model, ranking
+):
+    options = "--beam-width 25 --dtype float64 --limit 4 --exclude-seen --ranking".split()
+    report = report_of(made_up_data, full_softmax_model, *options, ranking)
+    expected = []
+    for user, scores in enumerate(scores_by_hand(full_softmax_model, data, 4)):
+        history, target = history_and_target(data, user)
+        unseen = [title for title in best_first(scores) if title not in history]
+        expected.append(unseen.index(target) + 1 if target in unseen else None)
+    assert report["ranks"][str(full_softmax_model)] == expected
+
+
+# --- what --show prints
+
+
+@dataclass
+class ShownUser:
+    """What --show prints of a user: titles."""
+
+    history: list
+    target: str
+    recommended: list
+
+
+def users_shown(out):
+    """The ShownUsers of what --show printed."""
+    users = []
+    for block in out.split("\nuser ")[1:]:
+        history, rest = block.split("\n  and next: ")
+        target, *lines = rest.splitlines()
+        titles = [line.split("% ", 1)[1].strip() for line in lines if "% " in line]
+        titles = [title.removesuffix("  <- the true one") for title in titles]
+        history = [line.removeprefix("    ") for line in history.splitlines()[1:]]
+        users.append(ShownUser(history, target, titles))
+    return users
+
+
+@pytest.mark.parametrize("ranking", ("beam", "full"))
+def test_show_prints_history_truth_and_the_five_best(
+    data, run, made_up_data, full_softmax_model, ranking
+):
+    options = ("--show", 3, "--ranking", ranking, "--beam-width", 25)
+    ended = run(evaluate, "--data", made_up_data, "--weights", full_softmax_model, *options)
+    expected = []
+    for user, scores in enumerate(scores_by_hand(full_softmax_model, data, 3)):
+        history, target = history_and_target(data, user)
+        titles = [data.titles[title] for title in best_first(scores)[:5]]
+        shown = [data.titles[title] for title in history]
+        expected.append(ShownUser(shown, data.titles[target], titles))
+    assert users_shown(ended.out) == expected
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_show_recommends_nothing_that_was_seen_when_that_is_excluded(
+    run, made_up_data, tiny_model, ranking
+):
+    options = ("--show", 12, "--exclude-seen", *RANKINGS[ranking])
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, *options)
+    users = users_shown(ended.out)
+    assert ended.code == 0 and len(users) == 12
+    assert all(set(user.recommended).isdisjoint(user.history) for user in users)
+
+
+def test_show_recommends_only_candidates_in_sampled_ranking(run, made_up_data, tiny_model):
+    options = "--show 12 --ranking sampled --negatives 2".split()
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, *options)
+    users = users_shown(ended.out)
+    assert ended.code == 0 and len(users) == 12
+    assert max(len(user.recommended) for user in users) <= 3
+
+
+# --- other data, other models
+
+
+def test_presplit_data_with_html_entities_works_from_start_to_end(
+    tmp_path, run, report_of, presplit_folder
+):
+    model = trained(presplit_folder, tmp_path / "m", "--vocabulary", 290)
+    ended = run(evaluate, "--data", presplit_folder, "--weights", model, "--show", 2)
+    assert (ended.code, ended.err) == (0, "")
+    assert report_of(presplit_folder, model)["users"] == 8
+    titles = {f'Tom & Jerry "{number}" <b>' for number in range(12)}
+    for user in users_shown(ended.out):
+        assert {*user.history, user.target, *user.recommended} <= titles
+
+
+def test_titles_that_the_tokenizer_cannot_tell_apart_count_as_the_same(tmp_path, run, report_of):
+    titles = {"i0": "A Tale", "i1": "A\u2581Tale", "i2": "Another", "i3": "More Tales"}
+    rows = []
+    for user in range(8):
+        rows += [(f"u{user}", f"i{(user + time) % 4}", time) for time in range(6)]
+        rows += [(f"u{user}", "i0", 6), (f"u{user}", "i1", 7)]
+    data = write_interactions(tmp_path / "twins", rows, titles)
+    model = trained(data, tmp_path / "m", "--vocabulary", 280)
+    beam = report_of(data, model, "--ranking", "beam")["ranks"][str(model)]
+    full = report_of(data, model, "--ranking", "full")["ranks"][str(model)]
+    assert beam == full and max(beam) <= 3
+    ended = run(evaluate, "--data", data, "--weights", model, "--show", 1)
+    assert "<- the true one" in ended.out
+
+
+def test_the_base_of_an_adapter_can_be_named_on_the_command_line(
+    tmp_path, run, made_up_data, tiny_model
+):
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    adapter = trained(made_up_data, tmp_path / "a", "--weights", base, "--lora-rank", 4)
+    asked = ("--data", made_up_data, "--weights", adapter)
+    base.rename(tmp_path / "moved")
+    assert_one_line(run(evaluate, *asked), "name it with --base")
+    assert run(evaluate, *asked, "--base", tmp_path / "moved").code == 0
+    # as in a folder that peft wrote: the tokenizer is the base's
+    (adapter / "tokenizer.model").unlink()
+    assert run(evaluate, *asked, "--base", tmp_path / "moved").code == 0
+
+
+def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path):
+    folder, llm = write_crowded(tmp_path, max_length=290)
+    data = dataset.load(folder)
+    options = evaluate.parse_options(["--weights", str(llm), "--ranking", "full"])
+    users = report_users.test_users(data, options)
+    result = evaluate.evaluate_model(llm, data, users, options)
+    best_titles = [dict(ranking.top) for ranking in result.rankings]
+    scores = [best[target] for best, target in zip(best_titles, users.targets.tolist())]
+    np.testing.assert_allclose(result.metrics["NLL"], -np.array(scores), rtol=1e-4)
+
+
+def test_evaluation_says_that_items_of_histories_did_not_fit(tmp_path, run):
+    folder, llm = write_crowded(tmp_path, max_length=290)
+    ended = run(evaluate, "--data", folder, "--weights", llm)
+    assert ended.code == 0 and "left out" in ended.out
+
+
+def test_ctrl_c_before_the_work_begins_ends_without_a_traceback(
+    run, made_up_data, tiny_model, monkeypatch
+):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "test_users", interrupt)
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model)
+    assert ended.code == 130 and "Traceback" not in ended.err
+
+
+# --- wrong input
+
+# fmt: off
+WRONG_OPTIONS = (
+    ("--weights nowhere", ("nowhere", "no such folder")),
+    (f"--weights {ROOT / 'ref'}", ("ref", "config.json")),
+    ("--data nowhere", ("nowhere", "no such folder")),
+    ("--ranking sampled --negatives 100", ("--negatives is 100", "other titles")),
+    ("--beam-width 0", ("--beam-width", "0")),
+    ("--limit 0", ("--limit", "0")),
+    ("--batch-size -1", ("--batch-size", "-1")),
+    ("--show -1", ("--show", "-1")),
+    ("--seed -1", ("--seed", "-1")),
+    ("--device toaster", ("toaster",)),
+    ("--device cuda:99", ("cuda",)),
+)
+# fmt: on
+
+
+@pytest.mark.parametrize("options, fragments", WRONG_OPTIONS)
+def test_wrong_options_are_refused_in_one_line(run, made_up_data, tiny_model, options, fragments):
+    asked = ("--data", made_up_data, "--weights", tiny_model, *options.split())
+    assert_one_line(run(evaluate, *asked), *fragments)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_model_folder_is_refused_in_one_line(
+    tmp_path, run, made_up_data, tiny_model, name
+):
+    changes, fragments = BROKEN[name]
+    broken = changed_copy(tiny_model, tmp_path / "broken", **changes)
+    assert_one_line(run(evaluate, "--data", made_up_data, "--weights", broken), *fragments)
+
+
+def test_models_trained_with_other_filters_are_not_compared(
+    tmp_path, run, made_up_data, tiny_model
+):
+    other = changed_copy(tiny_model, tmp_path / "other", recommender={"history": 5})
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, other)
+    assert_one_line(ended, "history")
+
+
+def test_a_json_path_that_cannot_be_written_is_named(tmp_path, run, made_up_data, tiny_model):
+    (tmp_path / "file").write_bytes(b"mine")
+    asked = ("--weights", tiny_model, "--json", tmp_path / "file" / "r.json")
+    assert_one_line(run(evaluate, "--data", made_up_data, *asked), tmp_path / "file")
+
+
+def test_without_any_model_it_says_how_to_get_one(tmp_path, run, made_up_data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(run(evaluate, "--data", made_up_data), "--weights")

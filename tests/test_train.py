@@ -1,0 +1,665 @@
+"""train.py from end to end, on made-up data and tiny models."""
+
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import evaluate
+import train
+from ref import files, recommender
+from ref.checkpoints import load_model
+from ref.data import dataset
+from ref.masks import MaskScheme
+from ref.training import batches, state
+
+from support.broken_models import BROKEN_FOR_TRAINING
+from support.commands import (
+    MODEL_FILES,
+    ROOT,
+    assert_one_line,
+    changed_copy,
+    in_shell,
+    read_log,
+    run_in_shell,
+    run_main,
+    trained,
+    weights_of,
+)
+from support.crowded import CROWDED_TITLES, write_crowded
+from support.data import (
+    MADE_UP,
+    TINY,
+    TITLES,
+    sentencepiece_model,
+    write_interactions,
+    write_llm,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+UNUSUAL = "--seed 11 --lr 0.01 --dropout 0.1 --no-cross-self --text isolated --history 4"
+LORA = "--lora-rank 4 --lora-targets q_proj,v_proj,up_proj --lr 0.05".split()
+
+
+@pytest.fixture
+def prepared(made_up_data, tmp_path):
+    """Makes the Run that train() has before the first step."""
+
+    def prepare(*options):
+        words = ("--data", made_up_data, "--out", tmp_path / "out", *TINY, *options)
+        parsed = train.parse_options([str(word) for word in words])
+        data = dataset.load(parsed.data, parsed.history, parsed.min_item, parsed.min_user)
+        return train.prepare(parsed, data)
+
+    return prepare
+
+
+def target_loss(model, objective, windows):
+    """Mean negative log-likelihood of the targets of some windows, all in one batch."""
+    batch = objective.batch(windows)
+    return -objective.token_log_probs(model.eval(), batch).sum().item() / batch.num_predicted
+
+
+# --- what a training leaves
+
+
+def test_training_leaves_a_model_folder_and_no_half_files(tiny_model):
+    assert sorted(path.name for path in tiny_model.iterdir()) == MODEL_FILES
+    model, _, settings = recommender.load(tiny_model)
+    assert model.scheme == MaskScheme(1, 1)
+    assert settings.softmax == "catalogue"
+    assert settings.min_user == 3
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    tmp_path, made_up_data, tiny_model
+):
+    again = trained(made_up_data, tmp_path / "0", "--seed", 0)
+    other = trained(made_up_data, tmp_path / "1", "--seed", 1)
+    assert weights_of(other) != weights_of(tiny_model)
+    assert weights_of(again) == weights_of(tiny_model)
+    for name in ("tokenizer.model", "config.json", "recommender.json"):
+        assert (again / name).read_bytes() == (tiny_model / name).read_bytes()
+
+
+def test_a_process_of_its_own_gives_the_same_bytes(tmp_path, made_up_data, tiny_model):
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    ended = run_in_shell("train.py", "--data", made_up_data, "--out", out, *TINY, env=environment)
+    assert (ended.code, ended.err) == (0, ""), ended.err
+    assert weights_of(out) == weights_of(tiny_model)
+
+
+def as_arguments(options):
+    """The words of the command line that give these options."""
+    words = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if value is True:
+            words.append(f"--{flag}")
+        elif value is False:
+            words.append(f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", value]
+    return words
+
+
+def test_the_first_line_of_the_log_is_enough_to_train_again(tmp_path, made_up_data):
+    once = trained(made_up_data, tmp_path / "a", *UNUSUAL.split(), "--loss", "target")
+    first, _ = read_log(once)
+    options = first["options"] | {"out": str(tmp_path / "b")}
+    assert run_main(train, *as_arguments(options)) == 0
+    assert weights_of(tmp_path / "b") == weights_of(once)
+    assert first["options"]["data"] == str(made_up_data)
+    versions = {"python", "torch", "numpy", "sentencepiece"}
+    assert versions | {"scheme", "config", "data", "loss"} <= set(first)
+
+
+@pytest.fixture
+def forty_steps(tmp_path, made_up_data, run):
+    """(out, what was printed) of a training that overfits."""
+    out = tmp_path / "out"
+    options = "--max-steps 40 --lr 0.1 --dropout 0".split()
+    code, printed, _ = run(train, "--data", made_up_data, "--out", out, *TINY, *options)
+    assert code == 0
+    return out, printed
+
+
+def test_the_log_holds_a_line_for_every_epoch(forty_steps):
+    _, epochs = read_log(forty_steps[0])
+    assert [line["epoch"] for line in epochs] == list(range(1, len(epochs) + 1))
+    assert epochs[-1]["step"] == 40
+    ends = [0, *(line["step"] for line in epochs)]
+    for line, steps in zip(epochs, np.diff(ends), strict=True):
+        by_ten_steps = line["train_by_ten_steps"]
+        assert len(by_ten_steps) == -(-steps // 10)
+        assert min(by_ten_steps) <= line["train"] <= max(by_ten_steps)
+
+
+def test_the_model_of_the_best_epoch_is_kept(forty_steps, made_up_data):
+    out, printed = forty_steps
+    _, epochs = read_log(out)
+    best = min(epochs, key=lambda line: line["valid"])
+    assert best is not epochs[-1] and f"at step {best['step']}" in printed
+    data = dataset.load(made_up_data, 10, 1, 3)
+    model, encoder, settings = recommender.load(out)
+    trie = recommender.build_trie(encoder, data.titles)
+    objective = train.Objective(encoder, trie, data.titles, settings, "target")
+    windows = batches.items_of(data.valid, data)
+    nats = [target_loss(model, objective, [window]) for window in windows]
+    assert np.mean(nats) == pytest.approx(best["valid"], abs=1e-4)
+
+
+def test_the_training_loss_falls(tmp_path, made_up_data):
+    options = "--max-steps 60 --lr 0.02 --dropout 0 --warmup 5".split()
+    _, epochs = read_log(trained(made_up_data, tmp_path / "out", *options))
+    assert epochs[-1]["train"] < 0.8 * epochs[0]["train"]
+
+
+# --- steps and validation
+
+
+def test_the_seed_decides_the_first_weights(prepared):
+    first, again, other = (prepared("--seed", seed).model.embed_tokens.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_validation_is_without_dropout_and_training_goes_on_with_it(prepared):
+    run = prepared("--dropout", 0.5)
+    run.nll.train()
+    losses = {train.validate(run) for _ in range(3)}
+    assert run.model.training
+    expected = target_loss(run.model, run.target_objective, run.validation)
+    assert list(losses) == [pytest.approx(expected, rel=1e-6)]
+
+
+class WrittenOutAdamW:
+    """AdamW with warm-up, cosine and clipping, in plain arithmetic (Loshchilov & Hutter 2019)."""
+
+    def __init__(self, parameters, lr, decay, clip, warmup, steps):
+        self.parameters = {name: p.detach().clone() for name, p in parameters.items()}
+        self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.lr, self.decay, self.clip = lr, decay, clip
+        self.warmup, self.steps, self.taken = warmup, steps, 0
+
+    def rate(self):
+        if self.taken < self.warmup:
+            return self.lr * (self.taken + 1) / self.warmup
+        progress = (self.taken - self.warmup) / (self.steps - self.warmup)
+        return self.lr * (0.01 + 0.99 * (1 + np.cos(np.pi * progress)) / 2)
+
+    def step(self, gradients):
+        norm = sum(float((g * g).sum()) for g in gradients.values()) ** 0.5
+        rate = self.rate()
+        self.taken += 1
+        for name, p in self.parameters.items():
+            g = gradients[name] * min(1, self.clip / (norm + 1e-6))
+            self.first[name] = 0.9 * self.first[name] + 0.1 * g
+            self.second[name] = 0.95 * self.second[name] + 0.05 * g * g
+            mean = self.first[name] / (1 - 0.9**self.taken)
+            deviation = (self.second[name] / (1 - 0.95**self.taken)).sqrt()
+            decay = self.decay if p.dim() > 1 else 0
+            self.parameters[name] = p * (1 - rate * decay) - rate * mean / (deviation + 1e-8)
+
+
+def gradients_at(parameters, model, objective, windows):
+    """{name: gradient} of the mean loss of some windows."""
+    model.load_state_dict(parameters | {"lm_head.weight": parameters["embed_tokens.weight"]})
+    batch = objective.batch(windows)
+    loss = -objective.token_log_probs(model, batch).sum() / batch.num_predicted
+    return dict(zip(parameters, torch.autograd.grad(loss, list(model.parameters()))))
+
+
+def test_five_steps_are_those_of_adamw_written_out(prepared):
+    options = "--lr 0.01 --weight-decay 0.2 --clip 0.5 --warmup 2 --max-steps 5 --dropout 0"
+    run = prepared(*options.split(), "--dtype", "float64", "--batch-size", 12)
+    model = prepared("--dtype", "float64", "--dropout", 0).model
+    adamw = WrittenOutAdamW(
+        dict(run.model.named_parameters()), lr=0.01, decay=0.2, clip=0.5, warmup=2, steps=5
+    )
+    for epoch in range(1, 6):
+        rng = np.random.default_rng([0, epoch])
+        windows = run.data.training_windows("titles", rng)
+        for some in batches.batches_of_similar_length(windows, run.data, run.objective, 12, rng):
+            if adamw.taken < 5:
+                items = batches.items_of(some, run.data)
+                adamw.step(gradients_at(adamw.parameters, model, run.objective, items))
+    train.train_epochs(run, state.Progress())
+    for name, p in run.model.named_parameters():
+        torch.testing.assert_close(p.detach(), adamw.parameters[name], rtol=1e-9, atol=1e-10)
+
+
+def test_validation_can_be_limited_to_the_first_users(tmp_path, made_up_data, prepared):
+    out = trained(made_up_data, tmp_path / "m", "--valid-limit", 3)
+    _, epochs = read_log(out)
+    run = prepared()
+    expected = target_loss(load_model(out), run.target_objective, run.validation[:3])
+    assert min(line["valid"] for line in epochs) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", (2, 5, 100))
+def test_a_step_in_parts_is_the_step_at_once(prepared, parts):
+    """Batches of 12 windows, in parts of different sizes, up to one window a part."""
+    runs, losses = [], []
+    for accumulate in (1, parts):
+        exact = "--dtype float64 --dropout 0 --batch-size 12 --max-steps 4".split()
+        run, progress = prepared(*exact, "--accumulate", accumulate), state.Progress()
+        train.train_epochs(run, progress)
+        runs.append(run)
+        losses.append(progress.last["train"])
+    for p, in_parts in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        torch.testing.assert_close(p, in_parts, rtol=1e-9, atol=1e-12)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+# --- memory and precision
+
+
+def loss_and_kept_numbers(run, batch):
+    """The loss, and how many numbers autograd keeps for the backward pass, weights aside."""
+    kept = {}
+    weights = {p.data_ptr() for p in run.model.parameters()}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = run.nll(run.objective, batch)
+    return loss, sum(kept.values())
+
+
+def test_recomputed_activations_save_memory_and_change_no_bit_of_the_gradients(prepared):
+    """With dropout: what is computed again drops the same elements."""
+    gradients, numbers = [], []
+    for flag in ("--no-checkpoint-activations", "--checkpoint-activations"):
+        run = prepared("--dropout", 0.3, "--layers", 4, flag)
+        windows = run.data.training_windows("titles", np.random.default_rng(0))
+        batch = run.objective.batch(batches.items_of(windows, run.data))
+        torch.manual_seed(1)
+        loss, kept = loss_and_kept_numbers(run, batch)
+        loss.backward()
+        gradients.append([p.grad for p in run.model.parameters()])
+        numbers.append(kept)
+    assert numbers[1] < 0.6 * numbers[0]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_bfloat16_training_keeps_float32_weights_and_deviates_by_its_rounding_alone(prepared):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        run = prepared("--dtype", dtype, "--dropout", 0)
+        loss = run.nll(run.target_objective, run.target_objective.batch(run.validation))
+        loss.backward()
+        losses.append(loss.item())
+        assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+        assert {p.grad.dtype for p in run.model.parameters()} == {torch.float32}
+    assert 0 < abs(losses[1] / losses[0] - 1) < 2**-8
+
+
+def test_a_model_trained_in_bfloat16_is_written_in_float32(tmp_path, made_up_data):
+    out = trained(made_up_data, tmp_path / "m", "--dtype", "bfloat16")
+    assert {t.dtype for t in load_file(out / "model.safetensors").values()} == {torch.float32}
+
+
+# --- LoRA
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_lora_trains_an_adapter_that_lowers_the_loss_and_leaves_its_base_alone(
+    tmp_path, run, made_up_data, tiny_model, report_of, dtype
+):
+    before = weights_of(tiny_model)
+    options = ("--weights", tiny_model, "--dtype", dtype, *LORA, "--max-steps", 40, "--dropout", 0)
+    out = tmp_path / "a"
+    ended = run(train, "--data", made_up_data, "--out", out, *TINY, *options)
+    assert (ended.code, ended.err) == (0, "") and weights_of(tiny_model) == before
+    assert not (out / "model.safetensors").exists()
+    _, epochs = read_log(out)
+    assert epochs[-1]["train"] < epochs[0]["train"]
+    report = report_of(made_up_data, [tiny_model, out], "--dtype", dtype)
+    assert report["nll"][str(tiny_model)] != report["nll"][str(out)]
+    tensors = load_file(out / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_training_goes_on_from_an_adapter_as_from_the_merged_model(
+    tmp_path, made_up_data, tiny_model, report_of
+):
+    adapter = trained(made_up_data, tmp_path / "a", "--weights", tiny_model, *LORA)
+    merged = trained(made_up_data, tmp_path / "c", "--weights", adapter, "--lr", 1e-12)
+    nll = report_of(made_up_data, [adapter, merged])["nll"]
+    np.testing.assert_allclose(nll[str(merged)], nll[str(adapter)], rtol=1e-5)
+
+
+def test_an_adapter_of_an_adapter_is_refused(tmp_path, run, made_up_data, tiny_model):
+    adapter = trained(made_up_data, tmp_path / "a", "--weights", tiny_model, *LORA)
+    options = ("--out", tmp_path / "b", *TINY, "--weights", adapter, *LORA)
+    ended = run(train, "--data", made_up_data, *options)
+    assert ended.code == 2
+    assert f"{adapter} is an adapter already; train without --lora-rank" in ended.err
+
+
+# --- losses, layouts, data
+
+
+@pytest.mark.parametrize("loss", ("target", "all", "titles"))
+@pytest.mark.parametrize("layout", ("lines", "instruction"))
+def test_every_loss_trains_under_every_layout_that_allows_it(
+    tmp_path, made_up_data, run, loss, layout
+):
+    softmax = "full" if loss == "all" else "catalogue"
+    options = ("--loss", loss, "--layout", layout, "--softmax", softmax)
+    ended = run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY, *options)
+    if (loss, layout) == ("titles", "instruction"):
+        assert_one_line(ended, "--loss titles")
+    else:
+        assert ended.code == 0
+        assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_validation_and_test_targets_change_nothing_in_the_trained_weights(tmp_path):
+    """Only which model is kept may depend on validation: one epoch has one model."""
+    models = []
+    for name, held_out in (("a", (8, 9)), ("b", (9, 8))):
+        rows = [(f"u{u}", f"i{(u + time) % 20}", time) for u in range(12) for time in range(8)]
+        for u in range(12):
+            rows += [(f"u{u}", f"i{(u * 7 + held_out[0]) % 20}", 8)]
+            rows += [(f"u{u}", f"i{(u * 7 + held_out[1]) % 20}", 9)]
+        data = write_interactions(tmp_path / f"data-{name}", rows)
+        models.append(trained(data, tmp_path / name))
+    assert weights_of(models[0]) == weights_of(models[1])
+
+
+def test_the_tokenizer_is_trained_on_training_titles_alone(tmp_path):
+    rows = [(f"u{u}", f"i{(u + time) % 18}", time) for u in range(12) for time in range(8)]
+    rows += [(f"u{u}", "i18", 8) for u in range(12)]
+    titles = {f"i{number}": title for number, title in enumerate(TITLES[:18])}
+    tokenizers = []
+    for name, held_out in (("a", "quite another title"), ("b", "one that nobody saw")):
+        data = write_interactions(tmp_path / f"data-{name}", rows, titles | {"i18": held_out})
+        out = trained(data, tmp_path / name, "--vocabulary", 430)
+        tokenizers.append((out / "tokenizer.model").read_bytes())
+    assert tokenizers[0] == tokenizers[1]
+
+
+@pytest.fixture
+def dense_data(tmp_path):
+    """A data folder with every item at least 10 times, so that the default filters keep it."""
+    rng = random.Random(0)
+    rows = [(f"u{user}", f"i{rng.randrange(7)}", time) for user in range(24) for time in range(9)]
+    return write_interactions(tmp_path / "dense", rows)
+
+
+@pytest.mark.parametrize("dummy_prefix", (False, True))
+def test_a_plain_language_model_is_evaluated_and_trained_on(
+    tmp_path, run, dense_data, report_of, dummy_prefix
+):
+    tokenizer = sentencepiece_model(TITLES * 3, 450, add_dummy_prefix=dummy_prefix)
+    llm, out = write_llm(tmp_path / "llm", tokenizer), tmp_path / "m"
+    short = "--intra-layers 1 --max-steps 2 --batch-size 4 --threads 1".split()
+    ended = run(train, "--data", dense_data, "--weights", llm, "--out", out, *short)
+    assert (ended.code, ended.err) == (0, "")
+    assert "layout instruction" in ended.out and "IN OR" in ended.out
+    assert (out / "tokenizer.model").read_bytes() == (llm / "tokenizer.model").read_bytes()
+    report = report_of(dense_data, [llm, out], "--ranking", "full")
+    assert report["nll"][str(llm)] != report["nll"][str(out)]
+
+
+def test_training_on_from_a_model_keeps_its_scheme_and_layout(tmp_path, made_up_data):
+    options = "--layout lines --text isolated --no-cross-self --delimiters text --target text"
+    first = trained(made_up_data, tmp_path / "a", *options.split(), "--intra-layers", 0)
+    then = trained(made_up_data, tmp_path / "b", "--weights", first)
+    model, encoder, _ = recommender.load(then)
+    assert encoder.layout.name == "lines"
+    assert model.scheme == MaskScheme(
+        0, 1, cross_self=False, text="isolated", delimiters="text", target="text"
+    )
+
+
+@pytest.mark.parametrize(
+    "layout, long_item", [("instruction", 5), ("lines", 1), ("lines", 6), ("lines", 7)]
+)
+def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(
+    tmp_path, run, layout, long_item
+):
+    """Of items 0 to 8, 7 is the validation target; in `lines` all but the first are predicted."""
+    data, llm = write_crowded(tmp_path, max_length=290)
+    rows = [(f"u{user}", f"i{(user + time) % 5}", time) for user in range(24) for time in range(9)]
+    rows[5 * 9 + long_item] = ("u5", "long", long_item)
+    write_interactions(data, rows, CROWDED_TITLES | {"long": "q" * 300})
+    options = ("--layout", layout, "--out", tmp_path / "m", *MADE_UP, "--threads", 1)
+    ended = run(train, "--data", data, "--weights", llm, *options)
+    assert ended.code == 2
+    assert "the model reads 290" in ended.err and "epoch" not in ended.out
+    assert not (tmp_path / "m" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("loss", ("target", "titles"))
+@pytest.mark.parametrize("data_folder", ("interactions_folder", "presplit_folder"))
+def test_possible_targets_are_those_of_windows_of_many_epochs(loss, data_folder, request):
+    data = dataset.load(request.getfixturevalue(data_folder), 3, 1, 3)
+    targets = set()
+    for seed in range(40):
+        windows = data.training_windows(loss, np.random.default_rng(seed))
+        for start, end in zip(windows.starts.tolist(), windows.ends.tolist()):
+            targets.update(range(start + 1, end) if loss == "titles" else [end - 1])
+    assert set(batches.possible_targets(data, loss).tolist()) == targets
+
+
+def test_a_catalogue_of_one_title_trains_and_evaluates(tmp_path, run, report_of):
+    rows = [(f"u{user}", "i0", time) for user in range(4) for time in range(7)]
+    data = write_interactions(tmp_path / "one", rows, {"i0": "Only One"})
+    out = tmp_path / "m"
+    ended = run(train, "--data", data, "--out", out, *TINY, "--vocabulary", 266)
+    assert (ended.code, ended.err) == (0, "")
+    report = report_of(data, out)
+    assert report["ranks"][str(out)] == [1] * 4
+    assert report["nll"][str(out)] == [0] * 4
+
+
+# --- Ctrl-C
+
+
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+def press_ctrl_c_after(function):
+    """The function, and a Ctrl-C that arrives at once when it has done its work."""
+
+    def pressed(*arguments, **options):
+        result = function(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+        return result
+
+    return pressed
+
+
+def test_ctrl_c_after_an_epoch_leaves_its_model_and_says_where(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    validate, calls = train.validate, []
+
+    def interrupt_the_second_time(run):
+        calls.append(run)
+        return validate(run) if len(calls) == 1 else interrupt()
+
+    monkeypatch.setattr(train, "validate", interrupt_the_second_time)
+    out = tmp_path / "out"
+    ended = run(train, "--data", made_up_data, "--out", out, *TINY, "--max-steps", 50)
+    _, (epoch,) = read_log(out)
+    assert (ended.code, ended.err) == (130, "")
+    assert f"{out} holds the model of step {epoch['step']}" in ended.out
+    assert recommender.load(out)[0].config.num_hidden_layers == 2
+
+
+def test_ctrl_c_in_the_first_epoch_says_that_there_is_no_model(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    monkeypatch.setattr(train, "learning_rate", interrupt)
+    ended = run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY)
+    assert (ended.code, ended.err) == (130, "") and "holds no model yet" in ended.out
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_what_ctrl_c_says_is_true_when_it_comes_while_the_model_is_written(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    monkeypatch.setattr(train, "save_model", press_ctrl_c_after(train.save_model))
+    ended = run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY)
+    assert (ended.code, ended.err) == (130, "")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "holds no model yet" not in ended.out
+
+
+def test_ctrl_c_while_a_file_is_written_leaves_no_half_file(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    save_model, mkstemp = train.save_model, files.tempfile.mkstemp
+
+    def save_interrupted(*arguments):
+        monkeypatch.setattr(files.tempfile, "mkstemp", press_ctrl_c_after(mkstemp))
+        save_model(*arguments)
+
+    monkeypatch.setattr(train, "save_model", save_interrupted)
+    assert run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY).code == 130
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
+
+
+def test_ctrl_c_before_training_begins_ends_without_a_traceback(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    monkeypatch.setattr(train, "build_trie", interrupt)
+    ended = run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY)
+    assert ended.code == 130 and "Traceback" not in ended.err
+
+
+def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, made_up_data):
+    out, deadline = tmp_path / "out", time.monotonic() + 60
+    options = (*TINY, "--max-steps", 10**7)
+    with in_shell("train.py", "--data", made_up_data, "--out", out, *options) as process:
+        while not (out / "model.safetensors").exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        printed, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert f"{out} holds the model of step" in printed
+    names = sorted(path.name for path in out.iterdir() if not path.name.startswith("state-"))
+    assert names == MODEL_FILES
+    assert recommender.load(out)[0].scheme == MaskScheme(1, 1)
+
+
+# --- wrong input
+
+TRAINED_BEFORE = ROOT / "weights" / "movielens-hat"
+# fmt: off
+WRONG_OPTIONS = (
+    ("--layers 6 --intra-layers 5 --cross-layers 5",
+     ("intra_layers 5", "cross_layers 5", "6 layers")),
+    ("--intra-layers -1", ("intra_layers", "-1")),
+    ("--vocabulary 100000", ("100000", "at most")),
+    ("--vocabulary 3", ("3", "at least")),
+    ("--vocabulary 0", ("vocabulary", "0", "expected")),
+    (f"--vocabulary {10**12}", ("vocabulary", 10**12)),
+    ("--data nowhere", ("nowhere", "no such folder")),
+    ("--weights nowhere", ("nowhere", "no such folder")),
+    ("--layout nowhere.json", ("nowhere.json", "no such file")),
+    ("--min-item 1000", ("no users left", "1000")),
+    ("--min-user 2", ("min_user", "2", "3 or more")),
+    ("--history 0", ("history", "0")),
+    ("--batch-size 0", ("--batch-size", "0")),
+    ("--lr nan", ("--lr", "nan")),
+    ("--lr 1e30", ("--lr",)),
+    ("--dropout 1", ("--dropout", "1")),
+    ("--temperature 0", ("temperature", "0")),
+    ("--seed -1", ("--seed", "-1")),
+    ("--hidden-size 15", ("hidden_size 15", "2 heads")),
+    ("--hidden-size 6", ("head_dim", "3")),
+    ("--loss all", ("--loss all", "--softmax full")),
+    ("--device toaster", ("toaster",)),
+    ("--device cuda:99", ("cuda",)),
+    ("--device meta", ("meta",)),
+    (f"--warmup {10**400}", ("--warmup",)),
+    ("--accumulate 0", ("--accumulate", "0")),
+    ("--lora-rank 4", ("--lora-rank", "--weights")),
+    ("--lora-rank 0", ("--lora-rank", "0")),
+    (f"--weights {TRAINED_BEFORE} --lora-rank 4 --lora-targets lm_head",
+     ("lm_head", "q_proj, k_proj")),
+)
+# fmt: on
+
+
+@pytest.mark.parametrize("options, fragments", WRONG_OPTIONS)
+def test_wrong_options_are_refused_in_one_line(tmp_path, run, made_up_data, options, fragments):
+    out = tmp_path / "out"
+    ended = run(train, "--data", made_up_data, "--out", out, *TINY, *options.split())
+    assert_one_line(ended, *fragments)
+    assert not (out / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", BROKEN_FOR_TRAINING)
+def test_a_broken_model_folder_is_refused_in_one_line(
+    tmp_path, run, made_up_data, tiny_model, name
+):
+    changes, fragments = BROKEN_FOR_TRAINING[name]
+    broken = changed_copy(tiny_model, tmp_path / "broken", **changes)
+    options = ("--out", tmp_path / "out", *TINY, "--weights", broken)
+    assert_one_line(run(train, "--data", made_up_data, *options), *fragments)
+
+
+def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(
+    tmp_path, run, made_up_data, tiny_model
+):
+    larger = sentencepiece_model(TITLES * 3, 470)
+    broken = changed_copy(tiny_model, tmp_path / "broken", tokenizer=larger.model)
+    options = ("--out", tmp_path / "out", *TINY, "--weights", broken)
+    assert_one_line(run(train, "--data", made_up_data, *options), "470", "450", "embedding")
+    ended = run(evaluate, "--data", made_up_data, "--weights", broken)
+    assert_one_line(ended, "470", "450", "embedding")
+
+
+def test_an_out_folder_that_holds_a_model_is_left_alone(run, made_up_data, tiny_model):
+    before = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    ended = run(train, "--data", made_up_data, "--out", tiny_model, *TINY, "--seed", 5)
+    assert_one_line(ended, tiny_model, "already holds a model")
+    assert {path.name: path.read_bytes() for path in tiny_model.iterdir()} == before
+
+
+@pytest.mark.parametrize("below", ("", "deeper/still"))
+def test_an_out_folder_that_cannot_be_written_is_named(tmp_path, run, made_up_data, below):
+    (tmp_path / "file").write_bytes(b"mine")
+    ended = run(train, "--data", made_up_data, "--out", tmp_path / "file" / below, *TINY)
+    assert_one_line(ended, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("script", ("train.py", "evaluate.py"))
+def test_wrong_data_is_one_line_in_the_shell(tmp_path, wrong_data, tiny_model, script):
+    options = ("--out", tmp_path / "out")
+    if script == "evaluate.py":
+        options = ("--weights", tiny_model)
+    ended = run_in_shell(script, "--data", wrong_data, *options)
+    assert_one_line(ended, wrong_data / "items.csv", "'title'", "name")
+
+
+@pytest.fixture
+def wrong_data(tmp_path, made_up_data):
+    """A data folder whose items have no titles."""
+    return changed_copy(made_up_data, tmp_path / "data", items=b"item_id,name\n1,A\n")
+
+
+def test_more_threads_than_a_machine_can_start_are_refused(tmp_path, made_up_data):
+    options = ("--out", tmp_path / "out", *TINY, "--threads", 100_000)
+    ended = run_in_shell("train.py", "--data", made_up_data, *options)
+    assert_one_line(ended, "--threads", 100_000)
