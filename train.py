@@ -1,28 +1,17 @@
-"""Train a HatLLM recommender, read from top to bottom.
-
-python train.py                      the embedded MovieLens, a 4-layer model, into runs/movielens
-python train.py --data FOLDER        your own interactions (README, "Your own data")
-python train.py --weights FOLDER     start from a Hugging Face Llama folder
-python train.py --resume FOLDER      go on with a training that was stopped or killed
-torchrun --nproc-per-node=N train.py ...         the same in N processes (README, "Many processes")
-"""
+"""Train a HatLLM recommender, read from top to bottom; `python train.py --help` says how."""
 
 import argparse
 import itertools
 import math
-import os
-import platform
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
-import sentencepiece
 import torch
 from tqdm import tqdm
 
 from ref import cli, lora
 from ref.checkpoints import adapters, load_model, save_model
-from ref.checkpoints.config import config_values, parse_config
+from ref.checkpoints.config import parse_config
 from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
 from ref.checkpoints.weights import hf_parameters
 from ref.data import dataset
@@ -42,304 +31,10 @@ from ref.training.batches import (
     possible_targets,
     shares_of_step,
 )
+from ref.training.folder import close_folder, open_folder, refuse_a_folder_with_a_model
+from ref.training.options import parse_options
 from ref.training.recompute import recompute_activations
 from ref.training.tally import Tally
-
-# --- options
-
-
-def make_parser():
-    """The command line, group by group."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_folder_options(parser.add_argument_group("folders").add_argument)
-    add_mask_options(parser.add_argument_group("masks").add_argument)
-    add_prompt_options(parser.add_argument_group("data and prompts").add_argument)
-    add_loss_options(parser.add_argument_group("loss").add_argument)
-    add_step_options(parser.add_argument_group("steps").add_argument)
-    add_model_options(parser.add_argument_group("a new model").add_argument)
-    add_lora_options(parser.add_argument_group("LoRA").add_argument)
-    add_machine_options(parser.add_argument_group("machine").add_argument)
-    return parser
-
-
-def add_folder_options(add):
-    add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
-    add(
-        "--out",
-        default="runs/movielens",
-        metavar="FOLDER",
-        help="where the model goes (default: %(default)s)",
-    )
-    add("--weights", metavar="FOLDER", help="start from this model instead of random weights")
-    add(
-        "--base",
-        metavar="FOLDER",
-        help="base model, if --weights is a LoRA adapter (default: what it says)",
-    )
-    add(
-        "--resume",
-        metavar="FOLDER",
-        help="go on with the training in this folder, with its options (but for --threads)",
-    )
-
-
-def add_mask_options(add):
-    add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
-    add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
-    add(
-        "--cross-self",
-        action=argparse.BooleanOptionalAction,
-        help="does a token see itself in CR layers? (yes)",
-    )
-    add(
-        "--text",
-        choices=("visible", "isolated"),
-        help="what items see of text in IN layers (visible)",
-    )
-    add(
-        "--delimiters", choices=("item", "text"), help="what delimiters of an item belong to (item)"
-    )
-    add("--target", choices=("item", "text"), help="what the target is to the masks (item)")
-
-
-def add_prompt_options(add):
-    add(
-        "--layout",
-        help="lines, instruction, or a JSON file (default: lines, or what --weights says)",
-    )
-    add(
-        "--history", type=int, default=10, help="items shown before a target (default: %(default)s)"
-    )
-    add(
-        "--min-item",
-        type=int,
-        default=10,
-        help="fewest interactions of an item (default: %(default)s)",
-    )
-    add(
-        "--min-user",
-        type=int,
-        default=5,
-        help="fewest interactions of a user (default: %(default)s)",
-    )
-    add("--valid-limit", type=int, help="validate on the first so many users only")
-
-
-def add_loss_options(add):
-    add(
-        "--loss",
-        choices=("target", "all", "titles"),
-        help="tokens that are predicted (default: titles, or target)",
-    )
-    add(
-        "--softmax",
-        choices=("catalogue", "full"),
-        default="catalogue",
-        help="alternatives of a token",
-    )
-    add("--temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
-
-
-def add_step_options(add):
-    add(
-        "--epochs",
-        type=int,
-        default=12,
-        help="passes over the training windows (default: %(default)s)",
-    )
-    add("--max-steps", type=int, help="stop after so many steps")
-    add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
-    add(
-        "--accumulate",
-        type=int,
-        default=1,
-        help="parts that a step is computed in, to save memory (default: %(default)s)",
-    )
-    add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
-    add("--warmup", type=int, default=100, help="steps until the peak (default: %(default)s)")
-    add("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
-    add("--dropout", type=float, default=0.2, help="(default: %(default)s)")
-    add(
-        "--clip",
-        type=float,
-        default=1.0,
-        help="largest norm of the gradient (default: %(default)s)",
-    )
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
-
-
-def add_model_options(add):
-    add(
-        "--vocabulary",
-        type=int,
-        default=4000,
-        help="tokens of a new tokenizer (default: %(default)s)",
-    )
-    add("--layers", type=int, default=4, help="of a new model (default: %(default)s)")
-    add("--hidden-size", type=int, default=64, help="of a new model (default: %(default)s)")
-    add("--heads", type=int, default=4, help="of a new model (default: %(default)s)")
-
-
-def add_lora_options(add):
-    add("--lora-rank", type=int, help="train a LoRA adapter of this rank and freeze --weights")
-    add(
-        "--lora-alpha",
-        type=float,
-        help="the update is scaled by alpha / rank (default: twice the rank)",
-    )
-    add(
-        "--lora-dropout",
-        type=float,
-        default=0.05,
-        help="on what the adapter reads (default: %(default)s)",
-    )
-    add(
-        "--lora-targets",
-        default="q_proj,v_proj",
-        help="matrices that get an update (default: %(default)s)",
-    )
-
-
-def add_machine_options(add):
-    add(
-        "--dtype",
-        choices=cli.DTYPES,
-        default="float32",
-        help="bfloat16: frozen weights in bfloat16 with LoRA, else autocast over float32 weights "
-        "(default: %(default)s)",
-    )
-    add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
-    add(
-        "--threads",
-        type=int,
-        help=f"of the CPU (default: {torch.get_num_threads()}, or as before with --resume)",
-    )
-    add(
-        "--checkpoint-activations",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="keep fewer activations, compute them twice",
-    )
-    add(
-        "--shard",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="divide the model over the processes of torchrun, instead of a copy in each",
-    )
-
-
-def parse_options(arguments=None):
-    """The options of the command line, checked; with --resume those of the training.
-
-    Raises ValueError naming an option that makes no sense.
-    """
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    if options.resume:
-        return resumed_options(options, parser)
-    options.threads = options.threads or torch.get_num_threads()
-    if options.lora_rank and not options.lora_alpha:
-        options.lora_alpha = 2.0 * options.lora_rank
-    check_options(options)
-    return options
-
-
-def resumed_options(given, parser):
-    """The options of the training in --resume, as the first line of its log has them."""
-    for name, value in vars(given).items():
-        if name not in ("resume", "threads") and value != parser.get_default(name):
-            raise ValueError(
-                f"--resume takes all options but --threads from {given.resume}; "
-                f"drop --{name.replace('_', '-')}"
-            )
-    source = f"{Path(given.resume) / 'log.jsonl'}, line 1"
-    description = state.read_description(given.resume)
-    logged = description.get("options")
-    data = description.get("data")
-    is_ours = isinstance(data, dict) and "fingerprint" in data and "processes" in description
-    if not is_ours or not isinstance(logged, dict) or set(logged) != set(vars(given)):
-        raise ValueError(
-            f"{source}: is not one that this train.py wrote; the training cannot be resumed"
-        )
-    options = argparse.Namespace(**logged)
-    try:
-        check_types(options, parser)
-        check_options(options)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-    options.resume = options.out = given.resume
-    options.threads = given.threads or options.threads
-    for name, now, before in (
-        ("threads", options.threads, logged["threads"]),
-        ("processes", processes.WORLD, description["processes"]),
-    ):
-        if now != before:
-            processes.say(
-                f"{now} {name} instead of {before}: the weights will not be the same to the byte"
-            )
-    check_options(options)
-    return options
-
-
-def check_types(options, parser):
-    """Raise ValueError for an option that the command line could not have given."""
-    for action in parser._actions:  # argparse has no public way to ask for them
-        if action.dest == "help":
-            continue
-        value = getattr(options, action.dest)
-        expected = action.type or str
-        if isinstance(action, argparse.BooleanOptionalAction):
-            expected = bool
-        is_left_out = value is None and action.default is None
-        is_possible = type(value) is expected
-        if action.choices is not None:
-            is_possible = is_possible and value in action.choices
-        if not is_left_out and not is_possible:
-            raise ValueError(
-                f"--{action.dest.replace('_', '-')} is {value!r}; expected {expected.__name__}"
-                + (f", one of {list(action.choices)}" if action.choices else "")
-            )
-
-
-POSITIVE = """
-    epochs max_steps valid_limit batch_size accumulate lr lora_rank lora_alpha clip layers
-    hidden_size heads threads
-""".split()
-BELOW = {"warmup": 2**31, "weight_decay": 2**31, "dropout": 1, "lora_dropout": 1, "seed": 2**63}
-
-
-def check_options(options):
-    """Raise ValueError naming the first option that makes no sense."""
-    for name in POSITIVE:
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
-    for name, limit in BELOW.items():
-        value = getattr(options, name)
-        if not 0 <= value < limit:
-            raise ValueError(
-                f"--{name.replace('_', '-')} is {value}; expected 0 or more, below {limit}"
-            )
-    cores = os.cpu_count() or 1
-    if options.threads > 16 * cores:
-        raise ValueError(
-            f"--threads is {options.threads}; expected at most {16 * cores} on {cores} cores"
-        )
-    if options.lora_rank and not options.weights:
-        raise ValueError(
-            "--lora-rank trains an adapter of an existing model; name it with --weights"
-        )
-    if options.shard and "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            "--shard divides a model over processes; start them with "
-            "torchrun --nproc-per-node=N train.py"
-        )
-    cli.check_device(options.device)
-
-
-# --- preparation
 
 
 @dataclass
@@ -533,11 +228,8 @@ def learning_rate(step, total, options):
     return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-# --- the loop
-
-
 def train_epochs(run, progress):
-    """THE loop. After every epoch `progress` and the files in --out are up to date."""
+    """The training loop. After every epoch `progress` and the files in --out are up to date."""
     options, optimizer, tally = run.options, run.optimizer, Tally(progress.dropped)
     step, total = progress.step, progress.total or options.max_steps
     with tqdm(disable=None if processes.is_first() else True, unit="step", initial=step) as bar:
@@ -577,7 +269,7 @@ def shuffled_batches(run, epoch):
     rng = np.random.default_rng([run.options.seed, epoch])
     windows = run.data.training_windows(run.objective.loss, rng)
     if not len(windows):
-        raise ValueError(f"{run.data.source}: no user has enough entries for a training window")
+        raise ValueError(f"{run.data.source}: no user has enough items for a training window")
     return batches_of_similar_length(windows, run.data, run.objective, run.options.batch_size, rng)
 
 
@@ -654,12 +346,6 @@ def train(options):
     return 0
 
 
-def refuse_a_folder_with_a_model(out):
-    for name in ("model.safetensors", "adapter_model.safetensors"):
-        if (Path(out) / name).exists():
-            raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
-
-
 def set_up_torch(threads):
     """The same numbers in every run."""
     torch.set_num_threads(threads)
@@ -679,69 +365,6 @@ def load_data(options):
     if options.resume:
         state.refuse_other_data(options.out, data)
     return data
-
-
-def open_folder(run):
-    """Make --out ready for the loop: log, tokenizer, settings; the Progress to go on from."""
-    options, out = run.options, Path(run.options.out)
-    progress = state.Progress()
-    if options.resume:
-        progress = state.read_state(out, run.model, run.optimizer)
-    if processes.is_first():
-        state.remove_half_files(out)
-        if options.resume:
-            state.cut_log(out, progress)
-        else:
-            state.remove_states(out)
-            state.start_log(out, description(run))
-        run.encoder.tokenizer.save(out)
-        run.settings.save(out)
-    if options.resume and progress.last:
-        processes.say(
-            f"going on after epoch {progress.epoch}, step {progress.step} of {progress.total}"
-        )
-    elif options.resume:
-        processes.say("no state to go on from: from the start")
-    return progress
-
-
-def description(run):
-    """What is needed to run this training again: the first line of its log."""
-    data, model = run.data, run.model
-    return {
-        "options": vars(run.options),
-        "processes": processes.WORLD,
-        "loss": run.objective.loss,
-        "scheme": vars(model.scheme),
-        "config": config_values(model.config),
-        "data": {
-            "source": data.source,
-            "titles": len(data.titles),
-            "entries": len(data.items),
-            "fingerprint": state.fingerprint(data),
-        },
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "sentencepiece": sentencepiece.__version__,
-        "machine": platform.platform(),
-    }
-
-
-def close_folder(run, progress):
-    """The training is finished: its states are not needed any more."""
-    out = run.options.out
-    if processes.is_first():
-        state.remove_states(out)
-    best = progress.best
-    processes.say(
-        f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}"
-    )
-    if progress.dropped:
-        processes.say(
-            f"{progress.dropped} history entries were left out of prompts longer than "
-            f"{run.encoder.max_length} tokens"
-        )
 
 
 def main(arguments=None):

@@ -64,8 +64,8 @@ class Objective:
             )
         if loss == "titles" and not settings.layout.same_everywhere:
             raise ValueError(
-                "--loss titles needs a layout in which a title reads the same as entry and as "
-                f"target; {settings.layout.name!r} does not (use 'lines', or --loss target)"
+                "--loss titles needs a layout in which a title reads the same in the history "
+                f"and as target; {settings.layout.name!r} does not (use 'lines', or --loss target)"
             )
         self.encoder = encoder
         self.trie = trie

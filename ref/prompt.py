@@ -109,7 +109,7 @@ class PromptEncoder:
                 return prompt
         shortest = history[-1] if history else target
         raise ValueError(
-            f"text, one entry and the target take {len(prompt.input_ids) + reserve} tokens; "
+            f"text, one item and the target take {len(prompt.input_ids) + reserve} tokens; "
             f"the model reads {self.max_length}: {shortest[:80]!r}"
         )
 

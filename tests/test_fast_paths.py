@@ -193,7 +193,7 @@ def test_cached_items_are_refused_under_other_schemes(encoder_for, model_for, ch
 
 
 def test_cached_items_are_refused_in_a_layout_with_text(encoder_for, model_for):
-    with pytest.raises(ValueError, match="without text around the entries; 'instruction' has some"):
+    with pytest.raises(ValueError, match="without text around the items; 'instruction' has some"):
         ItemStates(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
 
 

@@ -205,8 +205,8 @@ def test_entries_that_do_not_fit_are_dropped_and_the_rest_predicted_as_before(
     assert batch.dropped == 2
     for name in ("input_ids", "segment_ids", "columns", "rows"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
-    assert batch.num_predicted == wanted.units
-    assert softmax == "full" or batch.nodes.tolist() == wanted.chosen.tolist()
+    assert batch.num_predicted == wanted.num_predicted
+    assert softmax == "full" or batch.nodes.tolist() == wanted.nodes.tolist()
 
 
 def test_dropped_entries_are_counted_over_the_batch(objective_for, model_for):

@@ -44,7 +44,7 @@ class ItemStates:
             return torch.cat([self.states[item.tobytes()] for item in items])
         except KeyError:
             raise ValueError(
-                "--cache-items: an entry of this prompt is no title of the catalogue: "
+                "--cache-items: an item of this prompt is no title of the catalogue: "
                 f"{prompt.text[:200]!r}"
             ) from None
 
@@ -72,6 +72,5 @@ def refuse_states_that_depend_on_the_prompt(scheme, layout):
         )
     if layout.before or layout.after or layout.bos:
         raise ValueError(
-            "--cache-items needs a layout without text around the entries; "
-            f"{layout.name!r} has some"
+            f"--cache-items needs a layout without text around the items; {layout.name!r} has some"
         )

@@ -1,0 +1,80 @@
+"""The folder of a training, --out: what is in it before, while and after the loop runs."""
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+
+from ref.checkpoints.config import config_values
+from ref.training import processes, state
+
+
+def refuse_a_folder_with_a_model(out):
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        if (Path(out) / name).exists():
+            raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
+
+
+def open_folder(run):
+    """Make --out ready for the loop: log, tokenizer, settings; the Progress to go on from."""
+    options, out = run.options, Path(run.options.out)
+    progress = state.Progress()
+    if options.resume:
+        progress = state.read_state(out, run.model, run.optimizer)
+    if processes.is_first():
+        state.remove_half_files(out)
+        if options.resume:
+            state.cut_log(out, progress)
+        else:
+            state.remove_states(out)
+            state.start_log(out, description(run))
+        run.encoder.tokenizer.save(out)
+        run.settings.save(out)
+    if options.resume and progress.last:
+        processes.say(
+            f"going on after epoch {progress.epoch}, step {progress.step} of {progress.total}"
+        )
+    elif options.resume:
+        processes.say("no state to go on from: from the start")
+    return progress
+
+
+def description(run):
+    """What is needed to run this training again: the first line of its log."""
+    data, model = run.data, run.model
+    return {
+        "options": vars(run.options),
+        "processes": processes.WORLD,
+        "loss": run.objective.loss,
+        "scheme": vars(model.scheme),
+        "config": config_values(model.config),
+        "data": {
+            "source": data.source,
+            "titles": len(data.titles),
+            "entries": len(data.items),
+            "fingerprint": state.fingerprint(data),
+        },
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "sentencepiece": sentencepiece.__version__,
+        "machine": platform.platform(),
+    }
+
+
+def close_folder(run, progress):
+    """The training is finished: its states are not needed any more."""
+    out = run.options.out
+    if processes.is_first():
+        state.remove_states(out)
+    best = progress.best
+    processes.say(
+        f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}"
+    )
+    if progress.dropped:
+        processes.say(
+            f"{progress.dropped} items of histories were left out of prompts longer than "
+            f"{run.encoder.max_length} tokens"
+        )

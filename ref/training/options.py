@@ -1,0 +1,312 @@
+"""The options of train.py: parsed, checked, or taken from the log of a training to be resumed."""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from ref import cli
+from ref.training import processes, state
+
+USAGE = """Train a HatLLM recommender.
+
+    python train.py                      the embedded MovieLens and 4 layers, into runs/movielens
+    python train.py --data FOLDER        your own interactions (README, "Your own data")
+    python train.py --weights FOLDER     start from a Hugging Face Llama folder
+    python train.py --resume FOLDER      go on with a training that was stopped or killed
+    torchrun --nproc-per-node=N train.py ...    the same in N processes (README, "Many processes")
+"""
+
+
+def make_parser():
+    """The command line, group by group."""
+    parser = argparse.ArgumentParser(
+        description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_folder_options(parser.add_argument_group("folders").add_argument)
+    add_mask_options(parser.add_argument_group("masks").add_argument)
+    add_prompt_options(parser.add_argument_group("data and prompts").add_argument)
+    add_loss_options(parser.add_argument_group("loss").add_argument)
+    add_step_options(parser.add_argument_group("steps").add_argument)
+    add_model_options(parser.add_argument_group("a new model").add_argument)
+    add_lora_options(parser.add_argument_group("LoRA").add_argument)
+    add_machine_options(parser.add_argument_group("machine").add_argument)
+    return parser
+
+
+def add_folder_options(add):
+    add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
+    add(
+        "--out",
+        default="runs/movielens",
+        metavar="FOLDER",
+        help="where the model goes (default: %(default)s)",
+    )
+    add("--weights", metavar="FOLDER", help="start from this model instead of random weights")
+    add(
+        "--base",
+        metavar="FOLDER",
+        help="base model, if --weights is a LoRA adapter (default: what it says)",
+    )
+    add(
+        "--resume",
+        metavar="FOLDER",
+        help="go on with the training in this folder, with its options (but for --threads)",
+    )
+
+
+def add_mask_options(add):
+    add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
+    add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
+    add(
+        "--cross-self",
+        action=argparse.BooleanOptionalAction,
+        help="does a token see itself in CR layers? (yes)",
+    )
+    add(
+        "--text",
+        choices=("visible", "isolated"),
+        help="what items see of text in IN layers (visible)",
+    )
+    add(
+        "--delimiters", choices=("item", "text"), help="what delimiters of an item belong to (item)"
+    )
+    add("--target", choices=("item", "text"), help="what the target is to the masks (item)")
+
+
+def add_prompt_options(add):
+    add(
+        "--layout",
+        help="lines, instruction, or a JSON file (default: lines, or what --weights says)",
+    )
+    add(
+        "--history", type=int, default=10, help="items shown before a target (default: %(default)s)"
+    )
+    add(
+        "--min-item",
+        type=int,
+        default=10,
+        help="fewest interactions of an item (default: %(default)s)",
+    )
+    add(
+        "--min-user",
+        type=int,
+        default=5,
+        help="fewest interactions of a user (default: %(default)s)",
+    )
+    add("--valid-limit", type=int, help="validate on the first so many users only")
+
+
+def add_loss_options(add):
+    add(
+        "--loss",
+        choices=("target", "all", "titles"),
+        help="tokens that are predicted (default: titles, or target)",
+    )
+    add(
+        "--softmax",
+        choices=("catalogue", "full"),
+        default="catalogue",
+        help="alternatives of a token",
+    )
+    add("--temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
+
+
+def add_step_options(add):
+    add(
+        "--epochs",
+        type=int,
+        default=12,
+        help="passes over the training windows (default: %(default)s)",
+    )
+    add("--max-steps", type=int, help="stop after so many steps")
+    add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
+    add(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="parts that a step is computed in, to save memory (default: %(default)s)",
+    )
+    add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
+    add("--warmup", type=int, default=100, help="steps until the peak (default: %(default)s)")
+    add("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
+    add("--dropout", type=float, default=0.2, help="(default: %(default)s)")
+    add(
+        "--clip",
+        type=float,
+        default=1.0,
+        help="largest norm of the gradient (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+
+
+def add_model_options(add):
+    add(
+        "--vocabulary",
+        type=int,
+        default=4000,
+        help="tokens of a new tokenizer (default: %(default)s)",
+    )
+    add("--layers", type=int, default=4, help="of a new model (default: %(default)s)")
+    add("--hidden-size", type=int, default=64, help="of a new model (default: %(default)s)")
+    add("--heads", type=int, default=4, help="of a new model (default: %(default)s)")
+
+
+def add_lora_options(add):
+    add("--lora-rank", type=int, help="train a LoRA adapter of this rank and freeze --weights")
+    add(
+        "--lora-alpha",
+        type=float,
+        help="the update is scaled by alpha / rank (default: twice the rank)",
+    )
+    add(
+        "--lora-dropout",
+        type=float,
+        default=0.05,
+        help="on what the adapter reads (default: %(default)s)",
+    )
+    add(
+        "--lora-targets",
+        default="q_proj,v_proj",
+        help="matrices that get an update (default: %(default)s)",
+    )
+
+
+def add_machine_options(add):
+    add(
+        "--dtype",
+        choices=cli.DTYPES,
+        default="float32",
+        help="bfloat16: frozen weights in bfloat16 with LoRA, else autocast over float32 weights "
+        "(default: %(default)s)",
+    )
+    add("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
+    add(
+        "--threads",
+        type=int,
+        help=f"of the CPU (default: {torch.get_num_threads()}, or as before with --resume)",
+    )
+    add(
+        "--checkpoint-activations",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="keep fewer activations, compute them twice",
+    )
+    add(
+        "--shard",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="divide the model over the processes of torchrun, instead of a copy in each",
+    )
+
+
+def parse_options(arguments=None):
+    """The options of the command line, checked; with --resume those of the training.
+
+    Raises ValueError naming an option that makes no sense.
+    """
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.resume:
+        return resumed_options(options, parser)
+    options.threads = options.threads or torch.get_num_threads()
+    if options.lora_rank and not options.lora_alpha:
+        options.lora_alpha = 2.0 * options.lora_rank
+    check_options(options)
+    return options
+
+
+def resumed_options(given, parser):
+    """The options of the training in --resume, as the first line of its log has them."""
+    for name, value in vars(given).items():
+        if name not in ("resume", "threads") and value != parser.get_default(name):
+            raise ValueError(
+                f"--resume takes all options but --threads from {given.resume}; "
+                f"drop --{name.replace('_', '-')}"
+            )
+    source = f"{Path(given.resume) / 'log.jsonl'}, line 1"
+    description = state.read_description(given.resume)
+    logged = description.get("options")
+    data = description.get("data")
+    has_data = isinstance(data, dict) and "fingerprint" in data
+    is_ours = has_data and type(description.get("processes")) is int
+    if not is_ours or not isinstance(logged, dict) or set(logged) != set(vars(given)):
+        raise ValueError(
+            f"{source}: is not one that this train.py wrote; the training cannot be resumed"
+        )
+    options = argparse.Namespace(**logged)
+    try:
+        check_types(options, parser)
+        check_options(options)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    options.resume = options.out = given.resume
+    options.threads = given.threads or options.threads
+    for name, now, before in (
+        ("threads", options.threads, logged["threads"]),
+        ("processes", processes.WORLD, description["processes"]),
+    ):
+        if now != before:
+            processes.say(
+                f"{now} {name} instead of {before}: the weights will not be the same to the byte"
+            )
+    check_options(options)
+    return options
+
+
+def check_types(options, parser):
+    """Raise ValueError for an option that the command line could not have given."""
+    for action in parser._actions:  # argparse has no public way to ask for them
+        if action.dest == "help":
+            continue
+        value = getattr(options, action.dest)
+        expected = action.type or str
+        if isinstance(action, argparse.BooleanOptionalAction):
+            expected = bool
+        is_left_out = value is None and action.default is None
+        is_possible = type(value) is expected
+        if action.choices is not None:
+            is_possible = is_possible and value in action.choices
+        if not is_left_out and not is_possible:
+            raise ValueError(
+                f"--{action.dest.replace('_', '-')} is {value!r}; expected {expected.__name__}"
+                + (f", one of {list(action.choices)}" if action.choices else "")
+            )
+
+
+POSITIVE = """
+    epochs max_steps valid_limit batch_size accumulate lr lora_rank lora_alpha clip layers
+    hidden_size heads threads
+""".split()
+BELOW = {"warmup": 2**31, "weight_decay": 2**31, "dropout": 1, "lora_dropout": 1, "seed": 2**63}
+
+
+def check_options(options):
+    """Raise ValueError naming the first option that makes no sense."""
+    for name in POSITIVE:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
+    for name, limit in BELOW.items():
+        value = getattr(options, name)
+        if not 0 <= value < limit:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {value}; expected 0 or more, below {limit}"
+            )
+    cores = os.cpu_count() or 1
+    if options.threads > 16 * cores:
+        raise ValueError(
+            f"--threads is {options.threads}; expected at most {16 * cores} on {cores} cores"
+        )
+    if options.lora_rank and not options.weights:
+        raise ValueError(
+            "--lora-rank trains an adapter of an existing model; name it with --weights"
+        )
+    if options.shard and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "--shard divides a model over processes; start them with "
+            "torchrun --nproc-per-node=N train.py"
+        )
+    cli.check_device(options.device)
