@@ -1,1 +1,1 @@
-"""Golden cases, known bugs and a checker for implementations of HatLLM's masks: see README.md beside this file."""
+"""Golden cases, known bugs and a checker for implementations of HatLLM's masks: see README.md."""

@@ -1,161 +1,228 @@
-"""How far an implementation's tensors are from the expected ones, where first, and which known bug makes the same."""
+"""How far the tensors of an implementation are from the expected ones, and where first."""
 
-from collections import namedtuple
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from ref import llama_numpy
+from ref.golden.case import Case
 
+# The axes of tensors by the last part of their name.
 AXES = {
-    "mask": "row query key",
-    "q": "row head token dimension",
-    "k": "row kv-head token dimension",
-    "v": "row kv-head token dimension",
-    "scores": "row head query key",
-    "probabilities": "row head query key",
-    "logits": "row token vocabulary",
-    "loss": "",
-}  # all others: row token dimension
-PRECISIONS = {
-    "float16": "bfloat16",
-    "bfloat16": "bfloat16",
-    "float32": "float32",
-}  # all others: float64
-NUMPY = {
-    "F64": "f8",
-    "F32": "f4",
-    "F16": "f2",
-    "BF16": "u2",
-    "BOOL": "?",
-    "U8": "u1",
-    "I32": "i4",
-    "I64": "i8",
+    "mask": ("row", "query", "key"),
+    "q": ("row", "head", "token", "dimension"),
+    "k": ("row", "kv-head", "token", "dimension"),
+    "v": ("row", "kv-head", "token", "dimension"),
+    "scores": ("row", "head", "query", "key"),
+    "probabilities": ("row", "head", "query", "key"),
+    "logits": ("row", "token", "vocabulary"),
+    "loss": (),
 }
-Deviation = namedtuple(
-    "Deviation", "size at"
-)  # relative to the largest expected value; the index of the worst
-Found = namedtuple("Found", "values precision")  # an array, and the tolerance that it is held to
+AXES_OF_OTHERS = ("row", "token", "dimension")
+
+# Of each data type of safetensors: NumPy's name, and the precision whose tolerance it is held to.
+DTYPES = {
+    "F64": ("f8", "float64"),
+    "F32": ("f4", "float32"),
+    "F16": ("f2", "bfloat16"),
+    "BF16": ("u2", "bfloat16"),  # NumPy has no bfloat16: its bits, see `decoded`
+    "BOOL": ("?", "float64"),
+    "U8": ("u1", "float64"),
+    "I32": ("i4", "float64"),
+    "I64": ("i8", "float64"),
+}
+# The same for the data types of an adapter's arrays; all others are held to float64's tolerance.
+PRECISIONS = {"float16": "bfloat16", "bfloat16": "bfloat16", "float32": "float32"}
+
+
+class Computed(NamedTuple):
+    """A tensor of an implementation, and the precision whose tolerance it is held to."""
+
+    values: np.ndarray
+    precision: str
+
+
+class Deviation(NamedTuple):
+    """The largest difference over the largest expected value, and the index where it is."""
+
+    size: float
+    index: tuple | None  # None where nothing differs
+
+
+@dataclass
+class FirstDeviation:
+    """The first tensor, in the order of computation, that deviates by more than its tolerance.
+
+    The values are those at the place of the largest difference, which `where` gives in words.
+    """
+
+    tensor: str
+    found: float
+    expected: float
+    deviation: float
+    tolerance: float
+    precision: str
+    where: str
+
+
+@dataclass
+class Comparison:
+    """A case beside what an implementation computed for it."""
+
+    case: Case
+    computed: dict  # name -> Computed
+    compared: list  # names of tensors, in the order of computation
+    unknown: list  # names that the case does not have
+    largest: float  # deviation, in tolerances
+    first: FirstDeviation | None  # None where every tensor is right
+
+    @property
+    def is_right(self):
+        """Whether every compared tensor is within its tolerance."""
+        return self.first is None
+
+    def as_json(self):
+        """The fields of `--json`."""
+        return {
+            "case": self.case.name,
+            "ok": self.is_right,
+            "compared": self.compared,
+            "unknown": self.unknown,
+            "largest": self.largest,
+            "first": None if self.is_right else asdict(self.first),
+        }
 
 
 def read_dump(path):
-    """name -> Found, of a safetensors file. Raises FileNotFoundError or ValueError, naming the file."""
+    """name -> Computed, of a safetensors file.
+
+    Raises FileNotFoundError or ValueError, naming the file.
+    """
     try:
         tensors = deserialize(Path(path).read_bytes())
     except OSError as error:
         raise FileNotFoundError(f"{path}: {error.strerror}; expected a safetensors file") from None
     except SafetensorError as error:
         raise ValueError(f"{path}: {error}; expected a whole safetensors file") from None
-    found = {}
+    computed = {}
     for name, tensor in tensors:
-        if tensor["dtype"] not in NUMPY:
-            raise ValueError(
-                f"{path}: {name} is {tensor['dtype']}; expected one of {', '.join(NUMPY)}"
-            )
-        values = np.frombuffer(tensor["data"], NUMPY[tensor["dtype"]]).reshape(tensor["shape"])
-        if tensor["dtype"] == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        precision = (
-            "bfloat16"
-            if tensor["dtype"] == "BF16"
-            else PRECISIONS.get(str(values.dtype), "float64")
-        )
-        found[name] = Found(values, precision)
-    return found
+        if tensor["dtype"] not in DTYPES:
+            expected = ", ".join(DTYPES)
+            raise ValueError(f"{path}: {name} is {tensor['dtype']}; expected one of {expected}")
+        computed[name] = decoded(tensor)
+    return computed
 
 
-def found_by_adapter(arrays):
-    """name -> Found, of what an adapter returned: arrays of NumPy, PyTorch or anything that NumPy can read."""
-    found = {}
+def decoded(tensor):
+    """A tensor of `safetensors.deserialize` as Computed."""
+    dtype, precision = DTYPES[tensor["dtype"]]
+    values = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+    if tensor["dtype"] == "BF16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return Computed(values, precision)
+
+
+def computed_by_adapter(arrays):
+    """name -> Computed, of what an adapter returned: NumPy, PyTorch or what NumPy can read."""
+    computed = {}
     for name, array in arrays.items():
-        precision = PRECISIONS.get(
-            str(getattr(array, "dtype", "")).removeprefix("torch."), "float64"
-        )
+        dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
         if hasattr(array, "detach"):
             array = array.detach().cpu().double()
-        found[name] = Found(np.asarray(array), precision)
-    return found
+        computed[name] = Computed(np.asarray(array), PRECISIONS.get(dtype, "float64"))
+    return computed
 
 
-def deviation(case, name, found, expected):
-    """The largest difference at real tokens over the largest expected value; inf where only one is finite."""
-    found, expected = np.asarray(found, float), np.asarray(expected, float)
-    wrong = (found != expected) & ~(np.isnan(found) & np.isnan(expected))
-    axes = AXES.get(name.split(".")[-1], "row token dimension").split()
-    if axes and not name.startswith(
-        "gradients."
-    ):  # what stands at padding is not specified, but finite
-        shape = [
-            n if axis in ("row", "token", "query") else 1
-            for n, axis in zip(found.shape, axes, strict=True)
-        ]
-        wrong &= (case.segment_ids != -1).reshape(shape) | np.isnan(found)
-    if not wrong.any():
+def deviation(case, name, values, expected):
+    """How far the values of tensor `name` are from the expected ones, at real tokens: Deviation.
+
+    The size is inf where only one of two values is finite, and where padding holds a NaN.
+    """
+    values = np.asarray(values, float)
+    expected = np.asarray(expected, float)
+    both_nan = np.isnan(values) & np.isnan(expected)
+    differs = (values != expected) & ~both_nan
+    differs &= at_real_tokens(case, name, values.shape) | np.isnan(values)
+    if not differs.any():
         return Deviation(0.0, None)
-    finite = np.isfinite(found) & np.isfinite(expected)
-    size = np.where(
-        finite,
-        np.abs(np.subtract(found, expected, where=finite, out=np.zeros(found.shape))),
-        np.inf,
-    )
-    at = np.unravel_index(np.where(wrong, size, -1.0).argmax(), size.shape)
-    largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
-    return Deviation(float(size[at] / (largest or 1.0)), tuple(int(i) for i in at))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        difference = np.abs(values - expected)
+    both_finite = np.isfinite(values) & np.isfinite(expected)
+    difference = np.where(both_finite, difference, np.inf)
+    worst = np.where(differs, difference, -1.0).argmax()
+    index = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
+    largest_expected = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    return Deviation(float(difference[index] / (largest_expected or 1.0)), index)
 
 
-def examine(case, found):
-    """One case's result, for people and for --json. Raises ValueError where nothing can be compared."""
-    known = [name for name in case.outputs if name in found]
-    if not known:
+def at_real_tokens(case, name, shape):
+    """Where a tensor belongs to a real token or query: bool, of a shape that broadcasts to it."""
+    if name.startswith("gradients.") or not axes(name):
+        return np.array(True)
+    row_and_token = []
+    for axis, size in zip(axes(name), shape, strict=True):
+        row_and_token.append(size if axis in ("row", "token", "query") else 1)
+    return (case.segment_ids != -1).reshape(row_and_token)
+
+
+def axes(name):
+    """The axes of a tensor that is no gradient."""
+    return AXES.get(name.split(".")[-1], AXES_OF_OTHERS)
+
+
+def examine(case, computed):
+    """Compare all tensors (name -> Computed) that the case has: a Comparison.
+
+    Raises ValueError where nothing can be compared, or a shape is wrong.
+    """
+    outputs = case.outputs
+    compared = [name for name in outputs if name in computed]
+    if not compared:
         raise ValueError(
-            f"case {case.name}: found {', '.join(sorted(found)) or 'no tensor'}; expected at least one "
-            f"of {', '.join(case.outputs)}"
+            f"case {case.name}: found {', '.join(sorted(computed)) or 'no tensor'}; "
+            f"expected at least one of {', '.join(outputs)}"
         )
-    result = {
-        "case": case.name,
-        "ok": True,
-        "compared": known,
-        "unknown": sorted(set(found) - set(known)),
-        "largest": 0.0,
-        "first": None,
-    }
-    for name in known:
-        values, precision = found[name]
-        if values.shape != case.outputs[name].shape:
+    largest, first = 0.0, None
+    for name in compared:
+        values, precision = computed[name]
+        if values.shape != outputs[name].shape:
             raise ValueError(
-                f"case {case.name}: {name} has shape {values.shape}, expected {case.outputs[name].shape}"
+                f"case {case.name}: {name} has shape {values.shape}, expected {outputs[name].shape}"
             )
-        size, at = deviation(case, name, values, case.outputs[name])
+        size, index = deviation(case, name, values, outputs[name])
         tolerance = case.info["tolerances"][precision]
-        result["largest"] = max(result["largest"], size / tolerance)
-        if size > tolerance and result["ok"]:
-            result |= {
-                "ok": False,
-                "first": {
-                    "tensor": name,
-                    "found": float(values[at]),
-                    "expected": float(case.outputs[name][at]),
-                    "deviation": size,
-                    "tolerance": tolerance,
-                    "precision": precision,
-                    "where": where(case, name, at),
-                },
-            }
-    return result
+        largest = max(largest, size / tolerance)
+        if size > tolerance and first is None:
+            first = FirstDeviation(
+                tensor=name,
+                found=float(values[index]),
+                expected=float(outputs[name][index]),
+                deviation=size,
+                tolerance=tolerance,
+                precision=precision,
+                where=place(case, name, index),
+            )
+    unknown = sorted(set(computed) - set(compared))
+    return Comparison(case, computed, compared, unknown, largest, first)
 
 
-def where(case, name, at):
-    """The place of index `at` in words: layer and its kind, row, head, and tokens with their segments."""
-    parts, words = name.split("."), []
-    if parts[0] == "gradients":
-        return f"index {list(at)}"
-    if parts[0] == "layers":
-        kind = llama_numpy.layer_kind(int(parts[1]), case.config["num_hidden_layers"], case.scheme)
-        words.append(f"layer {parts[1]} ({kind})")
-    for axis, i in zip(AXES.get(parts[-1], "row token dimension").split(), at, strict=True):
-        token = ""
+def place(case, name, index):
+    """An index of a tensor in words: layer and its kind, row, head, tokens with their segments."""
+    if name.startswith("gradients."):
+        return f"index {list(index)}"
+    words = []
+    if name.startswith("layers."):
+        layer = name.split(".")[1]
+        L = case.config["num_hidden_layers"]
+        words.append(f"layer {layer} ({llama_numpy.layer_kind(int(layer), L, case.scheme)})")
+    for axis, i in zip(axes(name), index, strict=True):
         if axis in ("token", "query", "key"):
-            token = f" {case.rows[at[0]]['tokens'][i]!r} (segment {case.segment_ids[at[0], i]})"
-        words.append(f"{axis} {i}{token}")
+            row = index[0]
+            token = case.rows[row]["tokens"][i]
+            words.append(f"{axis} {i} {token!r} (segment {case.segment_ids[row, i]})")
+        else:
+            words.append(f"{axis} {i}")
     return ", ".join(words) or "the whole batch"

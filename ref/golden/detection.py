@@ -1,13 +1,19 @@
-"""python -m ref.golden.detection: print which case detects which known bug; draw it as ref/golden/detection.svg."""
+"""python -m ref.golden.detection [--svg FILE]: print which case detects which known bug; draw it.
 
+Exit code 0: every bug is detected by a case; 1: one is missed. The committed picture is
+ref/golden/detection.svg.
+"""
+
+import argparse
 import sys
-from html import escape
 from pathlib import Path
 
 from ref.golden import case as cases
 from ref.golden import diagnosis
+from ref.report.svg import Svg
 
-CELL, LEFT, TOP = 11, 250, 165
+CELL, LEFT, TOP = 11, 250, 165  # pixels: a cell with its gap, the space for names of bugs and cases
+RIGHT, BOTTOM = 90, 45
 FAMILIES = {
     "mask": "#1b6ca8",
     "schedule": "#c8553d",
@@ -18,65 +24,80 @@ FAMILIES = {
     "model": "#6b4226",
     "loss": "#444444",
 }
+NOT_DETECTED = "#eeeeee"
 
 
-def caught(matrix):
-    """The matrix as text: a line a bug, with the number of cases that detect it and the clearest one."""
-    for bug, row in matrix.items():
-        hits = [case for case, size in row.items() if size >= 100]
-        clearest = max(row, key=row.get)
-        yield f"{bug:36s}{len(hits):3d} cases, clearest {clearest} ({row[clearest]:.0f} tolerances)"
+def missed_bugs(matrix):
+    """The bugs that no case of a detection matrix detects."""
+    return [bug for bug, sizes in matrix.items() if max(sizes.values()) < diagnosis.DETECTED]
+
+
+def table(matrix):
+    """The matrix as text: of each bug how many cases detect it, and the clearest one."""
+    lines = []
+    for bug, sizes in matrix.items():
+        num_cases = sum(size >= diagnosis.DETECTED for size in sizes.values())
+        clearest = max(sizes, key=sizes.get)
+        lines.append(
+            f"{bug:36s}{num_cases:3d} cases, clearest {clearest} ({sizes[clearest]:.0f} tolerances)"
+        )
+    num_detected = len(matrix) - len(missed_bugs(matrix))
+    num_cases = len(next(iter(matrix.values())))
+    lines.append(f"{num_detected} of {len(matrix)} known bugs are detected by {num_cases} cases")
+    return "\n".join(lines)
 
 
 def picture(matrix):
-    """SVG: a row a bug, a column a case; filled where the deviation is at least 100 float32 tolerances."""
-    names, families = (
-        list(next(iter(matrix.values()))),
-        {b: t["family"] for b, t in diagnosis.texts().items()},
+    """The matrix as SVG: a row a bug, a column a case, filled where the case detects the bug."""
+    names = list(next(iter(matrix.values())))
+    width = LEFT + CELL * len(names) + RIGHT
+    height = TOP + CELL * len(matrix) + BOTTOM
+    svg = Svg(width, height, font_size=9)
+    svg.text(8, 18, "Known bugs (rows) detected by golden cases (columns)", font_size=13)
+    svg.text(8, 34, "filled: logits or loss deviate by at least")
+    svg.text(8, 46, f"{diagnosis.DETECTED} times the float32 tolerance")
+    for column, name in enumerate(names):
+        svg.vertical_text(LEFT + CELL * column + 8, TOP - 5, name)
+    descriptions = diagnosis.descriptions()
+    for row, (bug, sizes) in enumerate(matrix.items()):
+        colour = FAMILIES[descriptions[bug]["family"]]
+        draw_row(svg, TOP + CELL * row, bug, list(sizes.values()), colour)
+    draw_legend(svg, height)
+    return svg.render()
+
+
+def draw_row(svg, top, bug, sizes, colour):
+    """The name of a bug and its cells."""
+    svg.text(LEFT - 6, top + 8, bug, text_anchor="end", fill=colour)
+    cells = {colour: "", NOT_DETECTED: ""}  # the outlines of each colour, for one path each
+    for column, size in enumerate(sizes):
+        fill = colour if size >= diagnosis.DETECTED else NOT_DETECTED
+        cells[fill] += f"M{LEFT + CELL * column} {top}h{CELL - 1}v{CELL - 1}h{1 - CELL}z"
+    for fill, outlines in cells.items():
+        svg.path(outlines, fill=fill)
+
+
+def draw_legend(svg, height):
+    """The colours of the families, at the bottom."""
+    for column, (family, colour) in enumerate(FAMILIES.items()):
+        x = 20 + 85 * column
+        svg.rect(x, height - 25, 9, 9, fill=colour)
+        svg.text(x + 13, height - 17, family)
+
+
+def main(arguments=None):
+    """Print the matrix, draw it where asked to; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ref.golden.detection",
+        description="Which golden case detects which known bug. Exit code 1: a bug is missed.",
     )
-    width, height = LEFT + CELL * len(names) + 90, TOP + CELL * len(matrix) + 45
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="9"><rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="8" y="18" font-size="13">Known bugs (rows) detected by golden cases (columns)</text>',
-        '<text x="8" y="34">filled: logits or loss deviate by at least</text>',
-        '<text x="8" y="46">100 times the float32 tolerance</text>',
-    ]
-    for x, name in enumerate(names):
-        at = LEFT + CELL * x + 8
-        parts.append(
-            f'<text transform="translate({at},{TOP - 5}) rotate(-90)">{escape(name)}</text>'
-        )
-    for y, (bug, row) in enumerate(matrix.items()):
-        top, colour = TOP + CELL * y, FAMILIES[families[bug]]
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{top + 8}" text-anchor="end" fill="{colour}">{escape(bug)}</text>'
-        )
-        for fill, hit in ((colour, True), ("#eeeeee", False)):
-            cells = "".join(
-                f"M{LEFT + CELL * x} {top}h{CELL - 1}v{CELL - 1}h{1 - CELL}z"
-                for x, name in enumerate(names)
-                if (row[name] >= 100) is hit
-            )
-            parts.append(f'<path fill="{fill}" d="{cells}"/>')
-    for x, (family, colour) in enumerate(FAMILIES.items()):
-        at = 20 + 85 * x
-        parts.append(
-            f'<rect x="{at}" y="{height - 25}" width="9" height="9" fill="{colour}"/>'
-            f'<text x="{at + 13}" y="{height - 17}">{family}</text>'
-        )
-    return "\n".join(parts) + "\n</svg>\n"
-
-
-def main():
+    parser.add_argument("--svg", metavar="FILE", help="draw the matrix into this file")
+    options = parser.parse_args(arguments)
     matrix = diagnosis.detection_matrix([cases.load(name) for name in cases.names()])
-    print("\n".join(caught(matrix)))
-    missed = [bug for bug, row in matrix.items() if max(row.values()) < 100]
-    print(
-        f"{len(matrix) - len(missed)} of {len(matrix)} known bugs are detected by {len(cases.names())} cases"
-    )
-    Path(__file__).with_name("detection.svg").write_text(picture(matrix), encoding="utf-8")
-    return 1 if missed else 0
+    print(table(matrix))
+    if options.svg:
+        Path(options.svg).write_text(picture(matrix), encoding="utf-8")
+    return 1 if missed_bugs(matrix) else 0
 
 
 if __name__ == "__main__":

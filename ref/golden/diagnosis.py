@@ -1,11 +1,13 @@
-"""Mistakes that porters of HatLLM's masks make: what each outputs, and which of them explains given numbers.
+"""Which known bug explains given numbers: the one that makes the same numbers.
 
-With them the golden cases (ref/golden) are made, and implementations are compared. They stand apart from ref/, where
-all code is right.
+The bugs (bugs.json) are mistakes that porters of HatLLM's masks make. Each can be computed, because
+`ref.golden.plants` plants it in a copy of the definition. So the golden cases are chosen such that
+each bug shows in one of them, and an implementation that deviates is told why.
 """
 
 import importlib.util
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,82 +17,115 @@ from ref.golden.case import compute
 from ref.golden.compare import deviation
 from ref.golden.plants import PLANTS
 
+# A case detects a bug that makes its logits or loss deviate by so many float32 tolerances.
+DETECTED = 100
+# A bug is near that explains more than this share of the deviation; so many are told.
+NEAR, NUM_NEAREST = 0.3, 3
 
-def outputs(bug, case):
-    """What an implementation with this bug computes: a trace and the loss, by `case`."""
+
+@dataclass
+class Diagnosis:
+    """The known bugs that explain what an implementation computed, best first."""
+
+    equal: list  # (bug, misfit in tolerances): those that make the same in every case
+    nearest: list  # (bug, share of the deviation that it explains), where none makes the same
+
+
+def descriptions():
+    """bugs.json by id: of each bug its id, family, what, effect and fix."""
+    text = Path(__file__).with_name("bugs.json").read_text(encoding="utf-8")
+    return {bug["id"]: bug for bug in json.loads(text)}
+
+
+def outputs_with(bug, case):
+    """What an implementation with this bug computes: every intermediate and the loss, by name."""
     specification = importlib.util.spec_from_file_location("planted", llama_numpy.__file__)
-    m = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(m)
+    copy = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(copy)
+    changed_arguments = PLANTS[bug](copy, case)
     with np.errstate(invalid="ignore"):  # some bugs make NaN
-        return compute(m, case, **(PLANTS[bug](m, case) or {}))
-
-
-def texts():
-    """bugs.json: id -> family, name, what, effect, fix."""
-    return {
-        bug["id"]: bug
-        for bug in json.loads((Path(__file__).parent / "bugs.json").read_text(encoding="utf-8"))
-    }
+        return compute(copy, case, **changed_arguments)
 
 
 def detection_matrix(cases):
-    """bug -> case -> deviation of logits or loss, in units of the case's float32 tolerance."""
-    return {
-        bug: {
-            case.name: max(
-                deviation(case, name, made[name], case.tensors[name]).size
-                for name in ("logits", "loss")
-            )
-            / case.info["tolerances"]["float32"]
-            for case in cases
-            for made in [outputs(bug, case)]
-        }
-        for bug in PLANTS
-    }
+    """bug -> name of case -> deviation of logits or loss, in the case's float32 tolerances."""
+    matrix = {}
+    for bug in PLANTS:
+        matrix[bug] = {}
+        for case in cases:
+            matrix[bug][case.name] = visible_deviation(bug, case)
+    return matrix
 
 
-def misfit(case, found, bug):
-    """How far what was found is from what the bug makes, in tolerances; logits and loss decide where there are any."""
-    made = outputs(bug, case)
-    names = [n for n in ("logits", "loss") if n in found] or [n for n in found if n in made]
-    return max(
-        (
-            deviation(case, name, found[name].values, made[name]).size
-            / case.info["tolerances"][found[name].precision]
-            for name in names
-        ),
-        default=np.inf,
-    )
+def visible_deviation(bug, case):
+    """How far a bug moves logits or loss, in float32 tolerances of the case."""
+    outputs = outputs_with(bug, case)
+    sizes = []
+    for name in ("logits", "loss"):
+        sizes.append(deviation(case, name, outputs[name], case.tensors[name]).size)
+    return max(sizes) / case.info["tolerances"]["float32"]
 
 
-def diagnose(examined):
-    """Of (case, found, result) triples: the known bugs that make the same in every case, best first.
+def detected_bugs(matrix, name):
+    """The bugs of a detection matrix that the case of this name detects."""
+    return [bug for bug, sizes in matrix.items() if sizes[name] >= DETECTED]
 
-    Returns (equal, near): [(bug, misfit in tolerances)], and where nothing is equal the nearest known bugs with the
-    share of the deviation that each explains, over the three shortest failing cases.
+
+def misfit(comparison, bug):
+    """How far what was computed is from what the bug makes, in tolerances.
+
+    Logits and loss decide where there are any: the other tensors may differ between two ways of
+    making the same mistake.
     """
-    examined = sorted(examined, key=lambda e: (e[2]["ok"], e[0].input_ids.size))
-    failing = [e for e in examined if not e[2]["ok"]]
-    equal = {}
-    for bug in PLANTS if failing else ():
-        worst = 0.0
-        for case, found, _ in examined:
-            worst = max(worst, misfit(case, found, bug))
-            if worst > 1:
+    case, computed = comparison.case, comparison.computed
+    outputs = outputs_with(bug, case)
+    names = [name for name in ("logits", "loss") if name in computed]
+    if not names:
+        names = [name for name in computed if name in outputs]
+    largest = 0.0 if names else np.inf
+    for name in names:
+        values, precision = computed[name]
+        size = deviation(case, name, values, outputs[name]).size
+        largest = max(largest, size / case.info["tolerances"][precision])
+    return largest
+
+
+def diagnose(comparisons):
+    """The known bugs that explain a list of Comparison: a Diagnosis, empty where all is right."""
+    # A failing case, and a short one, refutes a bug with the least work.
+    ordered = sorted(comparisons, key=lambda c: (c.is_right, c.case.input_ids.size))
+    failing = [comparison for comparison in ordered if not comparison.is_right]
+    if not failing:
+        return Diagnosis([], [])
+    equal = equal_bugs(ordered)
+    if equal:
+        return Diagnosis(equal, [])
+    return Diagnosis([], nearest_bugs(failing[:3]))
+
+
+def equal_bugs(comparisons):
+    """(bug, misfit) of the bugs that make the same in every case, best first."""
+    equal = []
+    for bug in PLANTS:
+        largest = 0.0
+        for comparison in comparisons:
+            largest = max(largest, misfit(comparison, bug))
+            if largest > 1:
                 break
-        else:
-            equal[bug] = worst
-    near = {}
-    for bug in PLANTS if failing and not equal else ():
-        shares = [
-            1 - misfit(case, found, bug) / result["largest"]
-            for case, found, result in failing[:3]
-            if np.isfinite(result["largest"])
-        ]
-        near[bug] = float(np.mean(shares)) if shares else 0.0
-    return (
-        sorted(equal.items(), key=lambda pair: pair[1]),
-        sorted(
-            ((bug, share) for bug, share in near.items() if share > 0.3), key=lambda pair: -pair[1]
-        )[:3],
-    )
+        if largest <= 1:
+            equal.append((bug, largest))
+    return sorted(equal, key=lambda pair: pair[1])
+
+
+def nearest_bugs(failing):
+    """(bug, share) of the bugs that explain most of the deviation in failing cases, best first."""
+    finite = [comparison for comparison in failing if np.isfinite(comparison.largest)]
+    if not finite:
+        return []
+    near = []
+    for bug in PLANTS:
+        shares = [1 - misfit(comparison, bug) / comparison.largest for comparison in finite]
+        share = float(np.mean(shares))
+        if share > NEAR:
+            near.append((bug, share))
+    return sorted(near, key=lambda pair: -pair[1])[:NUM_NEAREST]

@@ -1,193 +1,271 @@
-"""How recipes.json becomes the golden cases, each of which is there to catch some of these mistakes."""
+"""How recipes.json becomes the golden cases."""
 
 import json
 import re
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from safetensors.numpy import save
 
 from ref import llama_numpy
-from ref.golden.case import FOLDER, Case, compute, segment_ids
-from ref.golden.diagnosis import detection_matrix
+from ref.checkpoints.config import parse_config
+from ref.checkpoints.weights import hf_parameters
+from ref.golden.case import FOLDER, WEIGHTS, Case, compute, segment_ids
+from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
+from ref.llama import Llama
+from ref.masks import MaskScheme
 
+# What opens an item, what closes it, and what closes the last one of the history and the target.
 LAYOUTS = {
     "lines": ("", "\n", "\n"),
     "instruction": ('"', '", ', '"'),
-}  # opens an entry, closes it, closes the last
+}
 TOKEN = re.compile(r"\n|, | ?[A-Za-z]+| ?\d+| ?[^\w\s]")
+PAD = "<pad>"
+GRADIENTS = "gradients."  # how the names of gradients begin
 
 
-def build(recipe, vocabulary):
-    """A case from its recipe, with everything that NumPy can say of it."""
-    config, scheme = recipe["config"] | {"vocab_size": len(vocabulary)}, recipe["scheme"]
+class Piece(NamedTuple):
+    """A piece of a prompt: its text, its role, its item (1..n history, n + 1 target, 0 none).
+
+    Padding has tokens and no text.
+    """
+
+    text: str
+    role: str
+    item: int
+    tokens: list
+
+
+def write(folder=FOLDER):
+    """Write every case anew; returns how many bytes the folder holds then."""
+    recipes = read_recipes()
+    tokens = vocabulary(recipes)
+    cases = [build(recipe, tokens) for recipe in recipes]
+    matrix = detection_matrix(cases)
+    for case in cases:
+        case.info["catches"] = detected_bugs(matrix, case.name)
+        case.info["only_here"] = [
+            bug for bug in case.info["catches"] if num_detecting(matrix[bug]) == 1
+        ]
+        write_case(case, Path(folder) / case.name)
+    return sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
+
+
+def num_detecting(sizes):
+    """In how many cases a bug shows; sizes: name of case -> deviation in tolerances."""
+    return sum(size >= DETECTED for size in sizes.values())
+
+
+def write_case(case, folder):
+    """Write case.json and tensors.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "case.json").write_text(json_text(case.info), encoding="utf-8")
+    tensors = {name: np.array(tensor, order="C") for name, tensor in case.tensors.items()}
+    (folder / "tensors.safetensors").write_bytes(save(tensors))
+
+
+def json_text(value):
+    """Indented JSON in which a list that holds no list and no object stands on one line."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    innermost_list = r"\[\s+([^\[\]{}]*?)\s+\]"
+
+    def on_one_line(match):
+        return "[" + re.sub(r"\s*\n\s*", " ", match[1]) + "]"
+
+    return re.sub(innermost_list, on_one_line, text) + "\n"
+
+
+def read_recipes():
+    """The recipes, filled with the defaults that recipes.json begins with."""
+    content = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
+    filled = []
+    for recipe in content["recipes"]:
+        fields = {}
+        for field, default in content["defaults"].items():
+            fields[field] = default | recipe.get(field, {})
+        filled.append(recipe | fields)
+    return filled
+
+
+def vocabulary(recipes):
+    """The tokens of all recipes, sorted, behind padding: the index of a token is its id."""
+    tokens = set()
+    for recipe in recipes:
+        for row in recipe["rows"]:
+            for piece in split_into_pieces(row):
+                tokens.update(piece.tokens)
+    return [PAD, *sorted(tokens - {PAD})]
+
+
+def build(recipe, tokens):
+    """A case from its recipe; `tokens` is the vocabulary."""
+    config = recipe["config"] | {"vocab_size": len(tokens)}
     rows = [make_row(row) for row in recipe["rows"]]
-    segments = np.array([segment_ids(row, scheme) for row in rows])
-    tensors = {
-        "input_ids": np.array(
-            [[vocabulary.index(token) for token in row["tokens"]] for row in rows]
-        ),
-        "segment_ids": segments,
-        "position_ids": np.array(recipe.get("positions", llama_numpy.count_positions(segments))),
-    }
-    labelled = [labelled_tokens(row, recipe.get("labels", "target")) for row in rows]
-    tensors["labels"] = np.where(labelled, tensors["input_ids"], -100)
-    tensors |= {f"weights.{name}": weight for name, weight in draw_weights(config, recipe).items()}
     info = {
         "format": 1,
         "name": recipe["name"],
         "what": recipe["what"],
         "also_for": recipe.get("also_for"),
         "config": config,
-        "scheme": scheme,
+        "scheme": recipe["scheme"],
         "rows": rows,
         "positions_given": "positions" in recipe,
         "decode": recipe.get("decode"),
         "tolerances": recipe["tolerances"],
         "outputs": [],
     }
-    case = Case(info, tensors)
-    trace = compute(llama_numpy, case)
-    kept = {
-        name: tensor for name, tensor in trace.items() if re.search(recipe.get("keep", ""), name)
-    }
-    case.tensors |= kept | (torch_gradients(case) if recipe.get("gradients") else {})
-    info["outputs"] = list(kept) + [name for name in case.tensors if name.startswith("gradients.")]
+    case = Case(info, inputs(recipe, rows, tokens) | draw_weights(config, recipe))
+    outputs = kept_outputs(case, recipe.get("keep", ""))
+    if recipe.get("gradients"):
+        outputs |= torch_gradients(case)
+    info["outputs"] = list(outputs)
+    case.tensors |= outputs
     return case
 
 
-def torch_model(config, scheme):
-    from ref.checkpoints.config import parse_config
-    from ref.llama import Llama
-    from ref.masks import MaskScheme
-
-    return Llama(parse_config(config), MaskScheme(**scheme), attention="eager").double()
-
-
-def torch_gradients(case):
-    """Gradients of the loss by the PyTorch model in float64 (the tests confirm them by finite differences)."""
-    import torch
-
-    from ref.checkpoints.weights import hf_parameters
-
-    model = torch_model(case.config, case.info["scheme"])
-    for name, parameter in hf_parameters(model).items():
-        parameter.data = torch.from_numpy(case.weights[name])
-    given = [
-        torch.from_numpy(case.tensors[name])
-        for name in ("input_ids", "segment_ids", "position_ids")
-    ]
-    logits, labels = model(*given)[:, :-1], torch.from_numpy(case.labels)[:, 1:]
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+def inputs(recipe, rows, tokens):
+    """input_ids, segment_ids, position_ids and labels, each (B, T)."""
+    input_ids = np.array([[tokens.index(token) for token in row["tokens"]] for row in rows])
+    segments = np.array([segment_ids(row, recipe["scheme"]) for row in rows])
+    counted = llama_numpy.count_positions(segments)
+    scope = recipe.get("labels", "target")
+    is_labelled = [labelled_tokens(row, scope) for row in rows]
     return {
-        f"gradients.{name}": parameter.grad.numpy()
-        for name, parameter in hf_parameters(model).items()
+        "input_ids": input_ids,
+        "segment_ids": segments,
+        "position_ids": np.array(recipe.get("positions", counted)),
+        "labels": np.where(is_labelled, input_ids, -100),
     }
 
 
 def make_row(row):
-    """Tokens of a prompt, and of each its role and its entry (1..n history, n+1 target, 0 none)."""
-    opens, closes, closes_last = LAYOUTS[row.get("layout", "lines")]
-    n, items = len(row["history"]), [*row["history"], row["target"]]
-    entries = [
-        [("open", i, opens), ("title", i, title), ("close", i, closes if i < n else closes_last)]
-        for i, title in enumerate(items, 1)
-    ]
-    left, middle, right = (
-        ("padding", 0, "_" * row.get(side, 0)) for side in ("left", "middle", "right")
-    )
-    pieces = [
-        left,
-        ("text", 0, row.get("before", "")),
-        *sum(entries[:n], []),
-        ("text", 0, row.get("after", "")),
-        middle,
-        *entries[n],
-        right,
-    ]
-    tokens = [
-        (role, entry, "<pad>" if role == "padding" else token)
-        for role, entry, text in pieces
-        for token in (text if role == "padding" else TOKEN.findall(text))
-    ]
-    roles, numbers, tokens = map(list, zip(*tokens, strict=True))
+    """An object of `rows` in case.json, from a row of a recipe."""
+    pieces = split_into_pieces(row)
+    tokens, roles, items = [], [], []
+    for piece in pieces:
+        tokens += piece.tokens
+        roles += [piece.role] * len(piece.tokens)
+        items += [piece.item] * len(piece.tokens)
     return {
-        "prompt": "".join(text for role, _, text in pieces if role != "padding"),
-        "items": items,
-        "history": n,
+        "prompt": "".join(piece.text for piece in pieces),
+        "items": [*row["history"], row["target"]],
+        "history": len(row["history"]),
         "tokens": tokens,
         "roles": roles,
-        "entries": numbers,
+        "entries": items,
     }
 
 
-def labelled_tokens(row, which):
-    """Those of the target, or all, but for padding and what only padding could predict."""
-    before = ["text"] + row["roles"]
-    return [
-        role != "padding"
-        and before[j] != "padding"
-        and (which == "all" or entry == row["history"] + 1)
-        for j, (role, entry) in enumerate(zip(row["roles"], row["entries"], strict=True))
-    ]
+def split_into_pieces(row):
+    """The pieces of a row of a recipe, in order: a list of Piece."""
+    opens, closes, closes_last = LAYOUTS[row.get("layout", "lines")]
+    n = len(row["history"])
+    pieces = [padding(row, "left"), piece_of_text(row.get("before", ""), "text", 0)]
+    for item, title in enumerate(row["history"], 1):
+        pieces += pieces_of_item((opens, title, closes if item < n else closes_last), item)
+    pieces += [piece_of_text(row.get("after", ""), "text", 0), padding(row, "middle")]
+    pieces += pieces_of_item((opens, row["target"], closes_last), n + 1)
+    return [*pieces, padding(row, "right")]
+
+
+def pieces_of_item(texts, item):
+    """Three pieces; texts: what opens the item, its title, what closes it."""
+    roles = ("open", "title", "close")
+    return [piece_of_text(text, role, item) for text, role in zip(texts, roles, strict=True)]
+
+
+def piece_of_text(text, role, item):
+    """A token is a word, a number or a sign, each with the space before it."""
+    return Piece(text, role, item, TOKEN.findall(text))
+
+
+def padding(row, side):
+    """The padding that a row has at "left", "middle" (before the target) or "right"."""
+    return Piece("", "padding", 0, [PAD] * row.get(side, 0))
+
+
+def labelled_tokens(row, scope):
+    """Which tokens of a row have a label: bool, a list.
+
+    Scope "target": those of the target; "all": every real token. Never what only padding could
+    predict.
+    """
+    labelled = []
+    role_before = "text"
+    for role, item in zip(row["roles"], row["entries"], strict=True):
+        is_predicted = role != "padding" and role_before != "padding"
+        in_scope = scope == "all" or item == row["history"] + 1
+        labelled.append(is_predicted and in_scope)
+        role_before = role
+    return labelled
 
 
 def draw_weights(config, recipe):
-    """Random weights, float32 but exact in bfloat16, so that every dtype reads the same numbers."""
-    from ref.checkpoints.weights import hf_parameters
+    """Random weights by name, the same in every run.
 
-    random, gains = (
-        np.random.default_rng(zlib.crc32(recipe["name"].encode())),
-        recipe.get("gains", {}),
-    )
+    They are float32 but exact in bfloat16, so that every precision reads the same numbers.
+    """
+    random = np.random.default_rng(zlib.crc32(recipe["name"].encode()))
+    gains = recipe.get("gains", {})
     weights = {}
     for name, parameter in hf_parameters(torch_model(config, recipe["scheme"])).items():
-        part, shape = name.split(".")[-2], tuple(parameter.shape)
-        w = random.standard_normal(shape)
-        if len(shape) == 2 and part != "embed_tokens":
-            w *= shape[1] ** -0.5 * gains.get(part, 1.4 if part in ("q_proj", "k_proj") else 1.0)
-        elif len(shape) == 1:
-            w = 0.5 * w if name.endswith(".bias") else 1 + 0.2 * w
-        weights[name] = (w.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+        weight = random.standard_normal(tuple(parameter.shape))
+        weight = scaled(weight, name, gains)
+        weights[WEIGHTS + name] = truncated_to_bfloat16(weight)
     return weights
 
 
-def recipes():
-    """The recipes, filled with their defaults, and the vocabulary of all of them."""
-    read = json.loads((Path(__file__).with_name("recipes.json")).read_text(encoding="utf-8"))
-    found = [
-        recipe | {key: default | recipe.get(key, {}) for key, default in read["defaults"].items()}
-        for recipe in read["recipes"]
-    ]
-    tokens = {
-        token for recipe in found for row in recipe["rows"] for token in make_row(row)["tokens"]
-    }
-    return found, ["<pad>"] + sorted(tokens - {"<pad>"})
+def scaled(weight, name, gains):
+    """A weight drawn with deviation 1, with the deviation that its place in the model needs."""
+    part = name.split(".")[-2]
+    if weight.ndim == 2 and part != "embed_tokens":
+        usual_gain = 1.4 if part in ("q_proj", "k_proj") else 1.0  # sharper attention
+        return weight * (weight.shape[1] ** -0.5 * gains.get(part, usual_gain))
+    if name.endswith(".bias"):
+        return 0.5 * weight
+    if weight.ndim == 1:
+        return 1 + 0.2 * weight
+    return weight
 
 
-def write(folder=FOLDER):
-    """Write every case anew; returns the bytes written."""
-    found, vocabulary = recipes()
-    cases = [build(recipe, vocabulary) for recipe in found]
-    matrix = detection_matrix(cases)
-    for case in cases:
-        case.info["catches"] = [bug for bug, row in matrix.items() if row[case.name] >= 100]
-        case.info["only_here"] = [
-            bug
-            for bug in case.info["catches"]
-            if sum(value >= 100 for value in matrix[bug].values()) == 1
-        ]
-        at = Path(folder) / case.name
-        at.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(case.info, indent=1, ensure_ascii=False)
-        text = re.sub(
-            r"\[\s+([^\[\]{}]*?)\s+\]",
-            lambda found: "[" + re.sub(r"\s*\n\s*", " ", found[1]) + "]",
-            text,
-        )
-        (at / "case.json").write_text(text + "\n", encoding="utf-8")
-        (at / "tensors.safetensors").write_bytes(
-            save({n: np.array(t, order="C") for n, t in case.tensors.items()})
-        )
-    return sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
+def truncated_to_bfloat16(weight):
+    """float32 whose lower 16 bits are 0."""
+    bits = weight.astype(np.float32).view(np.uint32)
+    return (bits & 0xFFFF0000).view(np.float32)
+
+
+def kept_outputs(case, pattern):
+    """What the definition computes: the tensors whose names match the pattern."""
+    trace = compute(llama_numpy, case)
+    return {name: tensor for name, tensor in trace.items() if re.search(pattern, name)}
+
+
+def torch_gradients(case):
+    """Gradients of the loss by the PyTorch model in float64.
+
+    The tests confirm them by finite differences of the NumPy forward pass.
+    """
+    model = torch_model(case.config, case.info["scheme"])
+    for name, parameter in hf_parameters(model).items():
+        parameter.data = torch.from_numpy(case.weights[name])
+    logits = model(
+        torch.from_numpy(case.input_ids),
+        torch.from_numpy(case.segment_ids),
+        torch.from_numpy(case.position_ids),
+    )
+    labels = torch.from_numpy(case.labels)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    loss.backward()
+    gradients = {}
+    for name, parameter in hf_parameters(model).items():
+        gradients[GRADIENTS + name] = parameter.grad.numpy()
+    return gradients
+
+
+def torch_model(config, scheme):
+    """The PyTorch model in float64, with random weights."""
+    return Llama(parse_config(config), MaskScheme(**scheme), attention="eager").double()

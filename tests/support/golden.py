@@ -1,4 +1,7 @@
-"""What the tests of the oracle share: random models, the PyTorch side of one, and its intermediates by hooks."""
+"""What the tests of both implementations share: random models, and every intermediate of either.
+
+Letters: B batch, T tokens, L layers, H query heads, K key/value heads, D head dim.
+"""
 
 import numpy as np
 import torch
@@ -6,7 +9,7 @@ import torch
 from ref import llama_numpy
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
-from ref.llama import Llama, LlamaConfig, rotate
+from ref.llama import Llama, count_positions, rotate
 from ref.masks import MaskScheme, build_masks
 
 ROPES = [
@@ -23,15 +26,27 @@ ROPES = [
 
 
 def random_case(seed):
-    """config, scheme, input_ids, segment_ids and weights of a small random model with a random prompt."""
+    """config, scheme, input_ids, segment_ids and weights of a small model with a random prompt."""
     random = np.random.default_rng(seed)
-    L, K, D = (
-        int(random.integers(1, 5)),
-        int(random.choice([1, 2])),
-        int(random.choice([2, 4, 6, 8])),
-    )
+    config = random_config(random)
+    scheme = random_scheme(random, config["num_hidden_layers"])
+    B = int(random.integers(1, 4))
+    segment_ids = np.array([random_segments(random, 12) for _ in range(B)])
+    input_ids = random.integers(0, config["vocab_size"], segment_ids.shape)
+    model = Llama(parse_config(config), scheme, attention="eager")
+    weights = {}
+    for name, parameter in hf_parameters(model).items():
+        weights[name] = random.normal(0, 0.5, tuple(parameter.shape))
+    return config, scheme, input_ids, segment_ids, weights
+
+
+def random_config(random):
+    """A config.json as a dict; `random` is NumPy's generator."""
+    L = int(random.integers(1, 5))
+    K = int(random.choice([1, 2]))
+    D = int(random.choice([2, 4, 6, 8]))
     H = K * int(random.choice([1, 2, 3]))
-    config = {
+    return {
         "vocab_size": 19,
         "hidden_size": H * int(random.choice([3, 4])),
         "intermediate_size": 10,
@@ -43,39 +58,44 @@ def random_case(seed):
         "attention_bias": bool(random.integers(2)),
         "mlp_bias": bool(random.integers(2)),
         "tie_word_embeddings": bool(random.integers(2)),
-        "rope_parameters": ROPES[random.integers(3)]
-        | {"rope_theta": float(random.choice([100.0, 5e5]))},
+        "rope_parameters": random_rope(random),
         "max_position_embeddings": 64,
         "hidden_act": "silu",
         "model_type": "llama",
     }
-    intra = int(random.integers(0, L + 1))
-    scheme = MaskScheme(
-        intra,
-        int(random.integers(0, L - intra + 1)),
+
+
+def random_rope(random):
+    """The rope_parameters of a config.json."""
+    rope = ROPES[random.integers(3)]
+    return rope | {"rope_theta": float(random.choice([100.0, 5e5]))}
+
+
+def random_scheme(random, L):
+    """A MaskScheme that L layers can carry."""
+    intra_layers = int(random.integers(0, L + 1))
+    return MaskScheme(
+        intra_layers,
+        cross_layers=int(random.integers(0, L - intra_layers + 1)),
         cross_self=bool(random.integers(2)),
         text=str(random.choice(["visible", "isolated"])),
     )
-    segment_ids = np.array([random_segments(random, 12) for _ in range(int(random.integers(1, 4)))])
-    input_ids = random.integers(0, 19, segment_ids.shape)
-    model = Llama(parse_config(config), scheme, attention="eager").double()
-    weights = {
-        name: random.normal(0, 0.5, tuple(p.shape)) for name, p in hf_parameters(model).items()
-    }
-    return config, scheme, input_ids, segment_ids, weights
 
 
 def random_segments(random, T):
-    """Padding, text and items of random lengths: T segment ids."""
-    s, item = [-1] * int(random.integers(0, 3)), 0
+    """T segment ids: text and items of random lengths, padding on either side."""
+    segment_ids = [-1] * int(random.integers(0, 3))
     end = T - int(random.integers(0, 3))
-    while len(s) < end:
-        item, text = item + 1, [0] * int(random.integers(0, 3))
-        s += text + [item] * int(random.integers(1, 4))
-    return s[:end] + [-1] * (T - end)
+    item = 0
+    while len(segment_ids) < end:
+        item += 1
+        segment_ids += [0] * int(random.integers(0, 3))
+        segment_ids += [item] * int(random.integers(1, 4))
+    return segment_ids[:end] + [-1] * (T - end)
 
 
 def torch_model(config, scheme, weights):
+    """The PyTorch model in float64 with these weights."""
     model = Llama(parse_config(config), scheme, attention="eager").double()
     with torch.no_grad():
         for name, parameter in hf_parameters(model).items():
@@ -83,60 +103,73 @@ def torch_model(config, scheme, weights):
     return model
 
 
-def torch_trace(model, input_ids, segment_ids):
-    """Every tensor of the NumPy trace, from the PyTorch model: by hooks, and inside attention once more from them."""
-    found, tokens, s = {}, torch.from_numpy(input_ids), torch.from_numpy(segment_ids)
-    hooks = [
-        module.register_forward_hook(
-            lambda module, args, out, name=name: found.update({name: (args, out)})
-        )
-        for name, module in model.named_modules()
-        if name
-    ]
-    with torch.no_grad():
-        logits = model(tokens, s)
-    for hook in hooks:
-        hook.remove()
-    masks = build_masks(s, model.scheme)
-    trace = {"embedding": found["embed_tokens"][1], "norm": found["norm"][1], "logits": logits}
-    for i, kind in enumerate(model.scheme.kinds(len(model.layers))):
-        at, D = f"layers.{i}", model.config.head_dim
-        cos, sin = found[f"{at}.self_attn"][0][2:4]
-        q, k, v = (
-            found[f"{at}.self_attn.{p}_proj"][1].unflatten(-1, (-1, D)).transpose(1, 2)
-            for p in "qkv"
-        )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        many = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        scores = (q @ many.mT / D**0.5).masked_fill(~masks[kind][:, None], -torch.inf)
-        trace |= {
-            f"{at}.mask": masks[kind],
-            f"{at}.normed": found[f"{at}.input_layernorm"][1],
-            f"{at}.q": q,
-            f"{at}.k": k,
-            f"{at}.v": v,
-            f"{at}.scores": scores,
-            f"{at}.probabilities": scores.softmax(-1),
-            f"{at}.attention": found[f"{at}.self_attn"][1],
-            f"{at}.residual": found[f"{at}.post_attention_layernorm"][0][0],
-            f"{at}.mlp": found[f"{at}.mlp"][1],
-            f"{at}.output": found[at][1],
-        }
-    return {name: tensor.numpy() for name, tensor in trace.items()}
-
-
 def numpy_trace(config, scheme, input_ids, segment_ids, weights):
+    """Every intermediate of the definition, by name."""
     trace = {}
     llama_numpy.forward(weights, config, input_ids, segment_ids, scheme, trace=trace)
     return trace
 
 
-def relative(found, expected):
-    """The largest difference over the largest finite expected value; inf where infinities differ."""
+@torch.no_grad()
+def torch_trace(model, input_ids, segment_ids):
+    """The same intermediates of the PyTorch model, under the same names, as arrays.
+
+    They are what its modules took and gave; what happens inside attention is computed once more
+    from that.
+    """
+    segment_ids = torch.from_numpy(segment_ids)
+    inputs, outputs = recorded_calls(model, torch.from_numpy(input_ids), segment_ids)
+    masks = build_masks(segment_ids, model.scheme)
+    rotation = model.rotation(count_positions(segment_ids))
+    trace = {"embedding": outputs["embed_tokens"], "norm": outputs["norm"], "logits": outputs[""]}
+    for i, kind in enumerate(model.kinds):
+        name = f"layers.{i}"
+        values = {
+            "mask": masks[kind],
+            "normed": outputs[f"{name}.input_layernorm"],
+            "attention": outputs[f"{name}.self_attn"],
+            "residual": inputs[f"{name}.post_attention_layernorm"],
+            "mlp": outputs[f"{name}.mlp"],
+            "output": outputs[name],
+        }
+        attention = model.layers[i].self_attn
+        values |= inside_attention(attention, values["normed"], masks[kind], rotation)
+        for part, value in values.items():
+            trace[f"{name}.{part}"] = value
+    return {name: tensor.numpy() for name, tensor in trace.items()}
+
+
+def recorded_calls(model, *arguments):
+    """The first input and the output of each module by its name, "" for the model itself."""
+    inputs, outputs, hooks = {}, {}, []
+    for name, module in model.named_modules():
+
+        def record(module, arguments, output, name=name):
+            inputs[name], outputs[name] = arguments[0], output
+
+        hooks.append(module.register_forward_hook(record))
+    model(*arguments)
+    for hook in hooks:
+        hook.remove()
+    return inputs, outputs
+
+
+def inside_attention(attention, x, mask, rotation):
+    """q, k, v, scores and probabilities of an Attention on x (B, T, C) under mask (B, T, T)."""
+    q = rotate(attention.split_heads(attention.q_proj(x)), rotation)  # (B, H, T, D)
+    k = rotate(attention.split_heads(attention.k_proj(x)), rotation)  # (B, K, T, D)
+    v = attention.split_heads(attention.v_proj(x))  # (B, K, T, D)
+    k_of_query_head = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, T, D)
+    scores = q @ k_of_query_head.mT / q.shape[-1] ** 0.5
+    scores = scores.masked_fill(~mask[:, None], -torch.inf)  # (B, H, T, T)
+    return {"q": q, "k": k, "v": v, "scores": scores, "probabilities": scores.softmax(-1)}
+
+
+def relative(values, expected):
+    """The largest difference over the largest finite expected value; inf if infinities differ."""
     finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(found)):
+    if not np.array_equal(finite, np.isfinite(values)):
         return np.inf
+    difference = np.abs(np.where(finite, values, 0.0) - np.where(finite, expected, 0.0))
     largest = np.abs(expected[finite]).max(initial=0.0)
-    return np.abs(np.where(finite, found, 0.0) - np.where(finite, expected, 0.0)).max() / (
-        largest or 1.0
-    )
+    return difference.max() / (largest or 1.0)

@@ -1,0 +1,158 @@
+"""Bugs of the masks: who may attend to whom, and how a mask enters the attention.
+
+A predicate has the definition's arguments: s is one row of segment ids, j the index of a query, k
+that of a key, c the scheme.
+"""
+
+import numpy as np
+
+from ref import llama_numpy as definition
+from ref.golden.plants.edits import (
+    changed_masks,
+    changed_softmax,
+    plain_causal_masks,
+    replaced,
+    softmax,
+    with_empty_rows_filled,
+)
+from ref.llama_numpy import CR, IN, OR
+
+
+def same(s, j, k):
+    """j and k are tokens of the same item."""
+    return s[j] >= 1 and s[k] == s[j]
+
+
+def different(s, j, k):
+    """j and k are tokens of two different items."""
+    return s[j] >= 1 and s[k] >= 1 and s[j] != s[k]
+
+
+def both_masks(s, j, k, c):
+    return IN(s, j, k, c) and CR(s, j, k, c)
+
+
+def cross_in_both_directions(s, j, k, c):
+    hidden = same(s, j, k) and (j != k or not c.cross_self)
+    return s[k] != -1 and not hidden
+
+
+def history_in_both_directions(s, j, k, c):
+    target = max(s)
+    query_in_history = s[j] >= 1 and s[j] != target
+    return OR(s, j, k, c) or (query_in_history and s[k] not in (-1, target))
+
+
+def masked_in_first_heads(count):
+    """Mask the first count(H) of H heads; the others are plain causal."""
+
+    def change(scores, mask, plain):
+        H = count(scores.shape[1])
+        masked = softmax(scores[:, :H], mask)
+        unmasked = softmax(scores[:, H:], plain)
+        return np.concatenate([masked, unmasked], axis=1)
+
+    return changed_softmax(change)
+
+
+def masked_up_to_128(masks, case):
+    index = np.arange(masks.shape[-1])
+    is_short = np.maximum.outer(index, index) < 128  # (T, T)
+    return np.where(is_short, masks, plain_causal_masks(case))
+
+
+def blocks_of_128_alone(masks, case):
+    block = np.arange(masks.shape[-1]) // 128
+    return masks & np.equal.outer(block, block)
+
+
+def row_mask_with_empty_rows(kind, s, scheme):
+    """The definition's row_mask without the rule that fills empty rows: bool (T, T)."""
+    may_attend = getattr(definition, kind)
+    allowed = np.zeros((len(s), len(s)), dtype=bool)
+    for j in range(len(s)):
+        for k in range(len(s)):
+            allowed[j, k] = s[j] != -1 and may_attend(s, j, k, scheme)
+    return allowed
+
+
+def empty_rows_get(probability):
+    """A row that allows no key gives each key probability(T), in place of rule R4."""
+
+    def masked_softmax(scores, mask):
+        is_empty = ~mask.any(axis=-1)[:, None, :, None]  # (B, 1, T, 1)
+        right = definition.masked_softmax(scores, with_empty_rows_filled(mask))[1]
+        return scores, np.where(is_empty, probability(mask.shape[-1]), right)
+
+    return replaced(row_mask=row_mask_with_empty_rows, masked_softmax=masked_softmax)
+
+
+# fmt: off
+MASKS = {
+    "in-hides-text-from-items":
+        replaced(IN=lambda s, j, k, c: OR(s, j, k, c) and (s[j] < 1 or s[k] == s[j])),
+    "in-hides-all-but-own-segment":
+        replaced(IN=lambda s, j, k, c: OR(s, j, k, c) and s[k] == s[j]),
+    "in-hides-items-from-text":
+        replaced(IN=lambda s, j, k, c: IN(s, j, k, c) and (s[j] >= 1 or s[k] < 1)),
+    "in-isolation-ignored":
+        replaced(IN=lambda s, j, k, c: OR(s, j, k, c) and not different(s, j, k)),
+    "cr-hides-text-from-text":
+        replaced(CR=lambda s, j, k, c: CR(s, j, k, c) and (s[k] != s[j] or j == k)),
+    "cr-hides-text-from-items":
+        replaced(CR=lambda s, j, k, c: CR(s, j, k, c) and (s[j] < 1 or s[k] >= 1)),
+    "cr-drops-self":
+        replaced(CR=lambda s, j, k, c: OR(s, j, k, c) and not same(s, j, k)),
+    "cr-keeps-self":
+        replaced(CR=lambda s, j, k, c: OR(s, j, k, c) and not (same(s, j, k) and j != k)),
+    "cr-drops-every-self":
+        replaced(CR=lambda s, j, k, c: CR(s, j, k, c) and j != k),
+    "in-and-cr-together":
+        replaced(IN=both_masks, CR=both_masks),
+    "causal-lost-in-in":
+        replaced(IN=lambda s, j, k, c: s[k] != -1 and IN(s, max(j, k), min(j, k), c)),
+    "causal-lost-in-cr":
+        replaced(CR=cross_in_both_directions),
+    "causal-lost":
+        replaced(OR=lambda s, j, k, c: s[k] != -1),
+    "causal-strict":
+        replaced(OR=lambda s, j, k, c: k < j and s[k] != -1),
+    "items-bidirectional-in-in":
+        replaced(IN=lambda s, j, k, c: IN(s, j, k, c) or same(s, j, k)),
+    "history-bidirectional":
+        replaced(OR=history_in_both_directions),
+    "item-mask-inverted":
+        replaced(IN=lambda s, j, k, c: OR(s, j, k, c) and different(s, j, k),
+                 CR=lambda s, j, k, c: OR(s, j, k, c) and same(s, j, k) and j != k),
+    "mask-inverted":
+        changed_masks(lambda masks, case: ~masks),
+    "mask-after-softmax":
+        changed_softmax(lambda scores, mask, plain: softmax(scores, plain) * mask),
+    "mask-multiplied":
+        changed_softmax(lambda scores, mask, plain: softmax(scores * mask, plain)),
+    "mask-minus-one":
+        changed_softmax(lambda scores, mask, plain: softmax(scores - ~mask, plain)),
+    "mask-minus-ten":
+        changed_softmax(lambda scores, mask, plain: softmax(scores - 10.0 * ~mask, plain)),
+    "mask-never-applied":
+        replaced(layer_kind=lambda i, L, scheme: "OR"),
+    "mask-on-first-head-only":
+        masked_in_first_heads(lambda H: 1),
+    "mask-on-first-half-of-heads":
+        masked_in_first_heads(lambda H: H // 2),
+    "mask-transposed":
+        changed_masks(lambda masks, case: masks.swapaxes(-1, -2)),
+    "mask-of-first-row":
+        changed_masks(lambda masks, case: masks[:, :1].repeat(masks.shape[1], axis=1)),
+    "mask-ends-at-128":
+        changed_masks(masked_up_to_128),
+    "blocks-of-128-alone":
+        changed_masks(blocks_of_128_alone),
+    "empty-row-uniform":
+        empty_rows_get(lambda T: 1 / T),
+    "empty-row-zero":
+        empty_rows_get(lambda T: 0.0),
+    "padding-attended":
+        replaced(OR=lambda s, j, k, c: k <= j),
+}
+# fmt: on
