@@ -1,9 +1,10 @@
-"""HatLLM's model once more, in NumPy float64: the definition that everything else is checked against.
+"""HatLLM's model once more, in NumPy float64: the definition that all else is checked against.
 
-Plain functions on arrays, written from SPEC §2 (masks) and §5 (model) and sharing no code with `ref.masks` or
-`ref.llama`. Masks are loops over the definition, in its letters: slow, and plainly right.
+Plain functions on arrays, written from the definition and sharing no code with `ref.masks` or
+`ref.llama`. Masks are loops over the predicates, in their letters: slow, and plainly right.
 
-    B batch   T tokens   L layers   H query heads   K key/value heads   D head dim   C hidden size   V vocabulary
+    B batch   T tokens   L layers   H query heads   K key/value heads   D head dim   C hidden size
+    V vocabulary
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import numpy as np
 
 DEFAULT_SCHEME = {"intra_layers": 0, "cross_layers": 0, "cross_self": True, "text": "visible"}
 
-# Masks (SPEC §2): s is one row of segment ids, j the index of a query, k that of a key.
+# Masks: s is one row of segment ids, j the index of a query, k that of a key.
 
 
 def OR(s, j, k, scheme):
@@ -22,14 +23,14 @@ def OR(s, j, k, scheme):
 
 
 def IN(s, j, k, scheme):
-    """Intra-item: an item's token sees no other item; with text="isolated" it sees its own item only."""
+    """Intra-item: an item's token sees no other item; with text="isolated" its own item only."""
     if scheme.text == "isolated":
         return OR(s, j, k, scheme) and (s[j] < 1 or s[k] == s[j])
     return OR(s, j, k, scheme) and not (s[j] >= 1 and s[k] >= 1 and s[j] != s[k])
 
 
 def CR(s, j, k, scheme):
-    """Cross-item: an item's token sees no token of its own item, but for itself where cross_self says so."""
+    """Cross-item: an item's token sees no token of its own item, but itself with cross_self."""
     if scheme.cross_self:
         return OR(s, j, k, scheme) and not (s[j] >= 1 and s[k] == s[j] and j != k)
     return OR(s, j, k, scheme) and not (s[j] >= 1 and s[k] == s[j])
@@ -58,14 +59,11 @@ def row_mask(kind, s, scheme):
 
 
 def layer_masks(segment_ids, L, scheme):
-    """One mask a layer: bool (L, B, T, T). Raises ValueError for a scheme that L layers cannot carry."""
-    if (
-        scheme.intra_layers < 0
-        or scheme.cross_layers < 0
-        or scheme.intra_layers + scheme.cross_layers > L
-    ):
+    """One mask a layer: bool (L, B, T, T). Raises ValueError for a scheme that does not fit L."""
+    intra, cross = scheme.intra_layers, scheme.cross_layers
+    if intra < 0 or cross < 0 or intra + cross > L:
         raise ValueError(
-            f"intra_layers={scheme.intra_layers}, cross_layers={scheme.cross_layers}: expected two "
+            f"intra_layers={intra}, cross_layers={cross}: expected two "
             f"counts of at least 0 whose sum is at most the model's {L} layers"
         )
     if scheme.text not in ("visible", "isolated"):
@@ -79,13 +77,13 @@ def layer_masks(segment_ids, L, scheme):
 
 
 def count_positions(segment_ids):
-    """Position ids (B, T): real tokens are counted 0, 1, 2, ...; padding gets 0 and moves nobody (R2)."""
+    """Position ids (B, T): real tokens count 0, 1, 2, ...; padding gets 0, moves nobody (R2)."""
     real = segment_ids != -1
     return np.where(real, real.cumsum(axis=1) - 1, 0)
 
 
 def rope_settings(config):
-    """theta and the scaling's fields, from a Hugging Face config of transformers 5 (rope_parameters) or 4."""
+    """theta and the scaling's fields, from a config.json of transformers 5 or 4."""
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     rope.setdefault("rope_type", rope.get("type", "default"))
@@ -106,11 +104,10 @@ def rope_frequencies(config):
 
 
 def llama3_frequencies(frequencies, rope):
-    """Llama 3.1's scaling: slow pairs are slowed by `factor`, fast ones kept, those between blended."""
+    """Llama 3.1: slow pairs are slowed by `factor`, fast ones kept, those between blended."""
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    turns = (
-        rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
-    )  # in the original context
+    # turns of each pair within the context that the model was first trained on
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)  # 0: slowed; 1: kept
     return keep * frequencies + (1 - keep) * frequencies / rope["factor"]
 
@@ -121,12 +118,11 @@ def rope_angles(position_ids, frequencies):
 
 
 def rotate(x, angles):
-    """Turn the pairs of x (B, heads, T, D); the pairs are (d, d + D/2), the half-split layout of the checkpoints."""
+    """Turn the pairs (d, d + D/2) of x (B, heads, T, D): the half-split layout of checkpoints."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # (B, 1, T, D/2)
     first, second = np.split(x, 2, axis=-1)  # (B, heads, T, D/2) each
-    return np.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=-1
-    )  # (B, heads, T, D)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return np.concatenate(turned, axis=-1)  # (B, heads, T, D)
 
 
 def head_dim(config):
@@ -140,7 +136,7 @@ def rms_norm(x, weight, eps):
 
 
 def linear(x, weights, name, bias):
-    """x (..., in) times the stored (out, in) weight, plus the bias where the config has one: (..., out)."""
+    """x (..., in) times the stored (out, in) weight, plus the bias if there is one: (..., out)."""
     y = x @ weights[f"{name}.weight"].T
     return y + weights[f"{name}.bias"] if bias else y
 
@@ -167,7 +163,7 @@ def share_heads(x, H):
 
 
 def masked_softmax(scores, mask):
-    """-inf, never a large finite number, where the mask (B, T, T) forbids (R5); then softmax: both (B, H, T, T)."""
+    """Scores, -inf where the mask (B, T, T) forbids (R5), and their softmax: (B, H, T, T) each."""
     scores = np.where(mask[:, None], scores, -np.inf)
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return scores, e / e.sum(axis=-1, keepdims=True)
@@ -175,11 +171,8 @@ def masked_softmax(scores, mask):
 
 def attention(x, mask, angles, weights, config, at, trace):
     """Grouped-query attention of layer `at` on x (B, T, C) under mask (B, T, T): (B, T, C)."""
-    H, D, bias = (
-        config["num_attention_heads"],
-        head_dim(config),
-        config.get("attention_bias", False),
-    )
+    H, D = config["num_attention_heads"], head_dim(config)
+    bias = config.get("attention_bias", False)
     q, k, v = (
         split_heads(linear(x, weights, f"model.{at}.self_attn.{p}_proj", bias), D) for p in "qkv"
     )
@@ -197,52 +190,44 @@ def mlp(x, weights, config, at):
     """SwiGLU: (B, T, C) -> (B, T, C)."""
     name, bias = f"model.{at}.mlp", config.get("mlp_bias", False)
     gate = silu(linear(x, weights, f"{name}.gate_proj", bias))  # (B, T, intermediate)
-    return linear(
-        gate * linear(x, weights, f"{name}.up_proj", bias), weights, f"{name}.down_proj", bias
-    )
+    up = linear(x, weights, f"{name}.up_proj", bias)  # (B, T, intermediate)
+    return linear(gate * up, weights, f"{name}.down_proj", bias)
 
 
 def layer(x, mask, angles, weights, config, at, trace):
     """One block: norm, attention, residual; norm, SwiGLU, residual: (B, T, C) -> (B, T, C)."""
     eps = config["rms_norm_eps"]
-    normed = trace[f"{at}.normed"] = rms_norm(x, weights[f"model.{at}.input_layernorm.weight"], eps)
-    attended = trace[f"{at}.attention"] = attention(
-        normed, mask, angles, weights, config, at, trace
-    )
+    normed = rms_norm(x, weights[f"model.{at}.input_layernorm.weight"], eps)
+    trace[f"{at}.normed"] = normed
+    attended = attention(normed, mask, angles, weights, config, at, trace)
+    trace[f"{at}.attention"] = attended
     x = trace[f"{at}.residual"] = x + attended
-    change = mlp(
-        rms_norm(x, weights[f"model.{at}.post_attention_layernorm.weight"], eps),
-        weights,
-        config,
-        at,
-    )
-    trace[f"{at}.mlp"] = change
-    trace[f"{at}.output"] = x + change
-    return x + change
+    normed = rms_norm(x, weights[f"model.{at}.post_attention_layernorm.weight"], eps)
+    change = trace[f"{at}.mlp"] = mlp(normed, weights, config, at)
+    x = trace[f"{at}.output"] = x + change
+    return x
 
 
 def forward(weights, config, input_ids, segment_ids, scheme, position_ids=None, trace=None):
-    """Logits, float64 (B, T, V), of the Llama whose weights have Hugging Face names, under the scheme's masks.
+    """Logits, float64 (B, T, V), of a Llama under the scheme's masks.
 
-    input_ids and segment_ids are (B, T); segment_ids: -1 padding, 0 text, 1..n history, n+1 target. `config` has the
-    fields of a Hugging Face config.json, `scheme` those of `MaskScheme`, as attributes or as a mapping. A dict given
-    as `trace` receives every intermediate, in the order of computation.
+    weights: arrays under the names of Hugging Face. input_ids and segment_ids are (B, T);
+    segment_ids: -1 padding, 0 text, 1..n history, n+1 target. `config` has the fields of a Hugging
+    Face config.json, `scheme` those of `MaskScheme`, as attributes or as a mapping. A dict given as
+    `trace` receives every intermediate, in the order of computation.
     """
     trace = {} if trace is None else trace
     weights = {name: np.asarray(weight, dtype=np.float64) for name, weight in weights.items()}
     segment_ids, L = np.asarray(segment_ids), config["num_hidden_layers"]
-    scheme = (
-        SimpleNamespace(**{**DEFAULT_SCHEME, **scheme}) if isinstance(scheme, Mapping) else scheme
-    )
-    position_ids = (
-        count_positions(segment_ids) if position_ids is None else np.asarray(position_ids)
-    )
+    if isinstance(scheme, Mapping):
+        scheme = SimpleNamespace(**{**DEFAULT_SCHEME, **scheme})
+    if position_ids is None:
+        position_ids = count_positions(segment_ids)
     masks = layer_masks(segment_ids, L, scheme)  # (L, B, T, T)
     trace.update({f"layers.{i}.mask": masks[i] for i in range(L)})
-    angles = rope_angles(position_ids, rope_frequencies(config))  # (B, T, D/2)
-    x = trace["embedding"] = weights["model.embed_tokens.weight"][
-        np.asarray(input_ids)
-    ]  # (B, T, C)
+    angles = rope_angles(np.asarray(position_ids), rope_frequencies(config))  # (B, T, D/2)
+    x = weights["model.embed_tokens.weight"][np.asarray(input_ids)]  # (B, T, C)
+    trace["embedding"] = x
     for i in range(L):
         x = layer(x, masks[i], angles, weights, config, f"layers.{i}", trace)
     x = trace["norm"] = rms_norm(x, weights["model.norm.weight"], config["rms_norm_eps"])
@@ -252,16 +237,15 @@ def forward(weights, config, input_ids, segment_ids, scheme, position_ids=None, 
 
 
 def loss(logits, labels, ignore=-100):
-    """Mean cross-entropy over all labelled tokens of the batch; position t predicts labels[:, t + 1]."""
+    """Mean cross-entropy over all labelled tokens of the batch; t predicts labels[:, t + 1]."""
     logits, labels = logits[:, :-1], np.asarray(labels)[:, 1:]  # (B, T-1, V), (B, T-1)
     kept = labels != ignore
     if not kept.any():
         raise ValueError(
             f"labels: all are {ignore} (ignored), expected at least one token to predict"
         )
-    chosen = np.take_along_axis(logits, np.where(kept, labels, 0)[..., None], axis=-1)[
-        ..., 0
-    ]  # (B, T-1)
+    tokens = np.where(kept, labels, 0)[..., None]
+    chosen = np.take_along_axis(logits, tokens, axis=-1)[..., 0]  # (B, T-1)
     top = logits.max(axis=-1)
     log_total = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))  # (B, T-1)
     return (log_total - chosen)[kept].mean()
