@@ -34,11 +34,11 @@ ROOMS = {
     "layouts":     "prompt files text",
     "settings":    "layouts prompt files",
     "loss":        "llama prompt trie settings",
-    "data":        "files text",
+    "data":        "files text data",
     "search":      "llama loss masks prompt trie settings search",
     "checkpoints": "llama masks lora files text tokenizer checkpoints",
     "recommender": "checkpoints prompt settings trie tokenizer search llama",
-    "training":    "checkpoints files data loss settings training",
+    "training":    "checkpoints cli files loss training",
     "report":      "llama masks prompt recommender files cli text data report",
     "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
 }
