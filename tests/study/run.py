@@ -1,9 +1,11 @@
-"""Run the grid of plan.md, a finished run at a time: python tests/study/run.py FOLDER --books BOOKS --workers 2
+"""Run the grid of plan.md: python tests/study/run.py FOLDER --books BOOKS --workers 2
 
-FOLDER/runs.jsonl gets a line for each finished run; run the same command again and it does what is not in there. A training that was
-stopped goes on after its last epoch. A run takes 5 to 10 minutes of one core, all of them about 8 hours. FOLDER/models keeps the model,
-FOLDER/logs the output of each run. Without --books the runs on Amazon Books are left out. SASRec needs tests/study/requirements.txt.
-Nothing of the titles gets into runs.jsonl: figures only, by which report.py draws table and figure.
+FOLDER/runs.jsonl gets a line for each finished run; run the same command again and it does what is
+not in there. A training that was stopped goes on after its last epoch. A run takes 5 to 10 minutes
+of one core, all of them about 8 hours. FOLDER/models keeps the models, FOLDER/logs the output of
+each run. Without --books the runs on Amazon Books are left out. SASRec needs
+tests/study/requirements.txt. Nothing of the titles gets into runs.jsonl: figures only, by which
+report.py draws table and figure.
 """
 
 import argparse
@@ -24,15 +26,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
-import evaluate  # noqa: E402
-from ref import cli, recommender
-from ref.data import dataset  # noqa: E402
-from ref.files import read_json, write_atomically  # noqa: E402
-from ref.loss import Objective  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import evaluate
+from ref import cli, recommender
+from ref.data import dataset
+from ref.files import read_json, write_atomically
+from ref.loss import Objective
+from ref.report.baselines import Baselines
+from ref.report.ranking import evaluate_scores
+from ref.report.users import test_users
+from ref.training.batches import items_of
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SCHEDULES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2))
 BOTH = ((1, 1), (2, 1), (1, 2))  # of these the best is taken further
 FLIPS = {
@@ -40,103 +47,110 @@ FLIPS = {
     "delimiters": ("--delimiters", "text"),
     "target": ("--target", "text"),
 }
-LIMITS = {
-    "movielens": (),
-    "books": ("--limit", "2000"),
-}  # test users; all 4,383 would not fit into a file of 1 MB
-CHILDREN, HELD = (
-    set(),
-    [],
-)  # commands at work; the open lock file, which they hold too, should this process be killed
+# test users; all 4,383 of Amazon Books would not fit into a file of 1 MB
+LIMITS = {"movielens": (), "books": ("--limit", "2000")}
+CHILDREN = set()  # commands at work
+HELD = []  # the open lock file: the commands hold it too, should this process be killed
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its evaluation. schedule: (IN layers, CR layers), or "best" of BOTH in `after`; after: names of runs that come first."""
+    """One training and its evaluation.
+
+    schedule: (IN layers, CR layers), or "best": that of BOTH which is best in `after`.
+    options: of train.py. after: names of the runs that come first.
+    """
 
     group: str
     schedule: tuple | str
     seed: int | str
     data: str = "movielens"
-    options: tuple = ()  # of train.py
+    options: tuple = ()
     after: tuple = ()
 
     @property
     def name(self):
-        schedule = (
-            self.schedule if isinstance(self.schedule, str) else "-".join(map(str, self.schedule))
-        )
+        schedule = self.schedule
+        if not isinstance(schedule, str):
+            schedule = "-".join(map(str, schedule))
         return f"{self.group}/{schedule}/{self.seed}"
 
 
+LANGUAGE_MODEL = Run(
+    "pretrain",
+    (0, 0),
+    seed=0,
+    data="titles",
+    options=("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--valid-limit", "500"),
+)
+
+
 def grid(books):
-    """All runs, the most telling first."""
+    """All runs, the most telling first; books: with those on Amazon Books?"""
     scratch = [Run("scratch", schedule, seed) for seed in range(5) for schedule in SCHEDULES]
-    decide = tuple(run.name for run in scratch if run.schedule in BOTH)
-    peers = [Run("sasrec", "-", seed, after=("sasrec/-/0",) * (seed > 0)) for seed in range(5)]
+    peers = [sasrec_run("sasrec", "movielens", seed) for seed in range(5)]
     runs = scratch[:6] + peers[:2] + scratch[6:] + peers[2:]
-    language = ("--loss", "all", "--softmax", "full", "--max-steps", "3000", "--valid-limit", "500")
-    pretrain = Run("pretrain", (0, 0), 0, "titles", language)
+    decide = tuple(run.name for run in scratch if run.schedule in BOTH)
     for seed in range(3):
-        runs += [
-            Run(f"flip-{name}", "best", seed, options=options, after=decide)
-            for name, options in FLIPS.items()
-        ]
+        for name, options in FLIPS.items():
+            runs.append(Run(f"flip-{name}", "best", seed, options=options, after=decide))
         if books:
-            runs += [
-                Run("books", schedule, seed, "books", ("--epochs", "3"), decide)
-                for schedule in ((0, 0), "best")
-            ]
-            runs.append(
-                Run("books-sasrec", "-", seed, "books", after=("books-sasrec/-/0",) * (seed > 0))
-            )
-        runs += [pretrain] * (seed == 0)
-        runs += [
-            Run(
-                "tiny",
-                schedule,
-                seed,
-                options=("--epochs", "6", "--weights", pretrain.name),
-                after=(pretrain.name,),
-            )
-            for schedule in SCHEDULES
-        ]
+            for schedule in ((0, 0), "best"):
+                runs.append(Run("books", schedule, seed, "books", ("--epochs", "3"), decide))
+            runs.append(sasrec_run("books-sasrec", "books", seed))
+        if seed == 0:
+            runs.append(LANGUAGE_MODEL)
+        runs += [tiny_run(schedule, seed) for schedule in SCHEDULES]
     runs += [Run("validation", run.schedule, run.seed, after=(run.name,)) for run in scratch]
+    return runs + attention_runs(runs)
+
+
+def sasrec_run(group, data, seed):
+    """The setting is chosen with seed 0."""
+    after = () if seed == 0 else (f"{group}/-/0",)
+    return Run(group, "-", seed, data, after=after)
+
+
+def tiny_run(schedule, seed):
+    """A model that goes on from the language model of titles."""
+    options = ("--epochs", "6", "--weights", LANGUAGE_MODEL.name)
+    return Run("tiny", schedule, seed, options=options, after=(LANGUAGE_MODEL.name,))
+
+
+def attention_runs(runs):
+    """Attention of the models of some groups, all seeds of a schedule together."""
+    attention = []
     for group in ("scratch", "tiny"):
-        ways = [
-            (s, tuple(run.name for run in runs if (run.group, run.schedule) == (group, s)))
-            for s in SCHEDULES
-        ]
-        runs += [
-            Run(f"attention-{group}", schedule, "all", after=names) for schedule, names in ways
-        ]
-    return runs + [Run("attention-pretrain", (0, 0), "all", after=(pretrain.name,))]
+        for schedule in SCHEDULES:
+            models = [run for run in runs if (run.group, run.schedule) == (group, schedule)]
+            names = tuple(run.name for run in models)
+            attention.append(Run(f"attention-{group}", schedule, "all", after=names))
+    attention.append(Run("attention-pretrain", (0, 0), "all", after=(LANGUAGE_MODEL.name,)))
+    return attention
 
 
 def best_schedule(records):
     """That of BOTH with the lowest validation loss, mean over the seeds."""
-    losses = {
-        s: [
-            r["best"]
-            for r in records.values()
-            if r.get("group") == "scratch" and r["schedule"] == list(s)
-        ]
-        for s in BOTH
-    }
+    losses = {schedule: [] for schedule in BOTH}
+    for record in records.values():
+        schedule = tuple(record.get("schedule", ()))
+        if record.get("group") == "scratch" and schedule in losses:
+            losses[schedule].append(record["best"])
     return min(BOTH, key=lambda schedule: np.mean(losses[schedule]))
 
 
 def call(command, log):
     """Run a command on one thread, its output into a file; RuntimeError where it fails."""
-    command, environment = (
-        [sys.executable, *map(str, command)],
-        os.environ | {"OMP_NUM_THREADS": "1"},
-    )
     with (
         open(log, "ab") as file,
         subprocess.Popen(
-            command, cwd=ROOT, stdout=file, stderr=file, env=environment, pass_fds=HELD
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            pass_fds=HELD,
         ) as process,
     ):
         CHILDREN.add(process)
@@ -153,12 +167,47 @@ def stop(*_):
     raise KeyboardInterrupt
 
 
+@dataclass(frozen=True)
+class Task:
+    """A run and where its files are.
+
+    schedule: that of the run, the best one put in. data_folder: None for the embedded data.
+    records: of the runs finished before. extra: options that --max-steps adds.
+    """
+
+    run: Run
+    schedule: tuple | str
+    folder: Path
+    data_folder: Path | None
+    records: dict
+    extra: tuple
+
+    @property
+    def model(self):
+        return self.folder / "models" / self.run.name
+
+    @property
+    def models_before(self):
+        return [self.folder / "models" / name for name in self.run.after]
+
+    @property
+    def log(self):
+        return self.folder / "logs" / f"{self.run.name.replace('/', '_')}.txt"
+
+    @property
+    def report(self):
+        return self.log.with_suffix(".json")
+
+    @property
+    def data_options(self):
+        return ["--data", self.data_folder] if self.data_folder else []
+
+
 def do(run, folder, folders, records, extra):
     """The line of a run, once it is trained and evaluated."""
-    began, model, stem = time.time(), folder / "models" / run.name, run.name.replace("/", "_")
-    log, report = folder / "logs" / f"{stem}.txt", folder / "logs" / f"{stem}.json"
+    began = time.time()
     schedule = best_schedule(records) if run.schedule == "best" else run.schedule
-    data = ["--data", folders[run.data]] if folders[run.data] else []
+    task = Task(run, schedule, folder, folders[run.data], records, extra)
     record = {
         "run": run.name,
         "group": run.group,
@@ -167,161 +216,148 @@ def do(run, folder, folders, records, extra):
         "data": run.data,
     }
     if "sasrec" in run.group:
-        setting = records[run.after[0]]["options"] if run.after else {}
-        setting = [word for name, value in setting.items() for word in (f"--{name}", value)]
-        call(
-            [
-                HERE / "sasrec.py",
-                *data,
-                *LIMITS[run.data],
-                "--seed",
-                run.seed,
-                "--json",
-                report,
-                *setting,
-                *extra,
-            ],
-            log,
-        )
-        return record | read_json(report) | {"seconds": round(time.time() - began)}
-    if run.group == "validation":
-        return record | {
-            "nll": likelihoods(folder / "models" / run.after[0], folders[run.data], "valid"),
-            "seconds": round(time.time() - began),
-        }
-    if "attention" in run.group:
-        models = [folder / "models" / name for name in run.after]
-        call(
-            [
-                ROOT / "evaluate.py",
-                "--weights",
-                *models,
-                "--attention",
-                "--limit",
-                200,
-                "--json",
-                report,
-            ],
-            log,
-        )
-        return (
-            record | attention_figures(read_json(report)) | {"seconds": round(time.time() - began)}
-        )
-    options = [folder / "models" / o if o in run.after else o for o in (*run.options, *extra)]
-    masks = ["--intra-layers", schedule[0], "--cross-layers", schedule[1]]
-    train = [*data, "--out", model, "--seed", run.seed, "--threads", 1, *masks, *options]
-    call(
-        [ROOT / "train.py", *(["--resume", model] if (model / "log.jsonl").exists() else train)],
-        log,
-    )
-    first, *epochs = map(json.loads, (model / "log.jsonl").read_text().splitlines())
-    trained = {
-        name: first["options"][name]
-        for name in ("intra_layers", "cross_layers", "seed", "max_steps")
-    }
-    steps = dict(zip(options, options[1:])).get("--max-steps")  # the last one counts
-    if list(trained.values()) != [*schedule, run.seed, steps and int(steps)]:
-        raise ValueError(f"{model} holds another training: {trained}; remove it")
-    record |= {
-        "options": {
-            k: v
-            for k, v in first["options"].items()
-            if k not in ("data", "out", "weights", "resume")
-        },
-        "torch": first["torch"],
-        "steps": epochs[-1]["step"],
-        "train": [round(e["train"], 4) for e in epochs],
-        "valid": [round(e["valid"], 4) for e in epochs],
-        "best": min(e["valid"] for e in epochs),
-    }
-    if run.data in LIMITS:
-        call(
-            [
-                ROOT / "evaluate.py",
-                *data,
-                "--weights",
-                model,
-                "--ranking",
-                "full",
-                *LIMITS[run.data],
-                "--json",
-                report,
-            ],
-            log,
-        )
-        record |= figures(read_json(report), str(model))
+        record |= train_sasrec(task)
+    elif run.group == "validation":
+        record["nll"] = likelihoods(task.models_before[0], task.data_folder, "valid")
+    elif "attention" in run.group:
+        record |= measure_attention(task)
+    else:
+        record |= train(task)
+        if run.data in LIMITS:
+            record |= rank(task)
     return record | {"seconds": round(time.time() - began)}
 
 
-def figures(report, name):
-    """What a line keeps of the report of evaluate.py: means, and rank (0: not returned) and NLL of every user."""
+def train_sasrec(task):
+    """What sasrec.py reports; after the run with seed 0, with the setting chosen there."""
+    command = [HERE / "sasrec.py", *task.data_options, *LIMITS[task.run.data]]
+    command += ["--seed", task.run.seed, "--json", task.report]
+    if task.run.after:
+        for name, value in task.records[task.run.after[0]]["options"].items():
+            command += [f"--{name}", value]
+    call([*command, *task.extra], task.log)
+    return read_json(task.report)
+
+
+def measure_attention(task):
+    """The figures of where the attention of the models of earlier runs goes."""
+    command = [ROOT / "evaluate.py", "--weights", *task.models_before]
+    call([*command, "--attention", "--limit", 200, "--json", task.report], task.log)
+    return attention_figures(read_json(task.report))
+
+
+def train(task):
+    """Train, or go on with a training that was stopped; the figures of its log."""
+    options = [*task.run.options, *task.extra]
+    for place, word in enumerate(options):
+        if word in task.run.after:
+            options[place] = task.folder / "models" / word
+    command = [ROOT / "train.py", *task.data_options, "--out", task.model]
+    command += ["--seed", task.run.seed, "--threads", 1]
+    command += ["--intra-layers", task.schedule[0], "--cross-layers", task.schedule[1], *options]
+    if (task.model / "log.jsonl").exists():
+        command = [ROOT / "train.py", "--resume", task.model]
+    call(command, task.log)
+    first, *epochs = map(json.loads, (task.model / "log.jsonl").read_text().splitlines())
+    refuse_another_training(task, options, first["options"])
+    not_kept = ("data", "out", "weights", "resume")  # paths of a machine
+    kept = {name: value for name, value in first["options"].items() if name not in not_kept}
     return {
-        "metrics": {
-            key: round(report["metrics"][name][key][0], 5)
-            for key in METRICS
-            if key in report["metrics"][name]
-        },
+        "options": kept,
+        "torch": first["torch"],
+        "steps": epochs[-1]["step"],
+        "train": [round(epoch["train"], 4) for epoch in epochs],
+        "valid": [round(epoch["valid"], 4) for epoch in epochs],
+        "best": min(epoch["valid"] for epoch in epochs),
+    }
+
+
+def refuse_another_training(task, options, logged):
+    """Raise ValueError if the model folder holds a training that is not this run's."""
+    names = ("intra_layers", "cross_layers", "seed", "max_steps")
+    trained = {name: logged[name] for name in names}
+    max_steps = dict(zip(options, options[1:])).get("--max-steps")  # the last one counts
+    expected = [*task.schedule, task.run.seed, max_steps and int(max_steps)]
+    if list(trained.values()) != expected:
+        raise ValueError(f"{task.model} holds another training: {trained}; remove it")
+
+
+def rank(task):
+    """The figures of the full ranking of the task's model."""
+    command = [ROOT / "evaluate.py", *task.data_options, "--weights", task.model]
+    command += ["--ranking", "full", *LIMITS[task.run.data], "--json", task.report]
+    call(command, task.log)
+    return figures(read_json(task.report), str(task.model))
+
+
+def figures(report, name):
+    """What a line keeps of a report of evaluate.py: means, and the rank and NLL of every user.
+
+    Rank 0: not returned.
+    """
+    metrics = report["metrics"][name]
+    return {
+        "metrics": {key: round(metrics[key][0], 5) for key in METRICS if key in metrics},
         "ranks": [rank or 0 for rank in report["ranks"][name]],
         "nll": [round(value, 3) for value in report["nll"][name]],
     }
 
 
 def attention_figures(report):
-    """What a line keeps of a report of evaluate.py --attention: of each model share, per_pair (means over heads) and even, (L, 3, 4)."""
+    """What a line keeps of a report of evaluate.py --attention.
+
+    Of each model share, per_pair (means over heads) and even, (L, 3, 4).
+    """
     models = list(report["models"].values())
-    means = {
-        key: [np.array(model[key], float) for model in models]
-        for key in ("share", "per_pair", "even")
-    }
-    means = {
-        key: [(m.mean(1) if m.ndim == 4 else m).round(4 if key == "share" else 5) for m in value]
-        for key, value in means.items()
-    }
-    return {
-        "kinds": models[0]["kinds"],
-        **{
-            key: [np.where(np.isnan(m), None, m).tolist() for m in value]
-            for key, value in means.items()
-        },
-    }
+    values = {"kinds": models[0]["kinds"]}
+    for name, digits in (("share", 4), ("per_pair", 5), ("even", 5)):
+        values[name] = []
+        for model in models:
+            array = np.array(model[name], float)  # null becomes nan
+            if array.ndim == 4:  # (L, heads, 3, 4)
+                array = array.mean(1)
+            array = array.round(digits)
+            values[name].append(np.where(np.isnan(array), None, array).tolist())
+    return values
 
 
 @torch.inference_mode()
 def likelihoods(weights, folder, part="test", limit=None):
-    """Negative log-likelihood of the targets of data.test or data.valid, in nats; nothing is ranked.
+    """Negative log-likelihood of the targets of data.test or data.valid, in nats, without ranking.
 
-    As evaluate.py computes it, unless a prompt is so long that entries are dropped: that also makes room for the longest title."""
+    As evaluate.py computes it, unless a prompt is so long that items are dropped: that also makes
+    room for the longest title.
+    """
     model, encoder, settings = recommender.load(weights)
     data = dataset.load(folder, settings.history, settings.min_item, settings.min_user)
-    objective = Objective(
-        encoder, recommender.build_trie(encoder, data.titles), data.titles, settings, "target"
-    )
-    windows = getattr(data, part)[:limit]
-    entries = [data.entries[start:end] for start, end in zip(windows.starts, windows.ends)]
-    parts = [
-        evaluate.target_nll(model, objective, entries[i : i + 4], "cpu")
-        for i in tqdm(range(0, len(entries), 4), disable=None)
-    ]
-    return [round(value, 3) for value in np.concatenate(parts).tolist()]
+    trie = recommender.build_trie(encoder, data.titles)
+    objective = Objective(encoder, trie, data.titles, settings, "target")
+    windows = {"test": data.test, "valid": data.valid}[part]
+    items = items_of(windows[:limit], data)
+    nats = []
+    for begin in tqdm(range(0, len(items), 4), disable=None):
+        nats += evaluate.target_nll(model, objective, items[begin : begin + 4], "cpu").tolist()
+    return [round(value, 3) for value in nats]
 
 
 def users_of(name, folder):
-    """The line of a data set: of each test user the length of history and how often the target is in training; ranks of the counting baselines."""
+    """The line of a data set: what the tables need to know of its test users.
+
+    Of each the length of the history, how often the target is in training, and the ranks that the
+    counting baselines give it.
+    """
     data = dataset.load(folder)
     options = evaluate.parse_options(["--ranking", "full", *LIMITS[name]])
-    users, every = evaluate.test_users(data, options), np.arange(len(data.titles))
+    users = test_users(data, options)
     ranks = {}
-    for baseline, scorer in evaluate.Baselines(data).scorers().items():
-        found = evaluate.rank_scores(
-            baseline, users, lambda u: scorer(users.histories[u]), options, every
-        )
-        ranks[baseline] = found.ranks.astype(int).tolist()
-    lengths = [len(history) for history in users.histories]
+    for baseline, scorer in Baselines(data).scorers().items():
+        result = evaluate_scores(baseline, map(scorer, users.histories), users, options)
+        ranks[baseline] = result.ranks.astype(int).tolist()
     return {
         "run": f"users/{name}",
         "group": "users",
         "data": name,
-        "history": lengths,
+        "history": [len(history) for history in users.histories],
         "count": data.training_counts()[users.targets].tolist(),
         "titles": len(data.titles),
         "ranks": ranks,
@@ -329,21 +365,18 @@ def users_of(name, folder):
 
 
 def write_titles(folder):
-    """A data folder of lists of titles in random order: every film of the item file, about a hundred times."""
+    """A data folder of lists of titles in random order: each item about a hundred times."""
     folder.mkdir(parents=True, exist_ok=True)
-    items = dataset.EMBEDDED / "items.csv.gz"
-    (folder / "items.csv.gz").write_bytes(items.read_bytes())
-    with gzip.open(items, "rt", encoding="utf-8-sig", newline="") as file:
-        ids, rng = [row["item_id"] for row in csv.DictReader(file)], np.random.default_rng(0)
-    rows = [
-        f"{user},{ids[place]},{time}"
-        for user in range(len(ids))
-        for time, place in enumerate(rng.choice(len(ids), 100, replace=False))
-    ]
-    write_atomically(
-        folder / "interactions.csv",
-        ("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n").encode(),
-    )
+    source = dataset.EMBEDDED / "items.csv.gz"
+    (folder / "items.csv.gz").write_bytes(source.read_bytes())
+    with gzip.open(source, "rt", encoding="utf-8-sig", newline="") as file:
+        ids = [row["item_id"] for row in csv.DictReader(file)]
+    rng = np.random.default_rng(0)
+    lines = ["user_id,item_id,timestamp"]
+    for user in range(len(ids)):
+        for time_, place in enumerate(rng.choice(len(ids), 100, replace=False)):
+            lines.append(f"{user},{ids[place]},{time_}")
+    write_atomically(folder / "interactions.csv", ("\n".join(lines) + "\n").encode())
 
 
 def read_runs(path):
@@ -352,104 +385,132 @@ def read_runs(path):
     return {record["run"]: record for record in map(json.loads, lines)}
 
 
+def write_runs(path, records):
+    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
+    write_atomically(path, "".join(lines).encode())
+
+
+class Work:
+    """The runs of a grid: those that runs.jsonl has, those at work, and those that wait.
+
+    Each finished run is on disk before the next is waited for.
+    """
+
+    def __init__(self, folder, runs, folders, workers, extra):
+        self.folder = folder
+        self.folders = folders
+        self.workers = workers
+        self.extra = extra
+        self.path = folder / "runs.jsonl"
+        self.records = read_runs(self.path)
+        self.waiting = [run for run in runs if run.name not in self.records]
+        self.failed = 0
+
+    def keep(self, record):
+        self.records[record["run"]] = record
+        write_runs(self.path, self.records.values())
+
+    def keep_users(self):
+        for name, where in self.folders.items():
+            if name in LIMITS and f"users/{name}" not in self.records:
+                self.keep(users_of(name, where))
+
+    def do_all(self):
+        with ThreadPoolExecutor(self.workers) as pool:
+            futures = {}
+            self.start(pool, futures)
+            while futures:
+                future = next(as_completed(futures))
+                self.finish(futures.pop(future), future)
+                self.start(pool, futures)
+
+    def start(self, pool, futures):
+        """Give each free worker a run whose predecessors are done."""
+        ready = [run for run in self.waiting if all(name in self.records for name in run.after)]
+        for run in ready[: self.workers - len(futures)]:
+            self.waiting.remove(run)
+            arguments = (run, self.folder, self.folders, dict(self.records), self.extra)
+            futures[pool.submit(do, *arguments)] = run
+
+    def finish(self, run, future):
+        try:
+            self.keep(future.result())
+            seconds = self.records[run.name]["seconds"]
+            print(f"{len(self.records)}: {run.name} done, {seconds} s", flush=True)
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            self.failed += 1
+            print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
+
+
 def work(folder, runs, folders, workers, extra=()):
-    """Do the runs that runs.jsonl lacks; give the number of those that failed. Each finished run is on disk before the next is waited for."""
-    path, failed = folder / "runs.jsonl", 0
-    records = read_runs(path)
-
-    def keep(record):
-        records[record["run"]] = record
-        write_atomically(
-            path,
-            "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records.values()).encode(),
-        )
-
-    for name, where in folders.items():
-        if name in LIMITS and f"users/{name}" not in records:
-            keep(users_of(name, where))
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = [run for run in runs if run.name not in records]
-        futures = {}
-
-        def start():
-            for run in [r for r in waiting if all(name in records for name in r.after)][
-                : workers - len(futures)
-            ]:
-                waiting.remove(run)
-                futures[pool.submit(do, run, folder, folders, dict(records), extra)] = run
-
-        start()
-        while futures:
-            future = next(as_completed(futures))
-            run = futures.pop(future)
-            try:
-                keep(future.result())
-                print(
-                    f"{len(records)}: {run.name} done, {records[run.name]['seconds']} s", flush=True
-                )
-            except (RuntimeError, OSError, ValueError, KeyError) as error:
-                failed += 1
-                print(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
-            start()
-    for run in waiting:
+    """Do the runs that runs.jsonl lacks; returns the number of those that failed."""
+    all_work = Work(folder, runs, folders, workers, extra)
+    all_work.keep_users()
+    all_work.do_all()
+    for run in all_work.waiting:
         print(f"{run.name} not done: it needs runs that failed", file=sys.stderr)
-    return failed + len(waiting)
+    return all_work.failed + len(all_work.waiting)
 
 
-def main():
+def parse_options():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--books",
-        type=lambda name: Path(name).resolve(),
-        metavar="FOLDER",
-        help="the Amazon Books data",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="runs at a time, a thread each (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--only",
-        default="",
-        metavar="TEXT",
-        help="only runs whose name begins with this, and those that they need",
-    )
-    parser.add_argument(
-        "--max-steps",
-        type=int,
-        help="try the command out: trainings of so many steps, in FOLDER/trial",
-    )
-    options = parser.parse_args()
+    only = "only runs whose name begins with this, and those that they need"
+    workers = "runs at a time, a thread each (default: %(default)s)"
+    max_steps = "try the command out: trainings of so many steps, in FOLDER/trial"
+    add = parser.add_argument
+    add("folder", type=Path)
+    add("--books", type=resolved, metavar="FOLDER", help="the Amazon Books data")
+    add("--workers", type=int, default=1, help=workers)
+    add("--only", default="", metavar="TEXT", help=only)
+    add("--max-steps", type=int, help=max_steps)
+    return parser.parse_args()
+
+
+def resolved(name):
+    return Path(name).resolve()
+
+
+def wanted_runs(options):
+    """The runs that --only names, and those that they need."""
+    runs = grid(options.books)
+    names = {run.name for run in runs if run.name.startswith(options.only)}
+    for run in reversed(runs):
+        if run.name in names:
+            names |= set(run.after)
+    return [run for run in runs if run.name in names]
+
+
+def lock(file, folder):
+    """Hold a lock as long as this process or a command of it lives; ValueError if another does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder}: another run.py is at work there, or a command that it left behind"
+        ) from None
+    HELD.append(file.fileno())
+
+
+def main():
+    options = parse_options()
     torch.set_num_threads(1)
-    folder = options.folder.resolve() / ("trial" if options.max_steps else "")
+    folder, extra = options.folder.resolve(), ()
+    if options.max_steps:
+        folder, extra = folder / "trial", ("--max-steps", str(options.max_steps))
     for name in ("models", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, stop)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: another run.py is at work there, or a command that it left behind"
-            ) from None
-        HELD.append(lock.fileno())
-        if not (folder / "titles" / "interactions.csv").exists():
-            write_titles(folder / "titles")
-        folders = {"movielens": None, "titles": folder / "titles"} | (
-            {"books": options.books} if options.books else {}
-        )
-        every = grid(options.books)
-        needed = {run.name for run in every if run.name.startswith(options.only)}
-        for run in reversed(every):
-            needed |= set(run.after) if run.name in needed else set()
-        runs = [run for run in every if run.name in needed]
-        extra = ("--max-steps", str(options.max_steps)) if options.max_steps else ()
-        return 1 if work(folder, runs, folders, options.workers, extra) else 0
+    with open(folder / "lock", "w") as file:
+        lock(file, folder)
+        folders = {"movielens": None, "titles": folder / "titles"}
+        if options.books:
+            folders["books"] = options.books
+        if not (folders["titles"] / "interactions.csv").exists():
+            write_titles(folders["titles"])
+        failed = work(folder, wanted_runs(options), folders, options.workers, extra)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

