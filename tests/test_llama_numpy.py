@@ -1,6 +1,10 @@
-"""The NumPy definition against sources that share nothing with it: tables drawn by hand, arithmetic, transformers."""
+"""The NumPy definition against sources that share nothing with it.
+
+They are masks drawn by hand, arithmetic, and transformers.
+"""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ from ref.checkpoints.config import config_values
 
 from support.golden import ROPES
 
-# Seven tokens: text, two of item 1, one of item 2, text, two of item 3 (the target). Row = query, column = key.
+# Seven tokens: text, two of item 1, one of item 2, text, two of item 3 (the target).
 SEGMENTS = [0, 1, 1, 2, 0, 3, 3]
+# (kind, text, cross_self): the mask, row = query, column = key
 TABLES = {
     ("OR", "visible", True): """
         x......
@@ -59,16 +64,18 @@ TABLES = {
 
 
 def scheme(**fields):
-    return {**llama_numpy.DEFAULT_SCHEME, **fields}
+    """A mask scheme as llama_numpy's functions on masks want it."""
+    return SimpleNamespace(**llama_numpy.DEFAULT_SCHEME | fields)
 
 
 def mask_of(kind, segments, **fields):
-    layers = {"IN": dict(intra_layers=1), "OR": {}, "CR": dict(cross_layers=1)}[kind]
-    space = llama_numpy.SimpleNamespace(**scheme(**layers, **fields))
-    return llama_numpy.layer_masks(np.array([segments]), 1, space)[0, 0]
+    """The mask of a model of one layer, of this kind: bool (T, T)."""
+    layers = {"IN": {"intra_layers": 1}, "OR": {}, "CR": {"cross_layers": 1}}[kind]
+    return llama_numpy.layer_masks(np.array([segments]), 1, scheme(**layers, **fields))[0, 0]
 
 
 def drawn(table):
+    """The mask that a table draws: x where the row attends to the column."""
     return np.array([[cell == "x" for cell in row.strip()] for row in table.split()])
 
 
@@ -88,21 +95,22 @@ def test_a_first_item_with_nothing_before_it_sees_itself_where_cross_self_is_off
 
 
 def test_layer_kinds_are_counted_from_the_embedding():
-    space = llama_numpy.SimpleNamespace(intra_layers=1, cross_layers=2)
-    assert [llama_numpy.layer_kind(i, 5, space) for i in range(5)] == ["IN", "OR", "OR", "CR", "CR"]
+    three = scheme(intra_layers=1, cross_layers=2)
+    kinds = [llama_numpy.layer_kind(i, 5, three) for i in range(5)]
+    assert kinds == ["IN", "OR", "OR", "CR", "CR"]
 
 
 @pytest.mark.parametrize(
     "fields, named",
     [
-        (dict(intra_layers=2, cross_layers=1), "2 layers"),
-        (dict(intra_layers=-1), "intra_layers=-1"),
-        (dict(text="hidden"), "hidden"),
+        ({"intra_layers": 2, "cross_layers": 1}, "2 layers"),
+        ({"intra_layers": -1}, "intra_layers=-1"),
+        ({"text": "hidden"}, "hidden"),
     ],
 )
 def test_a_scheme_that_cannot_be_is_refused_by_name(fields, named):
     with pytest.raises(ValueError, match=named):
-        llama_numpy.layer_masks(np.array([[0]]), 2, llama_numpy.SimpleNamespace(**scheme(**fields)))
+        llama_numpy.layer_masks(np.array([[0]]), 2, scheme(**fields))
 
 
 def test_padding_on_either_side_gets_position_zero_and_moves_nobody():
@@ -111,9 +119,8 @@ def test_padding_on_either_side_gets_position_zero_and_moves_nobody():
 
 
 def test_rotation_by_a_quarter_turn_swaps_the_halves_with_a_sign():
-    turned = llama_numpy.rotate(
-        np.array([[[[1.0, 2.0, 3.0, 4.0]]]]), np.full((1, 1, 2), math.pi / 2)
-    )
+    quarter = np.full((1, 1, 2), math.pi / 2)
+    turned = llama_numpy.rotate(np.array([[[[1.0, 2.0, 3.0, 4.0]]]]), quarter)
     assert np.allclose(turned, [-3, -4, 1, 2])
 
 
@@ -127,14 +134,12 @@ def test_query_heads_share_key_heads_in_runs():
 
 
 def test_loss_is_the_mean_over_labelled_tokens_of_the_whole_batch():
-    logits = np.log(
-        np.array([[[0.5, 0.5], [0.25, 0.75], [1, 1]], [[0.5, 0.5], [0.2, 0.8], [1, 1]]])
-    )
-    labels = np.array(
-        [[1, 0, 1], [1, -100, 1]]
-    )  # the first column is nobody's future, -100 is ignored
+    probabilities = [[[0.5, 0.5], [0.25, 0.75], [1, 1]], [[0.5, 0.5], [0.2, 0.8], [1, 1]]]
+    # the first column is nobody's future, -100 is ignored
+    labels = np.array([[1, 0, 1], [1, -100, 1]])
     expected = -(math.log(0.5) + math.log(0.75) + math.log(0.8)) / 3
-    assert llama_numpy.loss(logits, labels) == pytest.approx(expected, abs=1e-15)
+    loss = llama_numpy.loss(np.log(np.array(probabilities)), labels)
+    assert loss == pytest.approx(expected, abs=1e-15)
 
 
 def test_loss_without_a_label_is_refused():
@@ -145,23 +150,22 @@ def test_loss_without_a_label_is_refused():
 def random_llama(seed):
     """A small random LlamaForCausalLM in float64, and its configuration."""
     random = np.random.default_rng(seed)
-    kv_heads, D = int(random.choice([1, 2])), int(random.choice([4, 6, 8]))
-    heads = kv_heads * int(random.choice([1, 2, 3]))
-    rope = ROPES[seed % 3] | {"rope_theta": float(random.choice([100.0, 10000.0, 500000.0]))}
-    hidden_size = heads * int(random.choice([4, 6]))
+    num_kv_heads, head_dim = int(random.choice([1, 2])), int(random.choice([4, 6, 8]))
+    num_heads = num_kv_heads * int(random.choice([1, 2, 3]))
+    rope_theta = float(random.choice([100.0, 10000.0, 500000.0]))
     config = LlamaConfig(
         vocab_size=23,
-        hidden_size=hidden_size,
+        hidden_size=num_heads * int(random.choice([4, 6])),
         intermediate_size=11,
-        head_dim=D,
+        head_dim=head_dim,
         num_hidden_layers=int(random.choice([1, 2, 4])),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_kv_heads,
         rms_norm_eps=float(random.choice([1e-6, 0.1])),
         attention_bias=bool(random.integers(2)),
         mlp_bias=bool(random.integers(2)),
         tie_word_embeddings=bool(random.integers(2)),
-        rope_parameters=rope,
+        rope_parameters=ROPES[seed % 3] | {"rope_theta": rope_theta},
         attn_implementation="eager",
         max_position_embeddings=64,
     )
@@ -172,9 +176,17 @@ def random_llama(seed):
     return model, config_values(config)
 
 
+def weights_of(model):
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
 def numpy_logits(model, config, input_ids, segment_ids, **fields):
-    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return llama_numpy.forward(weights, config, input_ids, segment_ids, scheme(**fields))
+    return llama_numpy.forward(weights_of(model), config, input_ids, segment_ids, fields)
+
+
+def assert_close(logits, expected):
+    """To 1e-12 of the largest expected value."""
+    assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -183,10 +195,19 @@ def test_plain_causal_forward_is_that_of_transformers(seed, float32_means_float6
     input_ids = np.random.default_rng(seed).integers(0, 23, (2, 9))
     with torch.no_grad():
         expected = model(torch.tensor(input_ids)).logits.numpy()
-    assert (
-        np.abs(numpy_logits(model, config, input_ids, np.zeros((2, 9), int)) - expected).max()
-        < 1e-12 * np.abs(expected).max()
-    )
+    assert_close(numpy_logits(model, config, input_ids, np.zeros((2, 9), int)), expected)
+
+
+def give_masks(model, masks):
+    """Let each layer of a transformers model use its mask, bool (B, T, T), and no other."""
+    for mask, layer in zip(masks, model.model.layers, strict=True):
+        additive = torch.zeros(mask.shape, dtype=torch.double)
+        additive = additive.masked_fill(~torch.tensor(mask), -math.inf)[:, None]
+
+        def give_mask(module, args, kwargs, additive=additive):
+            return args, kwargs | {"attention_mask": additive}
+
+        layer.self_attn.register_forward_pre_hook(give_mask, with_kwargs=True)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -194,60 +215,34 @@ def test_forward_under_a_mask_a_layer_is_that_of_transformers_with_the_same_mask
     seed, float32_means_float64
 ):
     model, config = random_llama(seed)
-    L, random = config["num_hidden_layers"], np.random.default_rng(seed)
+    L = config["num_hidden_layers"]
+    fields = {"intra_layers": L // 2, "cross_layers": L - L // 2}
     segment_ids = np.array([[0, 1, 1, 1, 2, 2, 0, 3, 3], [1, 1, 2, 3, 3, 3, 4, 4, 4]])
-    input_ids, fields = (
-        random.integers(0, 23, (2, 9)),
-        dict(intra_layers=L // 2, cross_layers=L - L // 2),
-    )
-    masks = llama_numpy.layer_masks(segment_ids, L, llama_numpy.SimpleNamespace(**scheme(**fields)))
-    for mask, layer in zip(masks, model.model.layers, strict=True):
-        additive = torch.zeros(2, 1, 9, 9, dtype=torch.double).masked_fill(
-            ~torch.tensor(mask)[:, None], -math.inf
-        )
-        layer.self_attn.register_forward_pre_hook(
-            lambda module, args, kwargs, additive=additive: (
-                args,
-                kwargs | {"attention_mask": additive},
-            ),
-            with_kwargs=True,
-        )
+    input_ids = np.random.default_rng(seed).integers(0, 23, (2, 9))
+    give_masks(model, llama_numpy.layer_masks(segment_ids, L, scheme(**fields)))
     with torch.no_grad():
         expected = model(torch.tensor(input_ids)).logits.numpy()
-    found = numpy_logits(model, config, input_ids, segment_ids, **fields)
-    assert np.abs(found - expected).max() < 1e-12 * np.abs(expected).max()
+    assert_close(numpy_logits(model, config, input_ids, segment_ids, **fields), expected)
 
 
 def test_settings_of_transformers_four_give_the_frequencies_of_five():
-    shape = dict(hidden_size=8, num_attention_heads=1)
+    shape = {"hidden_size": 8, "num_attention_heads": 1}
     four = shape | {"rope_theta": 77.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
     five = shape | {"rope_parameters": {"rope_theta": 77.0, "rope_type": "linear", "factor": 4.0}}
     assert np.array_equal(llama_numpy.rope_frequencies(four), llama_numpy.rope_frequencies(five))
     assert llama_numpy.rope_frequencies(four)[0] == 0.25
 
 
+INSIDE_A_LAYER = """
+    normed q k v scores probabilities attention residual mlp output
+""".split()
+
+
 def test_a_trace_holds_every_intermediate_in_the_order_of_computation():
     model, config = random_llama(0)
-    trace, weights = {}, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    llama_numpy.forward(
-        weights, config, np.array([[1, 2]]), np.array([[0, 1]]), scheme(), trace=trace
-    )
-    L = config["num_hidden_layers"]
-    inside = [
-        "normed",
-        "q",
-        "k",
-        "v",
-        "scores",
-        "probabilities",
-        "attention",
-        "residual",
-        "mlp",
-        "output",
-    ]
-    assert list(trace) == (
-        [f"layers.{i}.mask" for i in range(L)]
-        + ["embedding"]
-        + [f"layers.{i}.{name}" for i in range(L) for name in inside]
-        + ["norm", "logits"]
-    )
+    input_ids, segment_ids, trace = np.array([[1, 2]]), np.array([[0, 1]]), {}
+    llama_numpy.forward(weights_of(model), config, input_ids, segment_ids, {}, trace=trace)
+    layers = [f"layers.{i}" for i in range(config["num_hidden_layers"])]
+    masks = [f"{layer}.mask" for layer in layers]
+    inside = [f"{layer}.{name}" for layer in layers for name in INSIDE_A_LAYER]
+    assert list(trace) == [*masks, "embedding", *inside, "norm", "logits"]
