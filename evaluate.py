@@ -41,6 +41,7 @@ from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
 from ref.settings import read_settings
 from ref.training import processes
+from ref.trie import build_trie
 
 DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
 
@@ -173,7 +174,7 @@ def load_model(folder, titles, options):
     """The model of a folder for a catalogue: a Decoder, and the Objective that gives the NLL."""
     dtype = cli.DTYPES[options.dtype]
     model, encoder, settings = recommender.load(folder, dtype, options.device, options.base)
-    trie = recommender.build_trie(encoder, titles)
+    trie = build_trie(encoder, titles)
     item_states = ItemStates(model, encoder, titles) if options.cache_items else None
     decoder = Decoder(model, trie, settings, item_states)
     return decoder, Objective(encoder, trie, titles, settings, "target")
@@ -236,7 +237,8 @@ def rank_by_exact_scores(decoder, prompts, users, options):
         scores = title_log_probs(decoder, prompts, candidates)
     rankings = []
     targets = canonical[users.targets]
-    for row, history, target in zip(scores.astype(np.float32), users.histories, targets):
+    scores = scores.astype(np.float32)  # the model's precision: less than that apart is a tie
+    for row, history, target in zip(scores, users.histories, targets):
         rank, auc = rank_target(row, history, target, candidates, options)
         seen = canonical[history] if options.exclude_seen else []
         top = best_titles(row, np.setdiff1d(all_titles, seen))
@@ -245,7 +247,10 @@ def rank_by_exact_scores(decoder, prompts, users, options):
 
 
 def canonical_titles(trie):
-    """Which title stands for each, int (S,): the first of those that have the same tokens."""
+    """For each title the number that it counts as, int (S,).
+
+    Titles with the same tokens cannot be told apart: all count as the first of them.
+    """
     return trie.title[trie.leaf]
 
 

@@ -1,4 +1,10 @@
-"""Train a HatLLM recommender, read from top to bottom; `python train.py --help` says how."""
+"""Train a HatLLM recommender; `python train.py --help` says how.
+
+Read from top to bottom: what a training needs (`Run`), how it is prepared, the training loop
+(`train_epochs`), and `train`, which puts them together. Without options it trains a new model of
+four layers (IN OR OR CR) on the embedded MovieLens, in the layout "lines" (a title a line), with
+the loss "titles" and the softmax "catalogue" (ref/loss.py).
+"""
 
 import argparse
 import itertools
@@ -21,7 +27,6 @@ from ref.llama import Llama
 from ref.loss import Objective
 from ref.masks import MaskScheme
 from ref.prompt import PromptEncoder
-from ref.recommender import build_trie
 from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
 from ref.training import processes, state
@@ -35,14 +40,16 @@ from ref.training.folder import close_folder, open_folder, refuse_a_folder_with_
 from ref.training.options import parse_options
 from ref.training.recompute import recompute_activations
 from ref.training.tally import Tally
+from ref.trie import build_trie
 
 
 @dataclass
 class Run:
     """All that the loop works with.
 
-    objective is what is trained, target_objective what validation measures, on the windows of
-    `validation`. nll is the model with its loss, as the processes share it.
+    data: the windows. encoder: makes the prompts. objective: what is trained. target_objective:
+    what validation measures, on the windows of `validation`. nll: the model with its loss, a module
+    that gives the summed nats of a batch.
     """
 
     options: argparse.Namespace
@@ -203,7 +210,7 @@ def prepare_objectives(options, data, encoder, settings):
     target_objective = Objective(encoder, trie, data.titles, settings, "target")
     validation_targets = data.valid[: options.valid_limit].ends - 1
     places = np.append(validation_targets, possible_targets(data, loss))
-    if len(places):
+    if len(places):  # encode the worst case: the error, if any, comes from there
         tokens = objective.title_lengths[data.items]
         longest = places[(tokens[places] + tokens[places - 1]).argmax()]
         target_objective.batch([data.items[longest - 1 : longest + 1]])
@@ -244,8 +251,8 @@ def train_epochs(run, progress):
                 )
                 tally.begin_step(num_predicted)
                 for share in shares:
-                    nats = run.nll(run.objective, share.batch)
-                    (nats * share.scale).backward()
+                    nats = run.nll(run.objective, share.batch)  # prompts, model, loss: ref/loss.py
+                    (nats * share.scale).backward()  # together the mean over the step's titles
                     tally.add(share, nats.item())
                 set_learning_rate(optimizer, learning_rate(step, total, options))
                 torch.nn.utils.clip_grad_norm_(run.nll.parameters(), options.clip)

@@ -75,7 +75,7 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
     if rope["rope_type"] == "llama3":
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-        keep = ((turns - low) / (high - low)).clamp(0, 1)
+        keep = ((turns - low) / (high - low)).clamp(0, 1)  # 1: kept as it is, 0: divided
         return frequencies * (keep + (1 - keep) / rope["factor"])
     return frequencies
 
@@ -91,14 +91,15 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def attention_probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D) + M), the four lines of the equation.
+    """softmax(q k^T / sqrt(D) + M), the equation line by line: share heads, score, mask, normalize.
 
     q: (B, H, Q, D), k: (B, K, T, D), mask M: 0 or -inf, (B, 1, Q, T). Returns (B, H, Q, T), at
     least float32. Query head h uses kv head h // (H / K).
     """
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, T, D)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return (at_least_float32(scores) + mask).softmax(-1)
+    scores = at_least_float32(scores) + mask
+    return scores.softmax(-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, implementation: str) -> Tensor:
@@ -152,7 +153,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. mask M: 0 or -inf, (B, 1, Q, T); rotation as in `rotate`; both are given to it.
+    """One layer. `Llama.hidden_states` gives it its mask M, 0 or -inf, (B, 1, Q, T), and rotation.
 
     cache: None, or an object whose update(k, v) stores the keys and values (B, K, Q, D) of the
     tokens in x and gives back all that the layer may look at, (B, K, T, D) each.
@@ -223,7 +224,7 @@ class Llama(nn.Module):
         """
         if position_ids is None:
             position_ids = count_positions(segment_ids)
-        allowed = build_masks(segment_ids, self.scheme)
+        allowed = build_masks(segment_ids, self.scheme)  # {"IN": bool (B, T, T), "OR": ..., ...}
         masks = {kind: additive(allowed[kind], self.norm.weight.dtype) for kind in set(self.kinds)}
         rotation = self.rotation(position_ids)
         x = self.dropout(self.embed_tokens(input_ids))  # (B, T, C)

@@ -13,7 +13,12 @@ Over which alternatives a probability is normalized (`softmax`):
                  (the masked softmax loss of MSL, Wang et al., SIGIR 2025)
 
 With three titles "ab", "ac" and "d", the first token of "ab" is chosen from {a, d}, the second from
-{b, c}; its end token is the only continuation, has probability 1, and is not computed.
+{b, c}; its end token is the only continuation, has probability 1, and is not computed. In the trie
+of the catalogue (ref/trie.py) each predicted token is a node, and its alternatives are the children
+of the node's parent.
+
+A Prompt (ref/prompt.py) holds input_ids and segment_ids, int (T,), and for each token the number of
+the item that it lies in: 0 text, 1..n the history, n+1 the target.
 
 Shapes: B prompts, T tokens, N predicted tokens, M alternatives at most, C hidden, V vocabulary.
 """
@@ -94,7 +99,7 @@ class Objective:
         rows = np.repeat(np.arange(len(prompts)), [len(part) for part in columns])
         columns = np.concatenate(columns)
         if self.settings.softmax == "full":
-            nodes = None
+            nodes = None  # they were needed for their check
         else:
             is_choice = self.trie.num_children[self.trie.parent[nodes]] > 1
             rows, columns, nodes = rows[is_choice], columns[is_choice], nodes[is_choice]
@@ -124,12 +129,12 @@ class Objective:
 
     def _prompt(self, window):
         history = [self.titles[title] for title in window[:-1]]
-        # `_nodes` sees to the border at less cost, where it looks
+        # `_nodes` compares all predicted tokens with the trie: only "all" needs the costlier check
         check_border = self.loss == "all"
         return self.encoder.encode(history, self.titles[window[-1]], check_border=check_border)
 
     def _first_predicted(self, prompt):
-        """The number of the first item whose tokens are predicted (0: text, too)."""
+        """The number of the first item whose tokens are predicted; 0 is text."""
         target = prompt.item_numbers.max()
         return {"target": target, "titles": 2, "all": 0}[self.loss]
 
@@ -152,26 +157,34 @@ class Objective:
         return nodes
 
     def _log_probs_among_siblings(self, lm_head, hidden, nodes):
-        """Log-probability of each node among the children of its parent, (N,)."""
-        parents = self.trie.parent[nodes]
-        places = self._tensor(nodes - self.trie.first_child[parents], hidden)[:, None]  # (N, 1)
-        at_root = self._tensor(parents == 0, hidden)
-        log_probs = hidden.new_empty(len(nodes), dtype=_wide(hidden.dtype))
+        """Log-probability of each node among the children of its parent, (N,).
 
-        # First tokens share their alternatives: a head of those alone is enough, for all at once.
+        First tokens of titles, children of the root, share their alternatives: for them a head of
+        those alone is enough. For the others the whole head is computed, and theirs are gathered.
+        """
+        parents = self.trie.parent[nodes]
+        place = self._tensor(nodes - self.trie.first_child[parents], hidden)  # among its siblings
+        is_first = self._tensor(parents == 0, hidden)
+        log_probs = hidden.new_empty(len(nodes), dtype=_wide(hidden.dtype))
+        among_first = self._first_log_probs(lm_head, hidden[is_first])
+        log_probs[is_first] = _pick(among_first, place[is_first])
+        among_others = self._child_log_probs(lm_head, hidden[~is_first], parents[parents > 0])
+        log_probs[~is_first] = _pick(among_others, place[~is_first])
+        return log_probs
+
+    def _first_log_probs(self, lm_head, hidden):
+        """Log-probabilities of all first tokens, (rows of hidden, children of the root)."""
         children, _ = self.trie.children(np.array([0]))
         tokens = self._tensor(self.trie.token[children[0]], hidden)  # (M,)
         head = functional.embedding(tokens, lm_head.weight)  # (M, C)
-        logits = at_least_float32(hidden[at_root] @ head.T)
-        log_probs[at_root] = logits.log_softmax(-1).gather(1, places[at_root])[:, 0]
+        return at_least_float32(hidden @ head.T).log_softmax(-1)
 
-        children, real = self.trie.children(parents[parents > 0])
-        tokens = self._tensor(self.trie.token[children].clip(0), hidden)  # (others, M)
-        among = child_log_softmax(
-            lm_head(hidden[~at_root]), tokens, self._tensor(real, hidden), "catalogue"
-        )
-        log_probs[~at_root] = among.gather(1, places[~at_root])[:, 0]
-        return log_probs
+    def _child_log_probs(self, lm_head, hidden, parents):
+        """Log-probabilities of the children of `parents`, (rows of hidden, M)."""
+        children, real = self.trie.children(parents)
+        tokens = self._tensor(self.trie.token[children].clip(0), hidden)
+        real = self._tensor(real, hidden)
+        return child_log_softmax(lm_head(hidden), tokens, real, "catalogue")
 
     @staticmethod
     def _tensor(array, like):
@@ -180,6 +193,11 @@ class Objective:
 
 def _wide(dtype):
     return torch.promote_types(dtype, torch.float32)
+
+
+def _pick(values, columns):
+    """values[row, columns[row]] of each row: (rows,)."""
+    return values.gather(1, columns[:, None])[:, 0]
 
 
 def child_log_softmax(logits: Tensor, tokens: Tensor, real: Tensor, softmax) -> Tensor:

@@ -9,16 +9,20 @@ alone and no new parameter:
 
 * shallow layers (**IN**, intra-item) may not look from one item into another: they read titles;
 * middle layers (**OR**, original) are the plain causal attention of the language model;
-* deep layers (**CR**, cross-item) may not look inside the item that they stand in: what is left to
-  them is what the other items say.
+* in deep layers (**CR**, cross-item) a token may not look at its own item: what is left to it is
+  what the other items say.
 
 Attention of one head, with d = head_dim and a mask M of 0 and -inf beside the causal one:
 
     softmax(Q K^T / sqrt(d) + M_causal + M_kind) V         kind = IN or CR; in an OR layer no M_kind
 
-A token j carries a **segment id** s_j: -1 padding, 0 text (instruction, headers), 1..n the items of
-the history in order of appearance, n+1 the target. It numbers occurrences: an item bought twice has
-two segment ids. "Query j may attend to key k":
+Here both masks are one: each predicate below contains "k <= j", and M is -inf where it is false.
+
+A token j carries a **segment id** s_j: -1 padding, 0 text, 1..n the items of the history in order
+of appearance, n+1 the target. Text is what is no item: an instruction before the history, a header
+between history and target. An item is a title with its *delimiters*, the quotes, commas or newlines
+around it. Segment ids number occurrences: an item bought twice has two. "Query j may attend to key
+k" (the first line of IN and of CR is the default):
 
     OR(j,k) = k <= j  and  s_k != -1                                                 -> _or
     IN(j,k) = OR(j,k) and not (s_j >= 1 and s_k >= 1 and s_j != s_k)  text="visible" -> _in
@@ -26,16 +30,20 @@ two segment ids. "Query j may attend to key k":
     CR(j,k) = OR(j,k) and not (s_j >= 1 and s_k = s_j and j != k)     cross_self=True -> _cr
             = OR(j,k) and not (s_j >= 1 and s_k = s_j)                cross_self=False
 
-    R1. j and k are indices in the sequence, not positions; position ids are for RoPE only.
+    R1. j and k are indices in the sequence, not positions: padding and trees of continuations have
+        positions that repeat. Position ids are for RoPE only.
     R2. Position ids count real tokens 0, 1, 2, ...; padding gets 0 and moves nobody else.
     R3. A padding query attends to itself alone, and nobody else attends to padding.
     R4. A row that the rules leave empty attends to itself alone.
-    R5. A masked score is -inf, in the type that the scores have; never a large finite number.
+    R5. A masked score is -inf, in the type that the scores have; never a large finite number, which
+        leaves a little weight, and all of it where a whole row is masked.
+
+In every kind of layer text sees all that is before it: only the queries of items are restricted.
 
 R1, R3 and R4 are in `build_masks`; R2 and R5 in `ref/llama.py`, which counts positions and adds M.
 
-The paper leaves four questions open. Each is a field of `MaskScheme`, with the reason for its
-default.
+The paper leaves four questions open: cross_self, delimiters, target and text, four fields of
+`MaskScheme`, which has the reason for each default.
 """
 
 from dataclasses import dataclass, fields
@@ -57,19 +65,20 @@ class MaskScheme:
     intra_layers, cross_layers: number of IN layers (nearest the embedding) and of CR layers
         (nearest the output); those between are OR. With 0 and 0 the model is a plain causal Llama.
     cross_self: may a token attend to itself in a CR layer? Yes, because without it the first item
-        of a prompt that has no text before it has empty rows, and the softmax of an empty row is
+        has empty rows where no text stands before the items, and the softmax of an empty row is
         undefined. With False, R4 fills such a row.
-    delimiters: do the quotes, commas or newlines around a title belong to its item ("item") or to
-        the text ("text")? To the item, because as text they carry information from item to item
-        through two IN layers, and IN would not be intra-item any more.
-    target: is the title being generated an item too ("item") or text ("text")? An item, because it
-        will be one, and is read in training as those before it. In IN layers it sees text and
-        itself, in CR layers text and the history; as text it would see everything everywhere.
+    delimiters: do the delimiters of an item belong to it ("item") or to the text ("text")? To the
+        item, because as text they would carry news from item to item: in one IN layer they read the
+        items before them, in the next the items behind them read the delimiters.
+    target: is the title being generated an item too ("item") or text ("text")? An item, because a
+        title is one wherever it stands. So in IN layers it sees text and itself, in CR layers text
+        and the history; as text it would see everything in both.
     text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
-        nothing. Visible, because the paper masks pairs of items and says nothing of text. Isolated
-        makes an item's states in IN layers independent of the rest of the prompt.
+        nothing. Visible, because the paper masks pairs of items and says nothing of text. The
+        price: a header behind the history carries news from it to the target, as delimiters would.
+        Isolated makes an item's states in IN layers independent of the rest of the prompt.
 
-    `delimiters` and `target` decide segment ids (ref/prompt.py); the others decide masks.
+    `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks.
     Raises ValueError for any other value.
     """
 
@@ -149,9 +158,10 @@ def build_masks(
     """The boolean matrix of each kind of layer: True = query (row) may attend to key (column).
 
     segment_ids: int (B, T), as in the module docstring.
-    causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries.
-        By default all T tokens are queries, in the order of the sequence. A search passes the rows
-        of the tokens that it adds to a prompt, each with the tokens that come before it there.
+    causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries; a
+        query is always allowed to itself. By default all T tokens are queries, in their order. A
+        search adds a tree of tokens to a prompt and passes the tree's rows: each allows the whole
+        prompt, the ancestors of its token, and the token itself (ref/search/decoder.py).
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.
@@ -161,20 +171,21 @@ def build_masks(
         raise ValueError(
             f"segment_ids: {segment_ids.dtype} {tuple(segment_ids.shape)}; expected integers (B, T)"
         )
-    key = torch.arange(segment_ids.shape[1], device=segment_ids.device)  # (T,)
+    index = torch.arange(segment_ids.shape[1], device=segment_ids.device)  # (T,)
     if causal is None:
-        causal = key <= key[:, None]  # (T, T), by index: R1
-    first_query = len(key) - causal.shape[-2]
-    itself = key == key[first_query:, None]  # (Q, T)
+        causal = index <= index[:, None]  # (T, T): R1
+    first_query = len(index) - causal.shape[-2]
+    itself = index == index[first_query:, None]  # (Q, T)
     s_j = segment_ids[:, first_query:, None]  # (B, Q, 1)
     s_k = segment_ids[:, None, :]  # (B, 1, T)
 
-    original = torch.where(s_j == -1, itself, _or(causal, s_k))  # R3
+    # R3: its second half, that nobody attends to padding, is in _or
+    original = torch.where(s_j == -1, itself, _or(causal, s_k))
     masks = {
         "IN": _in(original, s_j, s_k, scheme),
         "OR": original,
         "CR": _cr(original, s_j, s_k, itself, scheme),
     }
-    if not scheme.cross_self:  # nothing else can leave a row empty
+    if not scheme.cross_self:  # in all other masks a token sees at least itself
         masks["CR"] |= itself & ~masks["CR"].any(-1, keepdim=True)  # R4
     return masks

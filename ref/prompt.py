@@ -1,15 +1,23 @@
-"""From titles to one string, to tokens, to segment ids.
+r"""From titles to one string, to tokens, to segment ids.
 
 A prompt is one string. A `Layout` says what stands around the titles:
 
     before | open title close | open title close | ... | after | open title close
     text     item 1             item 2                   text    the target
 
+In the layout `lines` it is a newline behind each title, and nothing else. The history "Heat (1995)"
+and "Toy Story (1995)" with the target "Big (1988)" is
+
+    string        Heat (1995)\nToy Story (1995)\nBig (1988)\n
+    tokens        Heat| (1995)|\n|Toy| Story| (1995)|\n|Big| (1988)|\n
+    segment ids   1     1      1  2   2      2      2  3   3      3
+
 The string is tokenized whole, as a language model would see it, and each token gets the segment
 of the part of the string that holds the token's first character. What opens and closes a title are
 its *delimiters*; whether they belong to the item or to the text, the mask scheme says.
 
-T is the number of tokens of one prompt.
+A tokenizer's encode(text) gives token ids, and for each the index of its first character. It raises
+ValueError where the tokens do not give the text back. T is the number of tokens of a prompt.
 """
 
 from dataclasses import dataclass
@@ -117,8 +125,10 @@ class PromptEncoder:
         """The tokens that continue a prompt with `title`, and which of them lie in its segment.
 
         Returns int (T,) and bool (T,); where delimiters or the target are text, the second is
-        False. Raises ValueError where the border between prompt and target fuses.
+        False. Raises ValueError where the border between prompt and target fuses: where a token
+        reaches over it, as one for a newline and the letter behind it would.
         """
+        # any history would do: the border keeps what is behind it as it is
         prompt = self._encode([title], title, dropped=0)
         self._refuse_a_fused_border(prompt, [title], title)
         target = slice(prompt.prompt_length, None)

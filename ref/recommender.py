@@ -6,7 +6,6 @@ from ref.checkpoints import load_model
 from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
 from ref.prompt import PromptEncoder
 from ref.settings import read_settings
-from ref.trie import Trie
 
 
 def load(folder, dtype=torch.float32, device="cpu", base=None):
@@ -18,9 +17,3 @@ def load(folder, dtype=torch.float32, device="cpu", base=None):
         tokenizer, settings.layout, model.scheme, model.config.max_position_embeddings
     )
     return model, encoder, settings
-
-
-def build_trie(encoder: PromptEncoder, titles) -> Trie:
-    """The catalogue's trie: for each title the tokens that continue a prompt with it."""
-    targets = [encoder.encode_target(title) for title in titles]
-    return Trie([tokens for tokens, _ in targets], [in_item for _, in_item in targets], titles)

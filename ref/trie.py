@@ -20,8 +20,9 @@ class Trie:
     token, parent, depth: of each node; token and parent of the root are -1.
     first_child, num_children: the children of a node are first_child ... + num_children - 1.
     in_item: does the token belong to the target item? (Not where its delimiter is text.)
-    title: the title that ends here, or -1. first_title: the first title, in the order of the
-        catalogue, at or below. branches: does any node at or below have two children or more?
+    title: the title that ends here (a number of the catalogue), or -1 where none does.
+    first_title: the lowest number of a title that ends here or further down; ties go by it.
+    branches: has this node, or one further down, two children or more?
     preorder, size: a node's place in a walk that visits parents before children, and the number of
         nodes at or below it. a is b or an ancestor of b if preorder[b] - preorder[a] is at least
         0 and less than size[a].
@@ -103,10 +104,11 @@ class Trie:
         for low, high in below_the_root:
             parent = self.parent[low:high]
             size = self.size[low:high]
-            before = size.cumsum() - size  # nodes below all earlier nodes of this level
+            # a node comes behind its parent, and behind its earlier siblings with all below them
+            before = size.cumsum() - size  # nodes at or below all earlier nodes of this level
             first_sibling = self.first_child[parent] - low
-            before_siblings = before - before[first_sibling]  # below all earlier siblings
-            self.preorder[low:high] = self.preorder[parent] + 1 + before_siblings
+            of_siblings = before - before[first_sibling]
+            self.preorder[low:high] = self.preorder[parent] + 1 + of_siblings
 
     def path(self, title):
         """The nodes where the tokens of a title are chosen: from the root to its leaf's parent."""
@@ -124,3 +126,12 @@ class Trie:
         number = np.arange(most)
         real = number < self.num_children[nodes][:, None]
         return np.where(real, self.first_child[nodes][:, None] + number, 0), real
+
+
+def build_trie(encoder, titles) -> Trie:
+    """The Trie of a catalogue: of the tokens that continue a prompt with each title.
+
+    encoder: the PromptEncoder of the prompts.
+    """
+    targets = [encoder.encode_target(title) for title in titles]
+    return Trie([tokens for tokens, _ in targets], [in_item for _, in_item in targets], titles)

@@ -17,6 +17,7 @@ from ref.checkpoints import load_model
 from ref.data import dataset
 from ref.masks import MaskScheme
 from ref.training import batches, state
+from ref.trie import build_trie
 
 from support.broken_models import BROKEN_FOR_TRAINING
 from support.commands import (
@@ -148,7 +149,7 @@ def test_the_model_of_the_best_epoch_is_kept(forty_steps, made_up_data):
     assert best is not epochs[-1] and f"at step {best['step']}" in printed
     data = dataset.load(made_up_data, 10, 1, 3)
     model, encoder, settings = recommender.load(out)
-    trie = recommender.build_trie(encoder, data.titles)
+    trie = build_trie(encoder, data.titles)
     objective = train.Objective(encoder, trie, data.titles, settings, "target")
     windows = batches.items_of(data.valid, data)
     nats = [target_loss(model, objective, [window]) for window in windows]

@@ -1,9 +1,14 @@
 """Beam search over the titles of a catalogue.
 
 Every step extends each live beam by all its children in the trie. Titles that end among the best
-`width` candidates are finished; the best `width` candidates that do not end live on. The search for
-a user stops when no live beam can pass the last of `width` finished titles: a beam's score, a sum
-of log-probabilities, only falls. No length normalization; ties go by the order of the catalogue.
+`width` candidates are finished; the best `width` candidates that do not end live on (with width 10
+and three titles that end among the best ten, three are finished and ten live on). The search for a
+user stops when no live beam can pass the last of `width` finished titles: a beam's score, a sum of
+log-probabilities, only falls. No length normalization; ties go by the order of the catalogue.
+
+Of the trie (ref/trie.py) it uses `title`, the title that ends at a node or -1, and `first_title`,
+the first one at or below a node. A Decoder (ref/search/decoder.py) gives the log-probabilities of
+the children of nodes, and computes new nodes behind a prompt.
 
 Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated.
 """
@@ -68,7 +73,7 @@ def beam_search(decoder, prompts, width, excluded=None):
         survivors = []  # for each user, which of the candidates live on
         for row, user in enumerate(users):
             finished, unfinished = best_candidates(candidates, row, width, trie)
-            found[user] = best_titles(found[user] + finished, width)
+            found[user] = keep_best(found[user] + finished, width)
             if is_done(found[user], unfinished, candidates.scores[row], width):
                 unfinished = []
             survivors.append(unfinished)
@@ -77,7 +82,9 @@ def beam_search(decoder, prompts, width, excluded=None):
             return found
         num_children = candidates.nodes.shape[1] // beams.nodes.shape[1]
         beams = surviving_beams(beams, candidates, survivors, num_children, trie.leaf[0])
-        if going_on.mean() <= 0.75:  # to copy the cache for fewer costs more than it saves
+        # A finished user may stay, with dead beams only: to copy the cache costs more than it saves
+        # until a quarter are finished.
+        if going_on.mean() <= 0.75:
             users, states = users[going_on], states.rows(going_on, decoder.device)
             beams = Beams(beams.nodes[going_on], beams.scores[going_on], beams.ancestors[going_on])
         hidden = decoder.add_nodes(states, beams.nodes, beams.ancestors, beams.alive)
@@ -105,7 +112,8 @@ def best_candidates(candidates, row, width, trie):
     """
     nodes, scores = candidates.nodes[row], candidates.scores[row]
     possible = np.flatnonzero(scores > -np.inf)
-    # Before the sort, leave out what cannot matter: among the best `enough`, `width` do not end.
+    # Before the sort, leave out what cannot matter: if E candidates end, then among the best
+    # width + E there are `width` that do not, and the best `width` of all. Ties with the last stay.
     enough = width + (trie.title[nodes[possible]] >= 0).sum()
     if len(possible) > enough:
         least = np.partition(scores[possible], -enough)[-enough]
@@ -117,7 +125,7 @@ def best_candidates(candidates, row, width, trie):
     return finished, order[title < 0][:width]
 
 
-def best_titles(found, width):
+def keep_best(found, width):
     """The best `width` of [(title, score), ...], ties by the order of the catalogue."""
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:width]
 
@@ -126,7 +134,7 @@ def is_done(found, unfinished, scores, width):
     """Can no unfinished title pass the last of `width` found ones?"""
     if len(unfinished) == 0:
         return True
-    return len(found) == width and scores[unfinished[0]] < found[-1][1]
+    return len(found) == width and scores[unfinished[0]] < found[-1][1]  # an equal one may win
 
 
 def surviving_beams(beams, candidates, survivors, num_children, a_leaf):

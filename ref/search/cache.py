@@ -95,15 +95,16 @@ class KVCache:
 def drop_what_no_target_sees(cache, scheme):
     """Once a cache holds prompts: drop the keys and values that no token of a target looks at.
 
-    In IN layers such a token sees text (not even that if it is isolated) and its own item: the
-    history can go. In CR layers it sees nothing of its own item but itself: what is generated need
-    not be held. Where delimiters or the target are text, generated tokens may be text, which sees
-    everything: nothing is dropped.
+    That is exact: their scores would be -inf, their weight 0. In IN layers such a token sees text
+    (not even that if it is isolated) and its own item: the history can go. In CR layers it sees
+    nothing of its own item but itself: new tokens need not be held. Where delimiters or the target
+    are text, generated tokens may be text, which sees everything: nothing is dropped.
     """
     if scheme.target != "item" or scheme.delimiters != "item":
         return
     if "IN" in cache.kinds:
-        is_text = (cache.segment_ids == 0).any(0)  # (T,), in any of the prompts
+        # (T,), in any of the prompts; in the others the mask goes on hiding what stands there
+        is_text = (cache.segment_ids == 0).any(0)
         if scheme.text == "isolated":
             is_text = torch.zeros_like(is_text)
         cache.keep_only("IN", is_text.nonzero()[:, 0])

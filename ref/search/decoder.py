@@ -5,8 +5,8 @@ side by side, each token attending to the prompt and to its own ancestors, by th
 everywhere (`build_masks`, with the tree in place of "k <= j"). So keys and values are not copied
 from one continuation to the next, and titles that begin alike share their tokens.
 
-Shapes: U users, Q tokens computed at once, G tokens of the tree so far, T of prompt and tree,
-C hidden, V vocabulary, M children of a node at most.
+Shapes: U users, Q tokens computed at once, G tokens of the tree (the Q among them), T of prompt and
+tree together, C hidden, V vocabulary, M children of a node at most.
 """
 
 from dataclasses import dataclass, replace
@@ -50,7 +50,7 @@ class PromptStates:
 class Decoder:
     """A model, the trie of a catalogue, and how log-probabilities are normalized.
 
-    item_states: None, or an ItemStates, which knows what the IN layers make of each item.
+    item_states: None, or an ItemStates, which knows what comes out of the IN layers for each item.
     """
 
     def __init__(self, model: Llama, trie: Trie, settings: Settings, item_states=None):
@@ -88,8 +88,9 @@ class Decoder:
         segment_ids = np.where(in_target_item, states.target_segments[:, None], 0)
         if exists is not None:
             segment_ids = np.where(exists, segment_ids, -1)  # to the masks it is padding
-        earlier = states.cache.segment_ids.shape[1] - (ancestors.shape[2] - nodes.shape[1])
-        sees_prompt = np.ones((*nodes.shape, earlier), bool)
+        tree_in_cache = ancestors.shape[2] - nodes.shape[1]
+        prompt_length = states.cache.segment_ids.shape[1] - tree_in_cache  # with its padding
+        sees_prompt = np.ones((*nodes.shape, prompt_length), bool)
         causal = np.concatenate((sees_prompt, ancestors), axis=2)  # (U, Q, T)
         position_ids = states.lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1
         input_ids = np.maximum(trie.token[nodes], 0)
@@ -107,6 +108,7 @@ class Decoder:
         inner = np.flatnonzero(real[:, 0])  # nothing continues a leaf
         for rows in np.split(inner, range(_LOGIT_ROWS, len(inner), _LOGIT_ROWS)):
             tokens = self.tensor(self.trie.token[children[rows]].clip(0))
+            # the states are divided instead of the logits, which are many more
             states = hidden[self.tensor(rows)] / self.settings.temperature
             logits = self.model.lm_head(states)
             among = child_log_softmax(

@@ -1,7 +1,8 @@
 """The exact log-probability of every title of a catalogue.
 
-Every node of the trie at which something is to be chosen is computed once a user. With the softmax
-over the catalogue, a tail that belongs to one title alone has probability 1 and is left out.
+Every node of the trie above a choice is computed once a user, and gives the log-probabilities of
+its children; sums along the paths give those of the titles. With the softmax over the catalogue
+the tail of a title that no other shares has probability 1: below the last choice nothing is computed.
 
 Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden.
 """
@@ -42,7 +43,11 @@ def title_log_probs(decoder, prompts, titles=None, chunk=256):
 
 
 def nodes_to_compute(trie, titles, softmax):
-    """The nodes whose children need a probability, in preorder: the root, if at all, is first."""
+    """The nodes to be computed, with all their ancestors, in preorder (the root, if any, is first).
+
+    With the softmax over the catalogue those that have a choice at or below them, else all but the
+    leaves.
+    """
     if titles is None:
         wanted = np.ones(len(trie.token), bool)
     else:
@@ -55,11 +60,11 @@ def nodes_to_compute(trie, titles, softmax):
 
 
 def with_ancestors(trie, nodes):
-    """Nodes that follow each other in preorder, with what they need to be computed by themselves.
+    """Some nodes that follow each other in `nodes_to_compute`, with all ancestors of theirs.
 
-    In preorder an ancestor of any of them is one of them or an ancestor of the first: those of the
-    first are put in front. Returns all, int (Q,), and bool (Q, Q): is the column's node the row's,
-    or an ancestor of it?
+    In that order an ancestor of any of them is one of them or an ancestor of the first: those of
+    the first are put in front. Returns all, int (Q,), and bool (Q, Q): is the column's node the
+    row's, or an ancestor of it?
     """
     above = []
     parent = trie.parent[nodes[0]]

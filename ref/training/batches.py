@@ -49,6 +49,7 @@ class Share:
 def shares_of_step(windows, objective, accumulate, device):
     """What this process computes of a step: in `accumulate` parts, one after the other.
 
+    With one process and one part that is all of it, one Share with a scale of 1 / num_predicted.
     windows: int arrays of titles, those of all processes. Returns the Shares, and what the loss of
     the step is a mean over (titles; tokens with loss "all"), in all processes together.
     """

@@ -45,6 +45,7 @@ from ref.data import dataset
 from ref.files import write_json
 from ref.prompt import Prompt
 from ref.search.beam import beam_search
+from ref.trie import build_trie
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def building(options, titles):
             generated.add(" ".join(words[i] for i in row))
     _, encoder, _ = recommender.load(sides.TINY)
     catalogue = sorted(generated)
-    return lambda: recommender.build_trie(encoder, catalogue)
+    return lambda: build_trie(encoder, catalogue)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
 from ref.settings import Settings
 from ref.training.batches import batches_of_similar_length, items_of
+from ref.trie import build_trie
 
 from peers import transformers_peer as peer
 
@@ -140,7 +141,7 @@ def search_for(model, users, softmax="full"):
     data = dataset.load()
     _, encoder, settings = recommender.load(TINY)
     settings = dataclasses.replace(settings, softmax=softmax)
-    trie = recommender.build_trie(encoder, data.titles)
+    trie = build_trie(encoder, data.titles)
     histories = [window[:-1] for window in items_of(data.test[:users], data)]
     prompts = []
     for history in histories:
@@ -345,7 +346,7 @@ def step_tiny(options, softmax="full"):
     train_options = train.parse_options(words)
     data = dataset.load()
     model, encoder, settings = train.prepare_model(train_options, data)
-    trie = recommender.build_trie(encoder, data.titles)
+    trie = build_trie(encoder, data.titles)
     full_settings = dataclasses.replace(settings, softmax="full")
     objective = Objective(encoder, trie, data.titles, settings, "titles")
     full_objective = Objective(encoder, trie, data.titles, full_settings, "titles")

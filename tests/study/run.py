@@ -37,6 +37,7 @@ from ref.report.baselines import Baselines
 from ref.report.ranking import evaluate_scores
 from ref.report.users import test_users
 from ref.training.batches import items_of
+from ref.trie import build_trie
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -330,7 +331,7 @@ def likelihoods(weights, folder, part="test", limit=None):
     """
     model, encoder, settings = recommender.load(weights)
     data = dataset.load(folder, settings.history, settings.min_item, settings.min_user)
-    trie = recommender.build_trie(encoder, data.titles)
+    trie = build_trie(encoder, data.titles)
     objective = Objective(encoder, trie, data.titles, settings, "target")
     windows = {"test": data.test, "valid": data.valid}[part]
     items = items_of(windows[:limit], data)
