@@ -11,7 +11,7 @@ from ref.masks import MaskScheme
 from support.golden import numpy_trace, random_case, relative, torch_model, torch_trace
 
 
-@pytest.mark.parametrize("seed", range(240))
+@pytest.mark.parametrize("seed", range(10))
 def test_every_traced_tensor_of_a_random_model_is_the_same_in_numpy_and_in_torch(seed):
     config, scheme, input_ids, segment_ids, weights = random_case(seed)
     expected = numpy_trace(config, scheme, input_ids, segment_ids, weights)
@@ -41,7 +41,7 @@ def slope_at_zero(function, step=3e-3):
     return (4 * narrow - wide) / 3
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(10))
 def test_torch_gradients_are_the_central_differences_of_numpy_for_every_parameter(seed):
     config, scheme, input_ids, segment_ids, weights = random_case(seed)
     labels = np.where(segment_ids == -1, -100, input_ids)

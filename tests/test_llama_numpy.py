@@ -189,7 +189,7 @@ def assert_close(logits, expected):
     assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(10))
 def test_plain_causal_forward_is_that_of_transformers(seed, float32_means_float64):
     model, config = random_llama(seed)
     input_ids = np.random.default_rng(seed).integers(0, 23, (2, 9))
@@ -210,7 +210,7 @@ def give_masks(model, masks):
         layer.self_attn.register_forward_pre_hook(give_mask, with_kwargs=True)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(10))
 def test_forward_under_a_mask_a_layer_is_that_of_transformers_with_the_same_masks(
     seed, float32_means_float64
 ):

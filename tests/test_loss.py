@@ -1,4 +1,6 @@
-"""ref.objective against loops over windows, entries and tokens, one plain forward a window."""
+"""ref.loss against loops over windows, items and tokens, with a plain forward pass a token."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -6,12 +8,14 @@ import torch
 
 from ref.loss import Objective
 from ref.masks import MaskScheme
-from ref.recommender import build_trie
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
 from ref.settings import Settings
+from ref.trie import build_trie
 
 from support.catalogue import TITLES, continuations
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 WINDOWS = [np.array([7, 9, 7, 2]), np.array([17, 18]), np.array([4, 5, 15, 14, 13, 26])]
 CASES = [  # loss, softmax, layout
@@ -31,77 +35,93 @@ SCHEMES = [
 ]
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """A token that the loss predicts: where it stands, and what it is chosen from.
+
+    options: tokens, or None for the whole vocabulary.
+    """
+
+    row: int
+    column: int
+    token: int
+    options: list[int] | None
+
+
 @pytest.fixture(scope="session")
 def objective_for(encoder_for):
-    def make(
-        loss,
-        softmax="full",
-        layout="lines",
-        scheme=SCHEMES[1],
-        temperature=1.0,
-        max_length=512,
-        titles=TITLES,
-    ):
-        encoder = encoder_for(scheme, layout, max_length)
-        return Objective(
-            encoder,
-            build_trie(encoder, titles),
-            titles,
-            Settings(encoder.layout, softmax, temperature),
-            loss,
-        )
+    """Makes an Objective over TITLES or other titles."""
+
+    def make(loss, softmax="full", layout="lines", scheme=SCHEMES[1], **options):
+        titles = options.get("titles", TITLES)
+        encoder = encoder_for(scheme, layout, options.get("max_length", 512))
+        settings = Settings(encoder.layout, softmax, options.get("temperature", 1.0))
+        return Objective(encoder, build_trie(encoder, titles), titles, settings, loss)
 
     return make
 
 
-def predicted(objective, windows):
-    """SPEC section 6 token by token: [(row, place, token, the tokens it is chosen from or None)], and the units."""
-    encoder, titles = objective.encoder, objective.titles
-    answers = [answer_of(encoder, title) for title in titles]
-    out, units = [], 0
-    for row, window in enumerate(windows):
-        prompt = encoder.encode([titles[e] for e in window[:-1]], titles[window[-1]])
-        ids, entry, shown = (
-            prompt.input_ids.tolist(),
-            prompt.item_numbers.tolist(),
-            len(window) - prompt.dropped,
-        )
-        numbers = {"target": {shown}, "titles": {*range(2, shown + 1)}, "all": {*range(shown + 1)}}[
-            objective.loss
-        ]
-        units += len(ids) - 1 if objective.loss == "all" else len(numbers)
-        for place in range(1, len(ids)):
-            if entry[place] not in numbers:
-                continue
-            options = None
-            if objective.settings.softmax == "catalogue":
-                begin = entry.index(entry[place])
-                options = continuations(answers, ids[begin:place])
-                if len(options) == 1:
-                    continue
-            out.append((row, place, ids[place], options))
-    return out, units
+def encoded(objective, window):
+    """The prompt of a window, with its target."""
+    *history, target = [objective.titles[title] for title in window]
+    return objective.encoder.encode(history, target)
 
 
-def answer_of(encoder, title):
+def target_tokens(encoder, title):
     prompt = encoder.encode([title], title)
     return prompt.input_ids[prompt.prompt_length :].tolist()
 
 
+def predicted_items(objective, window, prompt):
+    """The numbers of the items that the loss predicts; with loss "all" also 0, the text."""
+    target = len(window) - prompt.dropped
+    return {
+        "target": [target],
+        "titles": [*range(2, target + 1)],
+        "all": [*range(target + 1)],
+    }[objective.loss]
+
+
+def predicted_by_loop(objective, windows):
+    """What the docstring of ref.loss says, token by token: [Predicted, ...]."""
+    catalogue = [target_tokens(objective.encoder, title) for title in objective.titles]
+    predicted = []
+    for row, window in enumerate(windows):
+        prompt = encoded(objective, window)
+        input_ids, numbers = prompt.input_ids.tolist(), prompt.item_numbers.tolist()
+        items = predicted_items(objective, window, prompt)
+        for column in range(1, len(input_ids)):
+            if numbers[column] not in items:
+                continue
+            options = None
+            if objective.settings.softmax == "catalogue":
+                begin = numbers.index(numbers[column])
+                options = continuations(catalogue, input_ids[begin:column])
+            if options is None or len(options) > 1:
+                predicted.append(Predicted(row, column, input_ids[column], options))
+    return predicted
+
+
+def count_by_loop(objective, windows):
+    """What the loss is a mean over: titles, or with loss "all" all tokens but the first."""
+    prompts = [encoded(objective, window) for window in windows]
+    if objective.loss == "all":
+        return sum(len(prompt.input_ids) - 1 for prompt in prompts)
+    return sum(len(predicted_items(objective, *pair)) for pair in zip(windows, prompts))
+
+
 @torch.no_grad()
 def log_probs_by_loop(objective, model, windows):
-    out = []
-    for row, place, token, options in predicted(objective, windows)[0]:
-        window = windows[row]
-        prompt = objective.encoder.encode(
-            [objective.titles[e] for e in window[:-1]], objective.titles[window[-1]]
-        )
-        before = torch.tensor([prompt.input_ids[:place].tolist()])
-        logits = model(before, torch.tensor([prompt.segment_ids[:place].tolist()]))[0, -1].double()
-        logits = logits / objective.settings.temperature
-        over = logits if options is None else logits[options]
-        out.append(float(logits[token] - over.logsumexp(0)))
-    return out
+    """The log-probability of each predicted token, from a plain forward pass over those before."""
+    log_probs = []
+    for predicted in predicted_by_loop(objective, windows):
+        prompt = encoded(objective, windows[predicted.row])
+        input_ids = torch.tensor([prompt.input_ids[: predicted.column].tolist()])
+        segment_ids = torch.tensor([prompt.segment_ids[: predicted.column].tolist()])
+        logits = model(input_ids, segment_ids)[0, -1].double() / objective.settings.temperature
+        alternatives = logits if predicted.options is None else logits[predicted.options]
+        log_probs.append(float(logits[predicted.token] - alternatives.logsumexp(0)))
+    return log_probs
 
 
 @pytest.mark.parametrize("loss, softmax, layout", CASES)
@@ -110,19 +130,20 @@ def test_the_predicted_tokens_are_those_of_the_loop(objective_for, loss, softmax
 
     batch = objective.batch(WINDOWS)
 
-    wanted, units = predicted(objective, WINDOWS)
-    found = zip(
-        batch.rows.tolist(),
-        batch.columns.tolist(),
-        batch.input_ids[batch.rows, batch.columns].tolist(),
-    )
-    assert sorted(found) == [(row, place, token) for row, place, token, _ in wanted]
-    assert batch.num_predicted == units and batch.dropped == 0
+    tokens = batch.input_ids[batch.rows, batch.columns]
+    triples = zip(batch.rows.tolist(), batch.columns.tolist(), tokens.tolist())
+    wanted = [(p.row, p.column, p.token) for p in predicted_by_loop(objective, WINDOWS)]
+    assert sorted(triples) == wanted
+    assert batch.num_predicted == count_by_loop(objective, WINDOWS)
+    assert batch.dropped == 0
 
 
-def in_order(batch, log_probs):
-    """The log-probabilities by row and place, as a loop meets them."""
-    return log_probs.detach().numpy()[np.lexsort((batch.columns, batch.rows))]
+def assert_log_probs_are_those_of_the_loop(objective, model, windows):
+    batch = objective.batch(windows)
+    log_probs = objective.token_log_probs(model, batch).detach().numpy()
+    in_order = np.lexsort((batch.columns, batch.rows))  # by row and column, as a loop meets them
+    wanted = log_probs_by_loop(objective, model, windows)
+    np.testing.assert_allclose(log_probs[in_order], wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=["plain", "default", "all else"])
@@ -131,13 +152,9 @@ def in_order(batch, log_probs):
 def test_log_probs_are_those_of_the_loop(
     objective_for, model_for, loss, softmax, layout, temperature, scheme
 ):
-    objective, model = objective_for(loss, softmax, layout, scheme, temperature), model_for(scheme)
+    objective = objective_for(loss, softmax, layout, scheme, temperature=temperature)
 
-    batch = objective.batch(WINDOWS)
-    found = objective.token_log_probs(model, batch)
-
-    expected = log_probs_by_loop(objective, model, WINDOWS)
-    np.testing.assert_allclose(in_order(batch, found), expected, rtol=1e-10, atol=1e-10)
+    assert_log_probs_are_those_of_the_loop(objective, model_for(scheme), WINDOWS)
 
 
 def test_a_batch_holds_the_prompts_padded_on_the_right(objective_for):
@@ -145,15 +162,13 @@ def test_a_batch_holds_the_prompts_padded_on_the_right(objective_for):
 
     batch = objective.batch(WINDOWS)
 
-    prompts = [
-        objective.encoder.encode([TITLES[e] for e in w[:-1]], TITLES[w[-1]]) for w in WINDOWS
-    ]
-    width = max(len(prompt.input_ids) for prompt in prompts)
-    for row, prompt in enumerate(prompts):
-        padding = width - len(prompt.input_ids)
-        assert batch.input_ids[row, : width - padding].tolist() == prompt.input_ids.tolist()
-        assert batch.segment_ids[row].tolist() == prompt.segment_ids.tolist() + [-1] * padding
-    assert batch.real_tokens == sum(len(prompt.input_ids) for prompt in prompts)
+    prompts = [encoded(objective, window) for window in WINDOWS]
+    lengths = [len(prompt.input_ids) for prompt in prompts]
+    for row, (prompt, length) in enumerate(zip(prompts, lengths)):
+        padding = [-1] * (max(lengths) - length)
+        assert batch.input_ids[row, :length].tolist() == prompt.input_ids.tolist()
+        assert batch.segment_ids[row].tolist() == prompt.segment_ids.tolist() + padding
+    assert batch.real_tokens == sum(lengths)
 
 
 def test_target_tokens_end_with_the_end_token_and_begin_behind_the_prompt(objective_for, tokenizer):
@@ -163,20 +178,20 @@ def test_target_tokens_end_with_the_end_token_and_begin_behind_the_prompt(object
 
     tokens = batch.input_ids[0, batch.columns].tolist()
     assert tokens == [*tokenizer.encode('"Jaws"')[0], tokenizer.eos_id]
-    assert batch.columns.tolist() == list(
-        range(batch.input_ids.shape[1] - len(tokens), batch.input_ids.shape[1])
-    )
+    length = batch.input_ids.shape[1]
+    assert batch.columns.tolist() == [*range(length - len(tokens), length)]
 
 
 def test_under_the_catalogue_softmax_only_choices_are_predicted(objective_for, tokenizer):
-    titles = ["Jaws", "Jaws 2", "Heat"]  # behind the prompt: J or H; behind "Jaws": the end or " 2"
+    # behind the prompt: J or H; behind "Jaws": the end or " 2"
+    objective = objective_for("target", "catalogue", titles=["Jaws", "Jaws 2", "Heat"])
 
-    batch = objective_for("target", "catalogue", titles=titles).batch([np.array([2, 1])])
+    batch = objective.batch([np.array([2, 1])])
 
-    chosen = tokenizer.pieces(batch.input_ids[0, batch.columns].tolist())
-    every = tokenizer.pieces(tokenizer.encode("Jaws 2\n")[0])
-    assert chosen == [every[0], every[len(tokenizer.encode("Jaws")[0])]]
-    assert len(every) > 2
+    tokens, _ = tokenizer.encode("Jaws 2\n")
+    jaws, _ = tokenizer.encode("Jaws")
+    assert batch.input_ids[0, batch.columns].tolist() == [tokens[0], tokens[len(jaws)]]
+    assert len(tokens) > 2
 
 
 @pytest.mark.parametrize("loss", ["target", "titles"])
@@ -190,40 +205,35 @@ def test_a_catalogue_of_one_title_leaves_nothing_to_predict(objective_for, model
 
 
 @pytest.mark.parametrize("loss, softmax, layout", CASES)
-def test_entries_that_do_not_fit_are_dropped_and_the_rest_predicted_as_before(
+def test_items_that_do_not_fit_are_dropped_and_the_rest_predicted_as_without_them(
     objective_for, loss, softmax, layout
 ):
     window = WINDOWS[2]
-    short_prompt = objective_for(loss, softmax, layout).encoder.encode(
-        [TITLES[e] for e in window[2:-1]], TITLES[window[-1]]
-    )
-    short = objective_for(loss, softmax, layout, max_length=len(short_prompt.input_ids))
+    roomy = objective_for(loss, softmax, layout)
+    max_length = len(encoded(roomy, window[2:]).input_ids)
+    tight = objective_for(loss, softmax, layout, max_length=max_length)
 
-    batch = short.batch([window])
+    batch = tight.batch([window])
 
-    wanted = objective_for(loss, softmax, layout).batch([window[2:]])
+    wanted = roomy.batch([window[2:]])
     assert batch.dropped == 2
     for name in ("input_ids", "segment_ids", "columns", "rows"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
     assert batch.num_predicted == wanted.num_predicted
-    assert softmax == "full" or batch.nodes.tolist() == wanted.nodes.tolist()
+    if softmax == "catalogue":
+        assert batch.nodes.tolist() == wanted.nodes.tolist()
 
 
-def test_dropped_entries_are_counted_over_the_batch(objective_for, model_for):
-    objective, model = objective_for("titles", "catalogue", max_length=30), model_for(SCHEMES[1])
+def test_dropped_items_are_counted_over_the_batch(objective_for, model_for):
+    objective = objective_for("titles", "catalogue", max_length=30)
     windows = [WINDOWS[2], WINDOWS[1], WINDOWS[2], WINDOWS[0]]
 
     batch = objective.batch(windows)
 
-    alone = [
-        objective.encoder.encode([TITLES[e] for e in w[:-1]], TITLES[w[-1]]).dropped
-        for w in windows
-    ]
-    assert batch.dropped == sum(alone) and alone[0] == alone[2] > 0 == alone[1]
-    found = in_order(batch, objective.token_log_probs(model, batch))
-    np.testing.assert_allclose(
-        found, log_probs_by_loop(objective, model, windows), rtol=1e-10, atol=1e-10
-    )
+    dropped = [encoded(objective, window).dropped for window in windows]
+    assert dropped[0] == dropped[2] > 0 == dropped[1]
+    assert batch.dropped == sum(dropped)
+    assert_log_probs_are_those_of_the_loop(objective, model_for(SCHEMES[1]), windows)
 
 
 @pytest.mark.parametrize("loss, softmax, layout", [case for case in CASES if case[0] == "target"])
@@ -231,14 +241,12 @@ def test_training_and_decoding_give_a_title_the_same_probability(
     objective_for, model_for, loss, softmax, layout
 ):
     scheme = SCHEMES[2]
-    objective, model = (
-        objective_for(loss, softmax, layout, scheme, temperature=0.5),
-        model_for(scheme),
-    )
-    prompts = [objective.encoder.encode([TITLES[e] for e in window[:-1]]) for window in WINDOWS]
+    objective = objective_for(loss, softmax, layout, scheme, temperature=0.5)
+    model = model_for(scheme)
+    histories = [[TITLES[title] for title in window[:-1]] for window in WINDOWS]
+    prompts = [objective.encoder.encode(history) for history in histories]
 
-    decoder = Decoder(model, objective.trie, objective.settings)
-    decoded = title_log_probs(decoder, prompts)
+    decoded = title_log_probs(Decoder(model, objective.trie, objective.settings), prompts)
 
     for row, window in enumerate(WINDOWS):
         trained = objective.token_log_probs(model, objective.batch([window])).sum().item()
@@ -251,10 +259,10 @@ def test_every_parameter_that_is_used_gets_a_gradient(objective_for, model_for, 
 
     objective.token_log_probs(model, objective.batch(WINDOWS)).sum().backward()
 
-    assert all(
-        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
-        for p in model.parameters()
-    )
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
 
 
 def test_the_loss_on_all_tokens_does_not_go_with_the_catalogue_softmax(objective_for):
@@ -263,7 +271,7 @@ def test_the_loss_on_all_tokens_does_not_go_with_the_catalogue_softmax(objective
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
-def test_the_loss_on_titles_needs_a_layout_that_writes_entry_and_target_alike(
+def test_the_loss_on_titles_needs_a_layout_that_writes_history_and_target_alike(
     objective_for, softmax
 ):
     with pytest.raises(ValueError, match="--loss titles .*'instruction'"):

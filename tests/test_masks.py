@@ -1,4 +1,4 @@
-"""ref.masks against tables typed by hand and against SPEC section 2 as a loop over pairs."""
+"""ref.masks against tables typed by hand, and against the predicates pair by pair."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from support.masks import allowed, mask_table
 
 KINDS = ("IN", "OR", "CR")
 SCHEMES = [
-    MaskScheme(cross_self=own, text=text)
-    for own in (True, False)
+    MaskScheme(cross_self=cross_self, text=text)
+    for cross_self in (True, False)
     for text in ("visible", "isolated")
 ]
 
@@ -37,6 +37,15 @@ PADDED_TABLES = {
 }
 
 
+def property_test(examples):
+    return settings(max_examples=examples, deadline=None, derandomize=True)
+
+
+def drawn(mask):
+    """A mask as in the tables above."""
+    return " ".join("".join("x" if value else "." for value in row) for row in mask.tolist())
+
+
 @pytest.mark.parametrize(
     "segments, tables", [(PLAIN, PLAIN_TABLES), (PADDED, PADDED_TABLES)], ids=["plain", "padded"]
 )
@@ -53,34 +62,29 @@ def test_masks_equal_the_tables_typed_by_hand(segments, tables, scheme):
     assert {kind: drawn(masks[kind][0]) for kind in KINDS} == wanted
 
 
-def drawn(mask):
-    return " ".join("".join(".x"[value] for value in row) for row in mask.tolist())
-
-
 @st.composite
-def padded_sequences(draw):
-    """A batch of sequences that text, items and padding make up, all of one length."""
+def padded_batches(draw):
+    """Sequences of one length, made of text and items, with padding on both sides."""
     length = draw(st.integers(1, 9))
     rows = []
     for _ in range(draw(st.integers(1, 3))):
         left = draw(st.integers(0, length))
         right = draw(st.integers(0, length - left))
-        rest = length - left - right
-        rows.append(
-            [-1] * left
-            + draw(st.lists(st.integers(0, 4), min_size=rest, max_size=rest))
-            + [-1] * right
-        )
+        real = length - left - right
+        segments = draw(st.lists(st.integers(0, 4), min_size=real, max_size=real))
+        rows.append([-1] * left + segments + [-1] * right)
     return rows
 
 
-segment_batches = padded_sequences() | st.integers(1, 8).flatmap(
-    lambda n: st.lists(st.lists(st.integers(-1, 4), min_size=n, max_size=n), min_size=1, max_size=3)
-)
+@st.composite
+def batches_with_padding_anywhere(draw):
+    length = draw(st.integers(1, 8))
+    row = st.lists(st.integers(-1, 4), min_size=length, max_size=length)
+    return draw(st.lists(row, min_size=1, max_size=3))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(segment_batches, st.sampled_from(SCHEMES))
+@property_test(100)
+@given(padded_batches() | batches_with_padding_anywhere(), st.sampled_from(SCHEMES))
 def test_masks_equal_the_definition_for_every_pair_of_tokens(batch, scheme):
     masks = build_masks(torch.tensor(batch), scheme)
 
@@ -89,102 +93,106 @@ def test_masks_equal_the_definition_for_every_pair_of_tokens(batch, scheme):
         assert masks[kind].tolist() == [mask_table(kind, row, scheme) for row in batch]
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(padded_sequences(), st.sampled_from(SCHEMES))
-def test_every_real_row_sees_something_and_never_the_future_nor_padding(batch, scheme):
+@property_test(50)
+@given(padded_batches(), st.sampled_from(SCHEMES))
+def test_every_row_sees_something_and_a_real_one_neither_the_future_nor_padding(batch, scheme):
     masks = build_masks(torch.tensor(batch), scheme)
 
+    real = torch.tensor(batch) != -1
     for mask in masks.values():
         assert mask.any(-1).all()
         assert not mask.triu(1).any()
-        real = torch.tensor(batch) != -1
         assert not (mask & real[:, :, None] & ~real[:, None, :]).any()
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(padded_sequences())
+@property_test(50)
+@given(padded_batches())
 def test_intra_and_cross_cover_the_causal_mask_and_share_text_and_the_diagonal(batch):
     segments = torch.tensor(batch)
 
     masks = build_masks(segments, MaskScheme())
 
-    text = (segments < 1)[:, :, None] | (segments < 1)[:, None, :]
+    no_item = segments < 1
+    of_no_item = no_item[:, :, None] | no_item[:, None, :]
     diagonal = torch.eye(segments.shape[1], dtype=torch.bool)
     assert torch.equal(masks["IN"] | masks["CR"], masks["OR"])
-    assert torch.equal(masks["IN"] & masks["CR"], masks["OR"] & (text | diagonal))
+    assert torch.equal(masks["IN"] & masks["CR"], masks["OR"] & (of_no_item | diagonal))
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(padded_sequences(), st.sampled_from(SCHEMES))
+@property_test(50)
+@given(padded_batches(), st.sampled_from(SCHEMES))
 def test_other_numbers_for_the_same_items_change_nothing(batch, scheme):
     segments = torch.tensor(batch)
-    renamed = torch.where(segments > 0, 3 * segments + 1, segments)
+    renumbered = torch.where(segments > 0, 3 * segments + 1, segments)
 
-    masks, other = build_masks(segments, scheme), build_masks(renamed, scheme)
+    masks = build_masks(segments, scheme)
+    masks_renumbered = build_masks(renumbered, scheme)
 
-    assert all(torch.equal(masks[kind], other[kind]) for kind in KINDS)
+    assert all(torch.equal(masks[kind], masks_renumbered[kind]) for kind in KINDS)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(padded_sequences(), st.sampled_from(SCHEMES), st.data())
+@property_test(50)
+@given(padded_batches(), st.sampled_from(SCHEMES), st.data())
 def test_the_last_rows_of_the_causal_order_give_the_last_rows_of_the_masks(batch, scheme, data):
-    length = len(batch[0])
+    segments = torch.tensor(batch)
+    length = segments.shape[1]
     queries = data.draw(st.integers(1, length))
-    order = torch.tensor(
-        [[[k <= j for k in range(length)] for j in range(length - queries, length)]]
-    )
+    causal = torch.ones(1, length, length, dtype=torch.bool).tril()
 
-    rows, whole = (
-        build_masks(torch.tensor(batch), scheme, order),
-        build_masks(torch.tensor(batch), scheme),
-    )
+    last_rows = build_masks(segments, scheme, causal[:, -queries:])
 
+    masks = build_masks(segments, scheme)
     for kind in KINDS:
-        assert rows[kind].shape == (len(batch), queries, length)
-        assert torch.equal(rows[kind], whole[kind][:, length - queries :])
+        assert last_rows[kind].shape == (len(batch), queries, length)
+        assert torch.equal(last_rows[kind], masks[kind][:, -queries:])
 
 
 @st.composite
 def trees(draw):
-    """A prompt, and behind it tokens of which each continues the prompt (parent -1) or an earlier one."""
+    """A prompt, and tokens behind it: each continues the prompt (parent -1) or an earlier one."""
     prompt = draw(st.lists(st.integers(-1, 3), min_size=1, max_size=5))
-    parents = [draw(st.integers(-1, node - 1)) for node in range(draw(st.integers(1, 7)))]
-    return (
-        prompt,
-        parents,
-        draw(st.lists(st.sampled_from([0, 3, 4]), min_size=len(parents), max_size=len(parents))),
-    )
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(trees(), st.sampled_from(SCHEMES))
-def test_in_a_tree_a_token_sees_what_it_would_see_with_its_branch_laid_out_alone(tree, scheme):
-    prompt, parents, segments = tree
-    start = len(prompt)
-    branches = [branch_to(node, parents) for node in range(len(parents))]
-    order = torch.zeros(1, len(parents), start + len(parents), dtype=torch.bool)
-    for node, branch in enumerate(branches):
-        order[0, node, list(range(start)) + [start + other for other in branch]] = True
-
-    masks = build_masks(torch.tensor([prompt + segments]), scheme, order)
-
-    for kind in KINDS:
-        for node, branch in enumerate(branches):
-            alone = prompt + [segments[other] for other in branch]
-            seen = [k for k in range(len(alone)) if allowed(kind, alone, len(alone) - 1, k, scheme)]
-            places = [*range(start), *(start + other for other in branch)]
-            assert masks[kind][0, node].nonzero()[:, 0].tolist() == [places[k] for k in seen]
+    size = draw(st.integers(1, 7))
+    parents = [draw(st.integers(-1, node - 1)) for node in range(size)]
+    segments = draw(st.lists(st.sampled_from([0, 3, 4]), min_size=size, max_size=size))
+    return prompt, parents, segments
 
 
 def branch_to(node, parents):
-    return branch_to(parents[node], parents) + [node] if node >= 0 else []
+    """A node behind all its ancestors, from the first on."""
+    if node < 0:
+        return []
+    return [*branch_to(parents[node], parents), node]
 
 
-def test_an_order_for_each_row_of_the_batch_is_applied_to_its_own_row():
+@property_test(100)
+@given(trees(), st.sampled_from(SCHEMES))
+def test_in_a_tree_a_token_sees_what_it_would_see_with_its_branch_laid_out_alone(tree, scheme):
+    prompt, parents, segments = tree
+    start, size = len(prompt), len(parents)
+    # for each node the indices in the sequence of the prompt and of the node's branch
+    paths = []
+    for node in range(size):
+        paths.append([*range(start), *(start + other for other in branch_to(node, parents))])
+    causal = torch.zeros(1, size, start + size, dtype=torch.bool)
+    for node, path in enumerate(paths):
+        causal[0, node, path] = True
+    sequence = prompt + segments
+
+    masks = build_masks(torch.tensor([sequence]), scheme, causal)
+
+    for kind in KINDS:
+        for node, path in enumerate(paths):
+            alone = [sequence[index] for index in path]
+            last = len(alone) - 1
+            wanted = [path[k] for k in range(len(alone)) if allowed(kind, alone, last, k, scheme)]
+            assert masks[kind][0, node].nonzero()[:, 0].tolist() == wanted
+
+
+def test_a_causal_order_for_each_row_of_the_batch_is_applied_to_that_row():
     segments = torch.tensor([[1, 2, 2], [1, 2, 2]])
-    order = torch.tensor([[[True, True, True]], [[False, True, True]]])
+    causal = torch.tensor([[[True, True, True]], [[False, True, True]]])
 
-    masks = build_masks(segments, MaskScheme(), order)
+    masks = build_masks(segments, MaskScheme(), causal)
 
     assert masks["OR"].tolist() == [[[True, True, True]], [[False, True, True]]]
     assert masks["CR"].tolist() == [[[True, False, True]], [[False, False, True]]]
@@ -224,9 +232,8 @@ def test_shallow_layers_are_intra_deep_ones_cross_and_the_rest_original(
 
 @pytest.mark.parametrize("intra, cross", [(5, 0), (0, 5), (2, 3)])
 def test_more_masked_layers_than_the_model_has_are_refused(intra, cross):
-    with pytest.raises(
-        ValueError, match=rf"intra_layers {intra} \+ cross_layers {cross} .*the 4 layers"
-    ):
+    message = rf"intra_layers {intra} \+ cross_layers {cross} .*the 4 layers"
+    with pytest.raises(ValueError, match=message):
         MaskScheme(intra, cross).kinds(4)
 
 
@@ -246,22 +253,25 @@ def test_more_masked_layers_than_the_model_has_are_refused(intra, cross):
         ("target", "items"),
     ],
 )
-def test_a_wrong_value_in_the_scheme_of_a_config_names_field_and_value(field, value):
+def test_a_wrong_value_in_the_scheme_of_a_config_is_refused_by_field_and_value(field, value):
     with pytest.raises(ValueError) as error:
         MaskScheme.from_dict({field: value})
 
     assert field in str(error.value) and repr(value) in str(error.value)
 
 
-def test_a_scheme_is_read_field_by_field_and_has_the_defaults_of_the_contract():
+def test_a_scheme_is_read_field_by_field():
     values = {"intra_layers": 2, "cross_layers": 1, "cross_self": False, "text": "isolated"}
     values |= {"delimiters": "text", "target": "text"}
 
-    scheme = MaskScheme.from_dict(values)
+    assert vars(MaskScheme.from_dict(values)) == values
 
-    assert vars(scheme) == values
+
+def test_a_scheme_without_fields_is_plain_causal_with_the_defaults():
     defaults = {"intra_layers": 0, "cross_layers": 0, "cross_self": True, "text": "visible"}
-    assert vars(MaskScheme.from_dict({})) == defaults | {"delimiters": "item", "target": "item"}
+    defaults |= {"delimiters": "item", "target": "item"}
+
+    assert vars(MaskScheme.from_dict({})) == defaults
 
 
 @pytest.mark.parametrize(

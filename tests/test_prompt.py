@@ -1,19 +1,19 @@
-"""From titles to tokens with segment ids, against a loop over the characters (SPEC section 4)."""
+"""From titles to tokens with segment ids, against a loop over the characters."""
 
 import json
+from dataclasses import asdict, dataclass, replace
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_tokenizer import first_characters
 
-from ref.text import clean_title
-from ref.masks import MaskScheme
 from ref.layouts import LAYOUTS, layout_from_dict, load_layout
+from ref.masks import MaskScheme
 from ref.prompt import Layout, PromptEncoder
-from ref.recommender import build_trie
+from ref.text import clean_title
 from ref.tokenizer import Tokenizer
+from ref.trie import build_trie
 
 from support.data import TITLES, sentencepiece_model
 
@@ -46,6 +46,7 @@ ALL_LAYOUTS = {
     "short": SHORT,
 }
 HISTORIES = [list(TITLES), list(TITLES[:1]), ["A", "A", "A"], ["A Tale", "A"]]
+DEFAULT = MaskScheme()
 
 
 @pytest.fixture(scope="module")
@@ -57,51 +58,82 @@ def tokenizers():
     }
 
 
+@dataclass(frozen=True)
+class Character:
+    """A character of a prompt. number: of its item, 0 text, 1..n the history, n+1 the target."""
+
+    character: str
+    number: int
+    in_title: bool = False
+
+
+def characters_of(text, number, in_title=False):
+    return [Character(character, number, in_title) for character in text]
+
+
 def labelled_characters(layout, history, target):
-    """[(character, entry, is it in a title?)] one by one: 0 text, 1..n entries, n+1 target."""
-    out = [(c, 0, False) for c in layout.before]
+    """The characters of a prompt, one by one."""
+    characters = characters_of(layout.before, 0)
     for number, title in enumerate(history, start=1):
+        characters += characters_of(layout.entry_open, number)
+        characters += characters_of(title, number, in_title=True)
         close = layout.last_entry_close if number == len(history) else layout.entry_close
-        out += [(c, number, False) for c in layout.entry_open] + [(c, number, True) for c in title]
-        out += [(c, number, False) for c in close]
-    out += [(c, 0, False) for c in layout.after]
+        characters += characters_of(close, number)
+    characters += characters_of(layout.after, 0)
     if target is not None:
-        out += [(c, len(history) + 1, False) for c in layout.target_open]
-        out += [(c, len(history) + 1, True) for c in target] + [
-            (c, len(history) + 1, False) for c in layout.target_close
-        ]
-    return out
+        number = len(history) + 1
+        characters += characters_of(layout.target_open, number)
+        characters += characters_of(target, number, in_title=True)
+        characters += characters_of(layout.target_close, number)
+    return characters
 
 
-def segment(entry, in_title, last, scheme):
-    """SPEC sections 1 and 2: the segment id of a character of stretch `entry`."""
-    if scheme.delimiters == "text" and not in_title:
+def segment_of(label, target_number, scheme):
+    """The segment id of a token that begins at this Character."""
+    if scheme.delimiters == "text" and not label.in_title:
         return 0
-    if scheme.target == "text" and entry == last:
+    if scheme.target == "text" and label.number == target_number:
         return 0
-    return entry
+    return label.number
 
 
-def expected_prompt(tokenizer, layout, history, target, scheme):
-    """(ids, segments, entries) by a walk over the pieces of the text and its characters."""
+@dataclass(frozen=True)
+class ExpectedPrompt:
+    input_ids: list[int]
+    segment_ids: list[int]
+    item_numbers: list[int]
+
+
+def expected_prompt(tokenizer, layout, history, target, scheme=DEFAULT):
+    """What a walk over the pieces of the text and its characters gives."""
     characters = labelled_characters(layout, history, target)
-    text, last = "".join(c for c, _, _ in characters), len(history) + 1
-    ids = tokenizer._processor.encode(text)
-    prefix = tokenizer._processor.id_to_piece(ids[0]).startswith("\u2581") and text[0] != " "
-    if prefix:
-        first = [max(place - 1, 0) for place in first_characters(tokenizer, f" {text}", ids)]
-    else:
-        first = first_characters(tokenizer, text, ids)
-    labels = [characters[place][1:] for place in first]
+    text = "".join(label.character for label in characters)
+    processor = tokenizer._processor
+    input_ids = processor.encode(text)
+    labels = [characters[index] for index in starts_of_tokens(tokenizer, text, input_ids)]
+    target_number = len(history) + 1
     if layout.bos:
-        ids, labels = [tokenizer._processor.bos_id(), *ids], [(0, False), *labels]
+        input_ids, labels = [processor.bos_id(), *input_ids], [Character("", 0), *labels]
     if layout.eos and target is not None:
-        ids, labels = [*ids, tokenizer._processor.eos_id()], [*labels, (last, False)]
-    return (
-        ids,
-        [segment(entry, in_title, last, scheme) for entry, in_title in labels],
-        [entry for entry, _ in labels],
-    )
+        input_ids = [*input_ids, processor.eos_id()]
+        labels = [*labels, Character("", target_number)]
+    segment_ids = [segment_of(label, target_number, scheme) for label in labels]
+    return ExpectedPrompt(input_ids, segment_ids, [label.number for label in labels])
+
+
+def starts_of_tokens(tokenizer, text, input_ids):
+    """The index in the text of each token's first character."""
+    first_piece = tokenizer._processor.id_to_piece(input_ids[0])
+    if first_piece.startswith("\u2581") and text[0] != " ":  # the "dummy prefix", a space
+        behind_a_space = first_characters(tokenizer, f" {text}", input_ids)
+        return [max(index - 1, 0) for index in behind_a_space]
+    return first_characters(tokenizer, text, input_ids)
+
+
+def assert_as_expected(prompt, expected):
+    assert prompt.input_ids.tolist() == expected.input_ids
+    assert prompt.segment_ids.tolist() == expected.segment_ids
+    assert prompt.item_numbers.tolist() == expected.item_numbers
 
 
 @pytest.mark.parametrize("target_option", ("item", "text"))
@@ -111,25 +143,33 @@ def expected_prompt(tokenizer, layout, history, target, scheme):
 def test_segments_are_those_of_a_loop_over_characters(
     tokenizers, name, layout, delimiters, target_option
 ):
+    tokenizer, layout = tokenizers[name], ALL_LAYOUTS[layout]
     scheme = MaskScheme(delimiters=delimiters, target=target_option)
-    encoder = PromptEncoder(tokenizers[name], ALL_LAYOUTS[layout], scheme, 100_000)
+    encoder = PromptEncoder(tokenizer, layout, scheme, 100_000)
     for history in HISTORIES:
         for target in ("A Tale", TITLES[4], TITLES[7], None):
-            prompt = encoder.encode(history, target)
-            ids, segments, entries = expected_prompt(
-                tokenizers[name], ALL_LAYOUTS[layout], history, target, scheme
-            )
-            assert prompt.input_ids.tolist() == ids
-            assert prompt.segment_ids.tolist() == segments
-            assert prompt.item_numbers.tolist() == entries
+            expected = expected_prompt(tokenizer, layout, history, target, scheme)
+            assert_as_expected(encoder.encode(history, target), expected)
 
 
-def test_a_small_prompt_written_out_by_hand(tokenizers):
-    encoder = PromptEncoder(tokenizers["trained here"], LAYOUTS["lines"], MaskScheme(), 100)
+def test_a_small_prompt_has_the_tokens_written_out_by_hand(tokenizers):
+    encoder = PromptEncoder(tokenizers["trained here"], LAYOUTS["lines"], DEFAULT, 100)
     prompt = encoder.encode(["\u9f8d", "Q"], "Z")
     assert prompt.text == "\u9f8d\nQ\nZ\n"
     assert prompt.segment_ids.tolist() == [1, 1, 1, 1, 2, 2, 3, 3]
-    assert prompt.prompt_length == 6 and prompt.dropped == 0
+    assert prompt.prompt_length == 6
+    assert prompt.dropped == 0
+
+
+class CharacterTokenizer:
+    """A token is a character."""
+
+    bos_id = 1
+    eos_id = 2
+    source = "a tokenizer of characters"
+
+    def encode(self, text):
+        return [ord(character) for character in text], [*range(len(text))]
 
 
 @pytest.mark.parametrize(
@@ -142,13 +182,6 @@ def test_a_small_prompt_written_out_by_hand(tokenizers):
     ),
 )
 def test_every_option_gives_the_segments_written_out_by_hand(delimiters, target, expected):
-    tokenizer = sentencepiece_model(
-        ["[]|#XYZ$"], 268, add_dummy_prefix=False, split_by_unicode_script=False
-    )
-    tokenizer.encode = lambda text: (
-        list(range(len(text))),
-        list(range(len(text))),
-    )  # a token a character
     layout = Layout(
         "hand",
         before="##",
@@ -161,104 +194,85 @@ def test_every_option_gives_the_segments_written_out_by_hand(delimiters, target,
         bos=True,
         eos=True,
     )
-    encoder = PromptEncoder(
-        tokenizer, layout, MaskScheme(delimiters=delimiters, target=target), 100
-    )
+    scheme = MaskScheme(delimiters=delimiters, target=target)
+    encoder = PromptEncoder(CharacterTokenizer(), layout, scheme, 100)
     assert encoder.encode(["X", "Y"], "Z").segment_ids.tolist() == expected
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_a_prompt_without_target_is_the_beginning_of_the_one_with_it(tokenizers, layout):
-    encoder = PromptEncoder(
-        tokenizers["language model"], ALL_LAYOUTS[layout], MaskScheme(), 100_000
-    )
+    encoder = PromptEncoder(tokenizers["language model"], ALL_LAYOUTS[layout], DEFAULT, 100_000)
+    alone = encoder.encode(["A Tale", "A"])
+    assert alone.prompt_length == len(alone.input_ids)
     for target in TITLES:
-        prompt, whole = encoder.encode(["A Tale", "A"]), encoder.encode(["A Tale", "A"], target)
-        assert whole.input_ids[: whole.prompt_length].tolist() == prompt.input_ids.tolist()
-        assert whole.segment_ids[: whole.prompt_length].tolist() == prompt.segment_ids.tolist()
-        assert prompt.prompt_length == len(prompt.input_ids)
+        prompt = encoder.encode(["A Tale", "A"], target)
+        before_target = slice(prompt.prompt_length)
+        assert prompt.input_ids[before_target].tolist() == alone.input_ids.tolist()
+        assert prompt.segment_ids[before_target].tolist() == alone.segment_ids.tolist()
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
-def test_the_answer_of_a_title_is_what_follows_any_prompt(tokenizers, layout):
-    encoder = PromptEncoder(
-        tokenizers["language model"], ALL_LAYOUTS[layout], MaskScheme(), 100_000
-    )
+def test_the_target_tokens_of_a_title_are_what_follows_any_prompt(tokenizers, layout):
+    encoder = PromptEncoder(tokenizers["language model"], ALL_LAYOUTS[layout], DEFAULT, 100_000)
     for title in TITLES:
-        answer, flags = encoder.encode_target(title)
-        whole = encoder.encode(["A Tale", TITLES[5]], title)
-        assert whole.input_ids[whole.prompt_length :].tolist() == answer.tolist()
-        assert flags.tolist() == [True] * len(answer)
+        tokens, in_item = encoder.encode_target(title)
+        prompt = encoder.encode(["A Tale", TITLES[5]], title)
+        assert prompt.input_ids[prompt.prompt_length :].tolist() == tokens.tolist()
+        assert in_item.tolist() == [True] * len(tokens)
 
 
+def cleaned(text):
+    """A title made of any text, without what clean_title would decode or refuse."""
+    return clean_title(text.replace("&", "+").replace("\0", "+"), "here")
+
+
+any_title = st.text(min_size=1, max_size=20).filter(str.strip).map(cleaned)
+
+
+@pytest.mark.parametrize("layout", ["lines", "short", "custom"])
 @settings(max_examples=60, deadline=None)
 @example(titles=["0", ","])
-@given(
-    titles=st.lists(
-        st.text(min_size=1, max_size=20).filter(lambda t: t.strip()), min_size=2, max_size=4
-    )
-)
+@given(titles=st.lists(any_title, min_size=2, max_size=4))
 def test_any_titles_get_the_segments_of_the_loop_or_are_refused_where_a_title_has_no_token(
-    tokenizers, titles
+    tokenizers, layout, titles
 ):
-    *history, target = [
-        clean_title(title.replace("&", "+").replace("\0", "+"), "here") for title in titles
-    ]
-    in_titles = MaskScheme(
-        delimiters="text"
-    )  # under it, segments are those of tokens that begin in a title
-    for layout in (LAYOUTS["lines"], SHORT, CUSTOM):
-        ids, segments, _ = expected_prompt(
-            tokenizers["trained here"], layout, history, target, MaskScheme()
-        )
-        own = set(
-            expected_prompt(tokenizers["trained here"], layout, history, target, in_titles)[1]
-        )
-        encoder = PromptEncoder(tokenizers["trained here"], layout, MaskScheme(), 10_000)
-        if own >= set(range(1, len(titles) + 1)):
-            prompt = encoder.encode(history, target)
-            assert prompt.input_ids.tolist() == ids and prompt.segment_ids.tolist() == segments
-        else:
-            with pytest.raises(ValueError, match="no token begins inside the title"):
-                encoder.encode(history, target)
-
-
-# --- too long
+    *history, target = titles
+    tokenizer, layout = tokenizers["trained here"], ALL_LAYOUTS[layout]
+    encoder = PromptEncoder(tokenizer, layout, DEFAULT, 10_000)
+    # with delimiters="text" only tokens that begin in a title have a segment
+    tokens_of_titles = MaskScheme(delimiters="text")
+    in_titles = expected_prompt(tokenizer, layout, history, target, tokens_of_titles).segment_ids
+    if set(in_titles) >= set(range(1, len(titles) + 1)):
+        expected = expected_prompt(tokenizer, layout, history, target)
+        assert_as_expected(encoder.encode(history, target), expected)
+    else:
+        with pytest.raises(ValueError, match="no token begins inside the title"):
+            encoder.encode(history, target)
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
 @pytest.mark.parametrize("reserve", (0, 7))
-def test_oldest_entries_are_dropped_whole_and_counted(tokenizers, layout, reserve):
-    tokenizer, layout, history = (
-        tokenizers["language model"],
-        ALL_LAYOUTS[layout],
-        list(TITLES[:10]),
-    )
-    lengths = [
-        len(expected_prompt(tokenizer, layout, history[k:], "A", MaskScheme())[0])
-        for k in range(len(history))
-    ]
-    for room in range(lengths[-1] + reserve, lengths[0] + reserve + 3, 9):
-        dropped = next(k for k, length in enumerate(lengths) if length + reserve <= room)
-        prompt = PromptEncoder(tokenizer, layout, MaskScheme(), room).encode(history, "A", reserve)
-        ids, segments, _ = expected_prompt(tokenizer, layout, history[dropped:], "A", MaskScheme())
-        assert (prompt.dropped, prompt.input_ids.tolist(), prompt.segment_ids.tolist()) == (
-            dropped,
-            ids,
-            segments,
-        )
+def test_the_oldest_items_are_dropped_and_counted(tokenizers, layout, reserve):
+    tokenizer, layout = tokenizers["language model"], ALL_LAYOUTS[layout]
+    history = list(TITLES[:10])
+    # from dropping none to dropping all but the last
+    shorter = [expected_prompt(tokenizer, layout, history[k:], "A") for k in range(len(history))]
+    lengths = [len(expected.input_ids) + reserve for expected in shorter]
+    for max_length in range(lengths[-1], lengths[0] + 3, 9):
+        encoder = PromptEncoder(tokenizer, layout, DEFAULT, max_length)
+        prompt = encoder.encode(history, "A", reserve)
+        assert prompt.dropped == next(k for k in range(10) if lengths[k] <= max_length)
+        assert_as_expected(prompt, shorter[prompt.dropped])
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_a_prompt_that_cannot_fit_is_an_error_with_both_numbers(tokenizers, layout):
     tokenizer, layout = tokenizers["language model"], ALL_LAYOUTS[layout]
-    least = len(expected_prompt(tokenizer, layout, ["A Tale"], "A", MaskScheme())[0])
-    PromptEncoder(tokenizer, layout, MaskScheme(), least).encode(["Heavy", "A Tale"], "A")
+    least = len(expected_prompt(tokenizer, layout, ["A Tale"], "A").input_ids)
+    PromptEncoder(tokenizer, layout, DEFAULT, least).encode(["Heavy", "A Tale"], "A")
+    too_short = PromptEncoder(tokenizer, layout, DEFAULT, least - 1)
     with pytest.raises(ValueError, match=rf"{least}.*{least - 1}.*A Tale"):
-        PromptEncoder(tokenizer, layout, MaskScheme(), least - 1).encode(["Heavy", "A Tale"], "A")
-
-
-# --- what is refused
+        too_short.encode(["Heavy", "A Tale"], "A")
 
 
 FUSING = Layout("fusing", target_close="\n")
@@ -273,25 +287,23 @@ def pairs():
 
 
 def test_a_layout_that_fuses_prompt_and_target_is_refused_with_the_title(pairs):
-    encoder = PromptEncoder(pairs, FUSING, MaskScheme(), 100)
+    encoder = PromptEncoder(pairs, FUSING, DEFAULT, 100)
     with pytest.raises(ValueError, match=r"fusing.*'bxa'"):
         build_trie(encoder, ["cxc", "bxa"])
 
 
-def test_fusing_of_two_titles_that_do_not_fuse_with_themselves_is_refused(pairs):
-    encoder = PromptEncoder(pairs, FUSING, MaskScheme(), 100)
-    assert pairs.encode("xaby\n")[0][:2] != pairs.encode("xa")[0]
-    with pytest.raises(ValueError, match="xa|by"):
-        build_trie(encoder, ["xa", "by"])
+def test_two_titles_that_fuse_with_each_other_but_not_with_themselves_are_refused(pairs):
+    encoder = PromptEncoder(pairs, FUSING, DEFAULT, 100)
+    build_trie(encoder, ["xa", "by"])
+    with pytest.raises(ValueError, match="fuse prompt and target of 'by'"):
         encoder.encode(["xa"], "by")
 
 
 def test_a_title_that_no_token_begins_in_is_named(pairs):
-    layout = Layout(
-        "glued", entry_open="a", entry_close="\n", last_entry_close="\n", target_close="\n"
-    )
+    newlines = {"entry_close": "\n", "last_entry_close": "\n", "target_close": "\n"}
+    encoder = PromptEncoder(pairs, Layout("glued", entry_open="a", **newlines), DEFAULT, 100)
     with pytest.raises(ValueError, match="'b'"):
-        PromptEncoder(pairs, layout, MaskScheme(), 100).encode(["cd", "b"], "cd")
+        encoder.encode(["cd", "b"], "cd")
 
 
 @pytest.mark.parametrize(
@@ -329,16 +341,19 @@ def test_a_layout_file_with_wrong_fields_is_refused_in_one_line(tmp_path, conten
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"layout\.json") as error:
         load_layout(str(path))
-    assert (
-        all(fragment in str(error.value) for fragment in fragments)
-        and len(str(error.value).splitlines()) == 1
-    )
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    assert all(fragment in message for fragment in fragments), message
 
 
-def test_a_layout_file_gives_the_layout_that_it_holds(tmp_path):
-    for layout in ALL_LAYOUTS.values():
-        (tmp_path / "layout.json").write_text(json.dumps(layout.__dict__), encoding="utf-8")
-        assert load_layout(str(tmp_path / "layout.json")) == layout
+@pytest.mark.parametrize("layout", ALL_LAYOUTS.values(), ids=ALL_LAYOUTS)
+def test_a_layout_file_gives_the_layout_that_it_holds(tmp_path, layout):
+    path = tmp_path / "layout.json"
+    path.write_text(json.dumps(asdict(layout)), encoding="utf-8")
+    assert load_layout(str(path)) == layout
+
+
+def test_a_built_in_layout_is_loaded_by_its_name():
     assert load_layout("instruction") is LAYOUTS["instruction"]
 
 
@@ -347,45 +362,57 @@ def test_a_missing_layout_file_is_named(tmp_path):
         load_layout(str(tmp_path / "nowhere.json"))
 
 
-def test_the_built_in_layouts_read_as_the_specification_says():
-    texts = {
-        name: "".join(c for c, _, _ in labelled_characters(layout, ["X", "Y"], "Z"))
-        for name, layout in LAYOUTS.items()
-    }
-    assert texts["lines"] == "X\nY\nZ\n"
-    before, inner, target = texts["instruction"].partition('"X", "Y"')[0::1]
-    assert before.startswith("### Instruction:\n") and before.endswith("### Input:\n") and inner
-    assert target == '\n\n### Response:\n"Z"'
+def text_of(layout):
+    """The prompt of a history X, Y with the target Z."""
+    labels = labelled_characters(layout, ["X", "Y"], "Z")
+    return "".join(label.character for label in labels)
+
+
+def test_the_layout_lines_ends_each_title_with_a_newline():
+    assert text_of(LAYOUTS["lines"]) == "X\nY\nZ\n"
+
+
+def test_the_layout_instruction_has_headers_and_quoted_titles():
+    before, _, behind = text_of(LAYOUTS["instruction"]).partition('"X", "Y"')
+    assert before.startswith("### Instruction:\n")
+    assert before.endswith("### Input:\n")
+    assert behind == '\n\n### Response:\n"Z"'
 
 
 @pytest.mark.parametrize("missing, layout", (("bos", CUSTOM), ("eos", SHORT)))
 def test_a_layout_that_needs_a_token_which_the_tokenizer_lacks_is_refused(missing, layout):
     tokenizer = sentencepiece_model(TITLES, 450, **{f"{missing}_id": -1})
     with pytest.raises(ValueError, match=f"a made-up tokenizer has no {missing}.*{layout.name}"):
-        PromptEncoder(tokenizer, layout, MaskScheme(), 100)
+        PromptEncoder(tokenizer, layout, DEFAULT, 100)
 
 
-def test_only_layouts_that_read_alike_everywhere_say_so():
-    same = {name: layout.same_everywhere for name, layout in ALL_LAYOUTS.items()}
-    assert same == {"lines": True, "instruction": False, "custom": False, "short": False}
-    assert (
-        Layout(
-            "after", entry_close="\n", last_entry_close="\n", after="x", target_close="\n"
-        ).same_everywhere
-        is False
-    )
-    assert (
-        Layout("last", entry_close="\n", last_entry_close=";", target_close="\n").same_everywhere
-        is False
-    )
+NOT_SAME_EVERYWHERE = [
+    LAYOUTS["instruction"],
+    CUSTOM,
+    SHORT,
+    replace(LAYOUTS["lines"], name="text after the history", after="x"),
+    replace(LAYOUTS["lines"], name="another close of the last item", last_entry_close=";"),
+]
+
+
+def test_in_the_layout_lines_a_title_reads_the_same_everywhere():
+    assert LAYOUTS["lines"].same_everywhere is True
+
+
+@pytest.mark.parametrize("layout", NOT_SAME_EVERYWHERE, ids=lambda layout: layout.name)
+def test_in_the_other_layouts_a_title_does_not_read_the_same_everywhere(layout):
+    assert layout.same_everywhere is False
 
 
 def test_an_empty_history_is_refused_where_it_leaves_no_prompt(tokenizers):
+    encoder = PromptEncoder(tokenizers["trained here"], LAYOUTS["lines"], DEFAULT, 100)
     with pytest.raises(ValueError, match="empty"):
-        PromptEncoder(tokenizers["trained here"], LAYOUTS["lines"], MaskScheme(), 100).encode([])
-    prompt = PromptEncoder(
-        tokenizers["trained here"], LAYOUTS["instruction"], MaskScheme(), 1000
-    ).encode([])
-    assert set(prompt.segment_ids.tolist()) == {0} and np.array_equal(
-        prompt.item_numbers, prompt.segment_ids
-    )
+        encoder.encode([])
+
+
+def test_an_empty_history_leaves_the_text_of_a_layout_that_has_text(tokenizers):
+    encoder = PromptEncoder(tokenizers["trained here"], LAYOUTS["instruction"], DEFAULT, 1000)
+    prompt = encoder.encode([])
+    assert len(prompt.input_ids) > 0
+    assert not prompt.segment_ids.any()
+    assert not prompt.item_numbers.any()

@@ -1,7 +1,7 @@
-"""ref.trie and ref.decode against dictionaries of dictionaries and a beam search that does nothing cleverly.
+"""ref.trie against sets of sequences, and ref.search against a search without any cleverness.
 
-The naive decoder runs prompt + generated tokens through the plain forward once for every live beam:
-no cache, no batch, no tree.
+The naive search runs prompt + generated tokens through the plain forward pass once for every live
+beam: no cache, no batch, no tree.
 """
 
 from unittest import mock
@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ref.masks import MaskScheme
-from ref.recommender import build_trie
 from ref.search.beam import beam_search
 from ref.search.decoder import Decoder, cached_hidden_states
 from ref.search.exact import title_log_probs
 from ref.settings import Settings
-from ref.trie import Trie
+from ref.trie import Trie, build_trie
 
 from support.catalogue import TITLES, continuations
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCHEMES = {
     "plain": MaskScheme(),
@@ -34,20 +35,16 @@ SCHEMES = {
 HISTORIES = [["Heat", "Casino Royale", "Heat"], ["Jaws"], ["Toy Story", "Rocky III"]]
 
 
-# The trie
-
-
 def node_at(trie, tokens):
     """The node reached by walking down from the root through the children, or None."""
     node = 0
     for token in tokens:
         first = trie.first_child[node]
-        below = {
-            int(trie.token[child]): child for child in range(first, first + trie.num_children[node])
-        }
-        if token not in below:
+        children = range(first, first + trie.num_children[node])
+        children_of_token = [child for child in children if trie.token[child] == token]
+        if not children_of_token:
             return None
-        node = below[token]
+        (node,) = children_of_token
     return node
 
 
@@ -56,17 +53,18 @@ def with_ends(sequences):
     return [[*sequence, 0] for sequence in sequences]
 
 
+def prefixes_of(sequences):
+    """The beginnings of all sequences, as tuples, the empty one and the sequences among them."""
+    return {tuple(tokens[:n]) for tokens in sequences for n in range(len(tokens) + 1)}
+
+
 def trie_of(sequences):
-    return Trie(
-        sequences,
-        [[True] * len(s) for s in sequences],
-        [f"title {i}" for i in range(len(sequences))],
-    )
+    in_item = [[True] * len(tokens) for tokens in sequences]
+    return Trie(sequences, in_item, [f"title {number}" for number in range(len(sequences))])
 
 
-catalogues = st.lists(st.lists(st.integers(1, 4), max_size=5), min_size=1, max_size=12).map(
-    with_ends
-)
+token_lists = st.lists(st.integers(1, 4), max_size=5)
+catalogues = st.lists(token_lists, min_size=1, max_size=12).map(with_ends)
 property_test = settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -74,16 +72,16 @@ property_test = settings(max_examples=60, deadline=None, derandomize=True)
 @given(catalogues)
 def test_the_children_of_a_node_are_the_tokens_that_continue_some_title_in_order(sequences):
     trie = trie_of(sequences)
-    prefixes = {tuple(s[:n]) for s in sequences for n in range(len(s) + 1)}
 
-    assert len(trie.token) == len(prefixes)
-    for prefix in prefixes:
+    assert len(trie.token) == len(prefixes_of(sequences))
+    for prefix in prefixes_of(sequences):
         node = node_at(trie, prefix)
         children, real = trie.children(np.array([node]))
         assert trie.token[children[real]].tolist() == continuations(sequences, list(prefix))
         assert set(trie.parent[children[real]].tolist()) <= {node}
         assert trie.depth[node] == len(prefix)
-        assert prefix == () or trie.token[node] == prefix[-1]
+        if prefix:
+            assert trie.token[node] == prefix[-1]
 
 
 @property_test
@@ -97,7 +95,8 @@ def test_a_leaf_is_where_a_title_ends_and_equal_titles_share_it(sequences):
         steps = [node_at(trie, sequence[:n]) for n in range(len(sequence))]
         assert trie.path(title).tolist() == steps
     inner = [node for node in range(len(trie.token)) if node not in trie.leaf]
-    assert (trie.title[inner] == -1).all() and (trie.num_children[trie.leaf] == 0).all()
+    assert (trie.title[inner] == -1).all()
+    assert (trie.num_children[trie.leaf] == 0).all()
 
 
 @property_test
@@ -105,26 +104,25 @@ def test_a_leaf_is_where_a_title_ends_and_equal_titles_share_it(sequences):
 def test_a_node_knows_its_least_title_and_whether_a_choice_lies_ahead(sequences):
     trie = trie_of(sequences)
 
-    for prefix in {tuple(s[:n]) for s in sequences for n in range(len(s) + 1)}:
-        below = [i for i, s in enumerate(sequences) if tuple(s[: len(prefix)]) == prefix]
+    for prefix in prefixes_of(sequences):
+        below = [tokens for tokens in sequences if tuple(tokens[: len(prefix)]) == prefix]
         node = node_at(trie, prefix)
-        assert trie.first_title[node] == below[0]
-        assert trie.branches[node] == (len({tuple(sequences[i]) for i in below}) > 1)
+        assert trie.first_title[node] == sequences.index(below[0])
+        assert trie.branches[node] == any(tokens != below[0] for tokens in below)
 
 
 @property_test
 @given(catalogues)
 def test_preorder_and_size_tell_ancestors(sequences):
     trie = trie_of(sequences)
-    paths = {node_at(trie, s[:n]): tuple(s[:n]) for s in sequences for n in range(len(s) + 1)}
+    path_to = {node_at(trie, prefix): prefix for prefix in prefixes_of(sequences)}
 
-    assert sorted(trie.preorder.tolist()) == list(range(len(paths)))
-    for a in paths:
-        for b in paths:
-            begins = paths[b][: len(paths[a])] == paths[a]
-            assert (
-                trie.preorder[a] <= trie.preorder[b] < trie.preorder[a] + trie.size[a]
-            ) == begins
+    assert sorted(trie.preorder.tolist()) == list(range(len(path_to)))
+    for a in path_to:
+        for b in path_to:
+            is_at_or_below = path_to[b][: len(path_to[a])] == path_to[a]
+            begin, end = trie.preorder[a], trie.preorder[a] + trie.size[a]
+            assert (begin <= trie.preorder[b] < end) == is_at_or_below
 
 
 def test_several_nodes_have_their_children_padded_to_the_widest():
@@ -150,32 +148,24 @@ def test_a_title_whose_tokens_begin_another_is_refused_by_name(sequences):
 def test_in_item_is_that_of_the_token_and_may_not_differ_between_titles():
     trie = Trie([[1, 2, 9], [1, 3, 9]], [[False, True, False], [False, True, True]], ["a", "b"])
 
-    flags = {
-        tokens: bool(trie.in_item[node_at(trie, tokens)])
-        for tokens in [(1,), (1, 2), (1, 2, 9), (1, 3, 9)]
-    }
-    assert flags == {(1,): False, (1, 2): True, (1, 2, 9): False, (1, 3, 9): True}
+    wanted = {(1,): False, (1, 2): True, (1, 2, 9): False, (1, 3, 9): True}
+    assert {tokens: trie.in_item[node_at(trie, tokens)] for tokens in wanted} == wanted
     with pytest.raises(ValueError, match="delimiters='text' cannot tell 'b' from"):
         Trie([[1, 2, 9], [1, 2, 8]], [[True, True, False], [True, False, False]], ["a", "b"])
 
 
-# Decoding
-
-
 class Naive:
-    """The docstrings of Decoder.beam_search and title_log_probs, word by word."""
+    """The docstrings of beam_search and title_log_probs, word by word."""
 
-    def __init__(self, model, encoder, titles, recommender):
-        self.model, self.encoder, self.titles, self.recommender = (
-            model,
-            encoder,
-            titles,
-            recommender,
-        )
-        self.answers = [self.answer([titles[0]], title)[0] for title in titles]
+    def __init__(self, model, encoder, titles, settings):
+        self.model = model
+        self.encoder = encoder
+        self.titles = titles
+        self.settings = settings
+        self.title_tokens = [self.target([titles[0]], title)[0] for title in titles]
 
-    def answer(self, history, title):
-        """The tokens that answer `history` with `title`, and their segments."""
+    def target(self, history, title):
+        """The tokens that continue the prompt of `history` with `title`, and their segments."""
         prompt = self.encoder.encode(history, title)
         start = prompt.prompt_length
         return prompt.input_ids[start:].tolist(), prompt.segment_ids[start:].tolist()
@@ -184,64 +174,72 @@ class Naive:
     def next_log_probs(self, history, tokens):
         """{token: log-probability} of what continues some title behind the prompt and `tokens`."""
         prompt = self.encoder.encode(history)
-        like = next(
-            title for title, ids in zip(self.titles, self.answers) if ids[: len(tokens)] == tokens
-        )
-        segments = self.answer(history, like)[1][: len(tokens)]
-        ids = torch.tensor([[*prompt.input_ids.tolist(), *tokens]])
-        logits = self.model(ids, torch.tensor([[*prompt.segment_ids.tolist(), *segments]]))[0, -1]
-        logits = logits.double() / self.recommender.temperature
-        options = continuations(self.answers, tokens)
-        over = logits[options] if self.recommender.softmax == "catalogue" else logits
-        return {token: float(logits[token] - over.logsumexp(0)) for token in options}
+        begins_so = self.titles[self.first_title(tokens)]
+        segments = self.target(history, begins_so)[1][: len(tokens)]
+        input_ids = torch.tensor([[*prompt.input_ids.tolist(), *tokens]])
+        segment_ids = torch.tensor([[*prompt.segment_ids.tolist(), *segments]])
+        logits = self.model(input_ids, segment_ids)[0, -1].double() / self.settings.temperature
+        return self.log_softmax(logits, continuations(self.title_tokens, tokens))
+
+    def log_softmax(self, logits, options):
+        """{token: log-probability} of these tokens; logits (V,) of one position."""
+        alternatives = logits[options] if self.settings.softmax == "catalogue" else logits
+        return {token: float(logits[token] - alternatives.logsumexp(0)) for token in options}
 
     def log_prob(self, history, title):
-        ids = self.answers[title]
-        return sum(self.next_log_probs(history, ids[:n])[ids[n]] for n in range(len(ids)))
+        tokens = self.title_tokens[title]
+        total = 0.0
+        for place, token in enumerate(tokens):
+            total += self.next_log_probs(history, tokens[:place])[token]
+        return total
 
-    def beam_search(self, history, width, banned=()):
+    @torch.no_grad()
+    def log_prob_in_one_pass(self, history, title):
+        """The same by teacher forcing: prompt and title in one plain forward pass."""
+        prompt = self.encoder.encode(history, self.titles[title])
+        input_ids, segment_ids = prompt.input_ids[None], prompt.segment_ids[None]
+        logits = self.model(torch.from_numpy(input_ids), torch.from_numpy(segment_ids))[0]
+        logits = logits.double() / self.settings.temperature
+        tokens = self.title_tokens[title]
+        total = 0.0
+        for place, token in enumerate(tokens):
+            options = continuations(self.title_tokens, tokens[:place])
+            total += self.log_softmax(logits[prompt.prompt_length - 1 + place], options)[token]
+        return total
+
+    def beam_search(self, history, width, excluded=()):
+        excluded = [self.title_tokens[title] for title in excluded]
         live, finished = [([], 0.0)], []
         while live:
-            candidates = [
-                (tokens + [token], score + log_prob)
-                for tokens, score in live
-                for token, log_prob in self.next_log_probs(history, tokens).items()
-            ]
-            candidates = [
-                (ids, score)
-                for ids, score in candidates
-                if ids not in [self.answers[b] for b in banned]
-            ]
-            candidates.sort(key=lambda c: (-c[1], self.first_title(c[0])))
-            ends = [
-                (self.answers.index(ids), score)
-                for ids, score in candidates[:width]
-                if ids in self.answers
-            ]
-            finished = sorted(finished + ends, key=lambda f: (-f[1], f[0]))[:width]
-            live = [(ids, score) for ids, score in candidates if ids not in self.answers][:width]
+            candidates = []
+            for tokens, score in live:
+                for token, log_prob in self.next_log_probs(history, tokens).items():
+                    if [*tokens, token] not in excluded:
+                        candidates.append(([*tokens, token], score + log_prob))
+            candidates.sort(key=lambda pair: (-pair[1], self.first_title(pair[0])))
+            for tokens, score in candidates[:width]:
+                if tokens in self.title_tokens:
+                    finished.append((self.title_tokens.index(tokens), score))
+            finished = sorted(finished, key=lambda pair: (-pair[1], pair[0]))[:width]
+            live = [pair for pair in candidates if pair[0] not in self.title_tokens][:width]
         return finished
 
     def first_title(self, tokens):
-        return next(i for i, ids in enumerate(self.answers) if ids[: len(tokens)] == tokens)
+        """The first title of the catalogue that begins with these tokens."""
+        length = len(tokens)
+        return [title_tokens[:length] for title_tokens in self.title_tokens].index(tokens)
 
 
 @pytest.fixture(scope="session")
 def decoders(encoder_for, model_for):
-    """(the decoder under test, the naive one) of a scheme and settings."""
+    """Makes the decoder under test and the naive one, of a scheme and settings."""
 
-    def make(
-        scheme=SCHEMES["default"],
-        titles=TITLES,
-        softmax="full",
-        layout="lines",
-        temperature=1.0,
-        **model,
-    ):
-        encoder, network = encoder_for(scheme, layout), model_for(scheme, **model)
-        recommender = Settings(encoder.layout, softmax, temperature)
-        decoder = Decoder(network, build_trie(encoder, titles), recommender)
-        return decoder, Naive(network, encoder, titles, recommender)
+    def make(scheme=SCHEMES["default"], titles=TITLES, softmax="full", layout="lines", **options):
+        encoder = encoder_for(scheme, layout)
+        settings = Settings(encoder.layout, softmax, options.pop("temperature", 1.0))
+        model = model_for(scheme, **options)
+        decoder = Decoder(model, build_trie(encoder, titles), settings)
+        return decoder, Naive(model, encoder, titles, settings)
 
     return make
 
@@ -250,14 +248,25 @@ def encoded(naive, histories=HISTORIES):
     return [naive.encoder.encode(history) for history in histories]
 
 
-def assert_same_lists(found, wanted, tolerance):
-    assert [[title for title, _ in user] for user in found] == [
-        [title for title, _ in user] for user in wanted
-    ]
-    for user, other in zip(found, wanted):
-        np.testing.assert_allclose(
-            [s for _, s in user], [s for _, s in other], rtol=0, atol=tolerance
-        )
+def titles_of(ranking):
+    return [title for title, _ in ranking]
+
+
+def scores_of(ranking):
+    return [score for _, score in ranking]
+
+
+def assert_same_lists(rankings, wanted, tolerance=1e-6):
+    """Lists of [(title, score), ...], one a user."""
+    assert [titles_of(ranking) for ranking in rankings] == [titles_of(other) for other in wanted]
+    for ranking, other in zip(rankings, wanted):
+        np.testing.assert_allclose(scores_of(ranking), scores_of(other), rtol=0, atol=tolerance)
+
+
+def assert_lists_of_the_naive_search(decoder, naive, width, tolerance=1e-6):
+    rankings = beam_search(decoder, encoded(naive), width)
+    wanted = [naive.beam_search(history, width) for history in HISTORIES]
+    assert_same_lists(rankings, wanted, tolerance)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -266,9 +275,7 @@ def assert_same_lists(found, wanted, tolerance):
 def test_beam_search_is_the_naive_one_list_for_list(decoders, scheme, softmax, layout):
     decoder, naive = decoders(SCHEMES[scheme], softmax=softmax, layout=layout, temperature=0.7)
 
-    found = beam_search(decoder, encoded(naive), 5)
-
-    assert_same_lists(found, [naive.beam_search(history, 5) for history in HISTORIES], 1e-6)
+    assert_lists_of_the_naive_search(decoder, naive, width=5)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -276,66 +283,68 @@ def test_beam_search_is_the_naive_one_list_for_list(decoders, scheme, softmax, l
 def test_beam_search_is_the_naive_one_at_every_width(decoders, width, softmax):
     decoder, naive = decoders(softmax=softmax, seed=width)
 
-    found = beam_search(decoder, encoded(naive), width)
+    assert_lists_of_the_naive_search(decoder, naive, width)
 
-    assert_same_lists(found, [naive.beam_search(history, width) for history in HISTORIES], 1e-6)
-    assert width < 40 or all(
-        sorted(title for title, _ in user) == [*range(len(TITLES))] for user in found
-    )
+
+@pytest.mark.parametrize("softmax", ["full", "catalogue"])
+def test_a_search_wider_than_the_catalogue_finds_every_title(decoders, softmax):
+    decoder, naive = decoders(softmax=softmax, seed=40)
+
+    rankings = beam_search(decoder, encoded(naive), 40)
+
+    for ranking in rankings:
+        assert sorted(titles_of(ranking)) == [*range(len(TITLES))]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_beam_search_is_the_naive_one_for_other_models_and_part_of_the_catalogue(decoders, seed):
     rng = np.random.default_rng(seed)
-    titles = [TITLES[i] for i in rng.permutation(len(TITLES))[: rng.integers(2, 15)]]
+    order = rng.permutation(len(TITLES))[: rng.integers(2, 15)]
+    titles = [TITLES[title] for title in order]
     scheme, softmax = [*SCHEMES.values()][seed], ["full", "catalogue"][seed % 2]
     decoder, naive = decoders(scheme, titles, softmax, seed=seed, num_hidden_layers=3 + seed % 2)
 
-    found = beam_search(decoder, encoded(naive), 3)
-
-    assert_same_lists(found, [naive.beam_search(history, 3) for history in HISTORIES], 1e-6)
+    assert_lists_of_the_naive_search(decoder, naive, width=3)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
 def test_beam_search_in_float32_finds_what_the_naive_one_finds(decoders, softmax):
     decoder, naive = decoders(softmax=softmax, dtype=torch.float32)
 
-    found = beam_search(decoder, encoded(naive), 5)
-
-    assert_same_lists(found, [naive.beam_search(history, 5) for history in HISTORIES], 1e-4)
+    assert_lists_of_the_naive_search(decoder, naive, width=5, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
-def test_banned_titles_do_not_finish_and_leave_their_places_to_others(decoders, softmax):
+def test_excluded_titles_do_not_finish_and_leave_their_places_to_others(decoders, softmax):
     decoder, naive = decoders(softmax=softmax)
     free = beam_search(decoder, encoded(naive), 4)
-    banned = [{free[0][0][0], free[0][2][0]}, set(), {TITLES.index("Toy Story"), *range(8, 20)}]
+    first, _, third, _ = titles_of(free[0])
+    excluded = [{first, third}, set(), {TITLES.index("Toy Story"), *range(8, 20)}]
 
-    found = beam_search(decoder, encoded(naive), 4, banned)
+    rankings = beam_search(decoder, encoded(naive), 4, excluded)
 
-    wanted = [naive.beam_search(history, 4, titles) for history, titles in zip(HISTORIES, banned)]
-    assert_same_lists(found, wanted, 1e-6)
-    assert found[0] != free[0] and found[1] == free[1]
+    wanted = [naive.beam_search(*user) for user in zip(HISTORIES, [4, 4, 4], excluded)]
+    assert_same_lists(rankings, wanted)
+    assert rankings[0] != free[0]
+    assert rankings[1] == free[1]
 
 
-def test_a_user_with_every_title_banned_gets_an_empty_list(decoders):
+def test_a_user_with_every_title_excluded_gets_an_empty_list(decoders):
     decoder, naive = decoders()
 
-    found = beam_search(decoder, encoded(naive), 3, [set(range(len(TITLES))), set(), set()])
+    rankings = beam_search(decoder, encoded(naive), 3, [set(range(len(TITLES))), set(), set()])
 
-    assert found[0] == [] and len(found[1]) == len(found[2]) == 3
+    assert [len(ranking) for ranking in rankings] == [0, 3, 3]
 
 
-def test_a_catalogue_smaller_than_the_width_is_returned_whole_and_in_order(decoders):
+def test_of_a_catalogue_smaller_than_the_width_every_title_is_found_in_order(decoders):
     decoder, naive = decoders(titles=["Toy Story", "Heat", "Toy Story 2"])
 
-    found = beam_search(decoder, encoded(naive), 10)
+    rankings = beam_search(decoder, encoded(naive), 10)
 
-    for user, history in zip(found, HISTORIES):
-        wanted = sorted(
-            ((t, naive.log_prob(history, t)) for t in range(3)), key=lambda pair: -pair[1]
-        )
-        assert_same_lists([user], [wanted], 1e-6)
+    for ranking, history in zip(rankings, HISTORIES):
+        scored = [(title, naive.log_prob(history, title)) for title in range(3)]
+        assert_same_lists([ranking], [sorted(scored, key=lambda pair: -pair[1])])
 
 
 @pytest.mark.parametrize(
@@ -344,14 +353,13 @@ def test_a_catalogue_smaller_than_the_width_is_returned_whole_and_in_order(decod
 def test_titles_of_equal_score_come_in_the_order_of_the_catalogue(decoders, titles):
     decoder, naive = decoders(titles=titles, softmax="catalogue")
     decoder.model.lm_head.weight.data.zero_()
-    assert (
-        len({answer[0] for answer in naive.answers}) == 4
-    )  # the first token tells: all cost log 4
+    # the first token tells the titles apart: all cost log 4
+    assert len({tokens[0] for tokens in naive.title_tokens}) == 4
 
-    found = beam_search(decoder, encoded(naive), 3)
+    rankings = beam_search(decoder, encoded(naive), 3)
 
-    assert [[title for title, _ in user] for user in found] == [[0, 1, 2]] * 3
-    assert found[0][0][1] == pytest.approx(-np.log(4))
+    assert [titles_of(ranking) for ranking in rankings] == [[0, 1, 2]] * 3
+    assert scores_of(rankings[0]) == pytest.approx([-np.log(4)] * 3)
 
 
 @pytest.mark.parametrize("seed", [0, 2, 5])
@@ -362,10 +370,11 @@ def test_the_search_ends_as_soon_as_no_live_beam_can_pass_what_is_finished(
     passes = mock.Mock(wraps=cached_hidden_states)
     monkeypatch.setattr("ref.search.decoder.cached_hidden_states", passes)
 
-    found = beam_search(decoder, encoded(naive)[:1], 1)
+    (ranking,) = beam_search(decoder, encoded(naive)[:1], 1)
 
-    assert found[0][0][0] == 0  # "Rocky", while all others, being longer, still live
-    assert passes.call_count == len(naive.answers[0])  # the prompt, and each token but the last
+    assert titles_of(ranking) == [0]  # "Rocky", while all others, being longer, still live
+    # the prompt, and each token but the last
+    assert passes.call_count == len(naive.title_tokens[0])
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
@@ -375,7 +384,8 @@ def test_users_in_one_batch_get_what_each_gets_alone(decoders, softmax):
 
     together = beam_search(decoder, prompts[::-1], 5)[::-1]
 
-    assert_same_lists(together, [beam_search(decoder, [prompt], 5)[0] for prompt in prompts], 1e-10)
+    lists_alone = [beam_search(decoder, [prompt], 5)[0] for prompt in prompts]
+    assert_same_lists(together, lists_alone, 1e-10)
     alone = np.concatenate([title_log_probs(decoder, [prompt]) for prompt in prompts])
     np.testing.assert_allclose(title_log_probs(decoder, prompts), alone, rtol=0, atol=1e-10)
 
@@ -386,39 +396,31 @@ def test_users_in_one_batch_get_what_each_gets_alone(decoders, softmax):
 def test_title_log_probs_are_those_of_each_title_fed_alone(decoders, scheme, softmax, layout):
     decoder, naive = decoders(SCHEMES[scheme], TITLES[::2], softmax, layout, temperature=1.3)
 
-    found = title_log_probs(decoder, encoded(naive), chunk=7)
+    log_probs = title_log_probs(decoder, encoded(naive), chunk=7)
 
-    wanted = [[fed_alone(naive, history, title) for title in TITLES[::2]] for history in HISTORIES]
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
-
-
-@torch.no_grad()
-def fed_alone(naive, history, title):
-    """The title's tokens behind the prompt in one plain forward: teacher forcing."""
-    prompt = naive.encoder.encode(history, title)
-    ids, start = prompt.input_ids.tolist(), prompt.prompt_length
-    logits = naive.model(torch.tensor([ids]), torch.tensor([prompt.segment_ids.tolist()]))[
-        0
-    ].double()
-    total = 0.0
-    for place in range(start, len(ids)):
-        row = logits[place - 1] / naive.recommender.temperature
-        options = continuations(naive.answers, ids[start:place])
-        over = row[options] if naive.recommender.softmax == "catalogue" else row
-        total += float(row[ids[place]] - over.logsumexp(0))
-    return total
+    assert log_probs.dtype == np.float64
+    for row, history in zip(log_probs, HISTORIES, strict=True):
+        wanted = [naive.log_prob_in_one_pass(history, title) for title in range(len(naive.titles))]
+        np.testing.assert_allclose(row, wanted, rtol=0, atol=1e-6)
 
 
-def test_the_probabilities_of_the_whole_catalogue_sum_to_one_under_its_own_softmax(decoders):
-    own, naive = decoders(softmax="catalogue")
-    full, _ = decoders(softmax="full")
+def test_the_probabilities_of_all_titles_sum_to_one_under_the_catalogue_softmax(decoders):
+    decoder, naive = decoders(softmax="catalogue")
 
-    np.testing.assert_allclose(np.exp(title_log_probs(own, encoded(naive))).sum(1), 1, rtol=1e-10)
-    assert (np.exp(title_log_probs(full, encoded(naive))).sum(1) < 1).all()
+    log_probs = title_log_probs(decoder, encoded(naive))
+
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-10)
 
 
-def test_a_catalogue_of_one_title_is_certain_under_its_own_softmax(decoders):
+def test_the_probabilities_of_all_titles_sum_to_less_than_one_under_the_full_softmax(decoders):
+    decoder, naive = decoders(softmax="full")
+
+    log_probs = title_log_probs(decoder, encoded(naive))
+
+    assert (np.exp(log_probs).sum(axis=1) < 1).all()
+
+
+def test_the_title_of_a_catalogue_of_one_is_certain_under_the_catalogue_softmax(decoders):
     decoder, naive = decoders(titles=["Toy Story"], softmax="catalogue")
 
     assert title_log_probs(decoder, encoded(naive)).tolist() == [[0.0]] * 3
@@ -431,46 +433,47 @@ def test_the_chunk_size_does_not_matter(decoders, softmax, chunk):
     decoder, naive = decoders(softmax=softmax)
     prompts = encoded(naive)
 
-    whole = title_log_probs(decoder, prompts, chunk=10**6)
+    in_chunks = title_log_probs(decoder, prompts, chunk=chunk)
 
-    np.testing.assert_allclose(
-        title_log_probs(decoder, prompts, chunk=chunk), whole, rtol=0, atol=1e-10
-    )
+    at_once = title_log_probs(decoder, prompts, chunk=10**6)
+    np.testing.assert_allclose(in_chunks, at_once, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
 def test_the_number_of_logit_rows_at_a_time_does_not_matter(decoders, softmax, monkeypatch):
     decoder, naive = decoders(softmax=softmax)
     prompts = encoded(naive)
-    whole, beams = title_log_probs(decoder, prompts), beam_search(decoder, prompts, 4)
+    log_probs = title_log_probs(decoder, prompts)
+    rankings = beam_search(decoder, prompts, 4)
 
     monkeypatch.setattr("ref.search.decoder._LOGIT_ROWS", 3)
 
-    np.testing.assert_allclose(title_log_probs(decoder, prompts), whole, rtol=0, atol=1e-10)
-    assert_same_lists(beam_search(decoder, prompts, 4), beams, 1e-10)
+    np.testing.assert_allclose(title_log_probs(decoder, prompts), log_probs, rtol=0, atol=1e-10)
+    assert_same_lists(beam_search(decoder, prompts, 4), rankings, 1e-10)
 
 
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
-def test_for_some_titles_alone_the_log_probs_are_the_same_and_minus_infinity_elsewhere(
+def test_for_a_few_titles_alone_the_log_probs_are_the_same_and_minus_infinity_elsewhere(
     decoders, softmax
 ):
     decoder, naive = decoders(softmax=softmax)
-    prompts, some = encoded(naive), [3, 4, 17, 29]
-    others = [title for title in range(len(TITLES)) if title not in some]
+    prompts = encoded(naive)
+    few = [3, 4, 17, 29]
+    others = [title for title in range(len(TITLES)) if title not in few]
 
-    found, every = title_log_probs(decoder, prompts, some, chunk=3), title_log_probs(decoder, prompts)
+    of_few = title_log_probs(decoder, prompts, few, chunk=3)
 
-    np.testing.assert_allclose(found[:, some], every[:, some], rtol=0, atol=1e-10)
-    assert (found[:, others] == -np.inf).all()
+    of_all = title_log_probs(decoder, prompts)
+    np.testing.assert_allclose(of_few[:, few], of_all[:, few], rtol=0, atol=1e-10)
+    assert (of_few[:, others] == -np.inf).all()
 
 
 def test_beam_scores_are_the_exact_log_probs_of_their_titles(decoders):
     decoder, naive = decoders(SCHEMES["no self"])
     prompts = encoded(naive)
 
-    exact = title_log_probs(decoder, prompts)
+    rankings = beam_search(decoder, prompts, 6)
 
-    for row, user in zip(exact, beam_search(decoder, prompts, 6)):
-        np.testing.assert_allclose(
-            [score for _, score in user], row[[title for title, _ in user]], rtol=0, atol=1e-10
-        )
+    for ranking, exact in zip(rankings, title_log_probs(decoder, prompts)):
+        wanted = exact[titles_of(ranking)]
+        np.testing.assert_allclose(scores_of(ranking), wanted, rtol=0, atol=1e-10)

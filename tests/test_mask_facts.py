@@ -74,7 +74,7 @@ def masks_of(s, scheme, implementation):
 
 
 def counting_up(length):
-    """Some token ids, int (length,)."""
+    """Token ids 0, 1, 2, ..., int (length,)."""
     return np.arange(length) % CONFIG["vocab_size"]
 
 
@@ -107,7 +107,7 @@ def test_in_and_cr_allow_no_more_than_or(implementation, s, cross_self, text):
 @both
 @few
 @given(s=prompts())
-def test_by_default_in_and_cr_cover_or_and_share_pairs_with_text_alone(implementation, s):
+def test_by_default_in_and_cr_cover_or_and_share_text_and_the_diagonal(implementation, s):
     masks = masks_of(s, MaskScheme(), implementation)
     itself = np.eye(len(s), dtype=bool)
     with_text = (s[:, None] == 0) | (s == 0) | itself
