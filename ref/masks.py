@@ -68,8 +68,8 @@ class MaskScheme:
         has empty rows where no text stands before the items, and the softmax of an empty row is
         undefined. With False, R4 fills such a row.
     delimiters: do the delimiters of an item belong to it ("item") or to the text ("text")? To the
-        item, because as text they would carry news from item to item: in one IN layer they read the
-        items before them, in the next the items behind them read the delimiters.
+        item, because as text they would carry news from item to item in two IN layers: item 1 ->
+        delimiter in the first, delimiter -> item 2 in the second.
     target: is the title being generated an item too ("item") or text ("text")? An item, because a
         title is one wherever it stands. So in IN layers it sees text and itself, in CR layers text
         and the history; as text it would see everything in both.

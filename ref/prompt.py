@@ -128,7 +128,8 @@ class PromptEncoder:
         False. Raises ValueError where the border between prompt and target fuses: where a token
         reaches over it, as one for a newline and the letter behind it would.
         """
-        # any history would do: the border keeps what is behind it as it is
+        # any history would do: behind a clean border tokens are taken to be the same, and
+        # Objective checks that they are
         prompt = self._encode([title], title, dropped=0)
         self._refuse_a_fused_border(prompt, [title], title)
         target = slice(prompt.prompt_length, None)

@@ -92,6 +92,7 @@ class Decoder:
         prompt_length = states.cache.segment_ids.shape[1] - tree_in_cache  # with its padding
         sees_prompt = np.ones((*nodes.shape, prompt_length), bool)
         causal = np.concatenate((sees_prompt, ancestors), axis=2)  # (U, Q, T)
+        # a node of depth d is token number d - 1 behind the prompt
         position_ids = states.lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1
         input_ids = np.maximum(trie.token[nodes], 0)
         arrays = (input_ids, segment_ids, position_ids, causal)
