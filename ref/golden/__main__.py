@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ref.golden import case as cases
 from ref.golden import compare, diagnosis, recipes
+from ref.golden.plants import descriptions
 
 RIGHT, DEVIATION, UNUSABLE = 0, 1, 2
 
@@ -64,7 +65,7 @@ def run(options):
 def write(options):
     """Write the cases anew."""
     size = recipes.write(options.folder)
-    print(f"wrote {size:,} bytes to {options.folder}")
+    print(f"wrote {size:,} bytes of cases, index.json and bugs.json to {options.folder}")
     return RIGHT
 
 
@@ -103,8 +104,8 @@ def report(comparisons, skipped, as_json):
 
 def print_json(comparisons, skipped, explanation):
     """What `--json` prints."""
-    descriptions = diagnosis.descriptions()
-    equal = [descriptions[bug] | {"misfit": misfit} for bug, misfit in explanation.equal]
+    described = descriptions()
+    equal = [described[bug] | {"misfit": misfit} for bug, misfit in explanation.equal]
     values = {
         "cases": [comparison.as_json() for comparison in comparisons],
         "skipped": skipped,
@@ -154,10 +155,10 @@ def print_comparison(comparison):
 
 def print_diagnosis(explanation):
     """The known bugs that make the computed numbers, or else those that come near."""
-    descriptions = diagnosis.descriptions()
+    described = descriptions()
     print("\nDiagnosis")
     for number, (bug, _) in enumerate(explanation.equal, 1):
-        description = descriptions[bug]
+        description = described[bug]
         print(f"{number}. {bug} ({description['family']}): {description['what']}")
         print(f"   Effect: {description['effect']}")
         print(f"   Fix: {description['fix']}")
@@ -169,7 +170,7 @@ def print_diagnosis(explanation):
     if not explanation.equal:
         print("No known bug makes these numbers. Begin at the first tensor that deviates.")
     for bug, share in explanation.nearest:
-        print(f"Nearest: {bug} explains {share:.0%} ({descriptions[bug]['what']})")
+        print(f"Nearest: {bug} explains {share:.0%} ({described[bug]['what']})")
 
 
 def parse_options(arguments):
@@ -196,7 +197,7 @@ def parse_options(arguments):
     command.set_defaults(execute=run)
 
     command = commands.add_parser("write", help="write the cases anew")
-    command.add_argument("--folder", default=cases.FOLDER)
+    command.add_argument("--folder", default=recipes.ROOT)
     command.set_defaults(execute=write)
     return parser.parse_args(arguments)
 

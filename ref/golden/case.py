@@ -3,63 +3,56 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ref.files import read_json
 
 FOLDER = Path(__file__).parent / "cases"
-INPUTS = ("input_ids", "segment_ids", "position_ids", "labels")
 WEIGHTS = "weights."  # how the names of a case's weights begin
-FIELDS = {"name": str, "config": dict, "scheme": dict, "rows": list, "outputs": list}
+# What case.json has in every stage; case.schema.json says the rest.
+FIELDS = {"name": str, "stage": str, "tolerances": dict, "inputs": list, "outputs": list}
 
 
 class Case:
-    """One golden case. Shapes: B batch, T tokens.
+    """One golden case: `info`, what case.json holds, and `tensors`, the arrays by name.
 
-    info: what case.json holds (see case.schema.json), of which these are fields of their own:
-        name, rows, decode (None where the case does not decode),
-        config: a dict with the fields of a Hugging Face config.json,
+    In common to all stages (see case.schema.json):
+        name, stage: strings
+        inputs, outputs: {name: array}, what is given and what is expected, in order
+    Where the case has a model:
+        config: a dict with the fields of a Hugging Face config.json
         scheme: the fields of MaskScheme as attributes
-    tensors: what tensors.safetensors holds by name, of which these are fields of their own:
-        input_ids, segment_ids, position_ids, labels: int64 (B, T),
         weights: float64, by the names of Hugging Face
+        rows: of each row of the batch its prompt, items, tokens and their roles
+    Inputs are attributes, too: case.input_ids is case.tensors["input_ids"].
     """
 
     def __init__(self, info, tensors):
         self.info = info
-        self.name = info["name"]
-        self.config = info["config"]
-        self.rows = info["rows"]
-        self.decode = info.get("decode")
-        self.scheme = SimpleNamespace(**info["scheme"])
-
         self.tensors = tensors
-        self.input_ids = tensors["input_ids"]
-        self.segment_ids = tensors["segment_ids"]
-        self.position_ids = tensors["position_ids"]
-        self.labels = tensors["labels"]
+        self.name = info["name"]
+        self.stage = info["stage"]
+        self.config = info.get("config")
+        self.rows = info.get("rows")
+        self.decode = info.get("decode")
+        self.scheme = SimpleNamespace(**info["scheme"]) if "scheme" in info else None
         self.weights = {}
         for name, tensor in tensors.items():
             if name.startswith(WEIGHTS):
                 self.weights[name.removeprefix(WEIGHTS)] = tensor.astype(float)
+        for name in info["inputs"]:
+            setattr(self, name, tensors[name])
+
+    @property
+    def inputs(self):
+        """The given tensors by name, without the weights."""
+        return {name: self.tensors[name] for name in self.info["inputs"]}
 
     @property
     def outputs(self):
         """The expected tensors by name, in the order of computation."""
         return {name: self.tensors[name] for name in self.info["outputs"]}
-
-    def arguments(self):
-        """The arguments of `ref.llama_numpy.forward`."""
-        return {
-            "weights": self.weights,
-            "config": self.config,
-            "input_ids": self.input_ids,
-            "segment_ids": self.segment_ids,
-            "scheme": self.scheme,
-            "position_ids": self.position_ids if self.info["positions_given"] else None,
-        }
 
 
 def load(name, folder=FOLDER):
@@ -76,7 +69,7 @@ def load(name, folder=FOLDER):
         tensors = load_file(tensors_path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{tensors_path}: {error}; expected safetensors") from None
-    for tensor in (*INPUTS, *info["outputs"]):
+    for tensor in (*info["inputs"], *info["outputs"]):
         if not isinstance(tensor, str) or tensor not in tensors:
             raise ValueError(f"{tensors_path}: holds no {tensor!r}, which case.json lists")
     return Case(info, tensors)
@@ -114,15 +107,3 @@ def segment_ids(row, scheme):
         else:
             ids.append(item)
     return ids
-
-
-def compute(module, case, **changed):
-    """Every intermediate and the loss of a case, by name, in the order of computation.
-
-    `module` is the definition (`ref.llama_numpy`) or a copy of it; `changed` replaces arguments of
-    its `forward`.
-    """
-    trace = {}
-    module.forward(**(case.arguments() | changed), trace=trace)
-    trace["loss"] = np.asarray(module.loss(trace["logits"], case.labels))
-    return trace

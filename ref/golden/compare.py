@@ -7,21 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from ref import llama_numpy
 from ref.golden.case import Case
-
-# The axes of tensors by the last part of their name.
-AXES = {
-    "mask": ("row", "query", "key"),
-    "q": ("row", "head", "token", "dimension"),
-    "k": ("row", "kv-head", "token", "dimension"),
-    "v": ("row", "kv-head", "token", "dimension"),
-    "scores": ("row", "head", "query", "key"),
-    "probabilities": ("row", "head", "query", "key"),
-    "logits": ("row", "token", "vocabulary"),
-    "loss": (),
-}
-AXES_OF_OTHERS = ("row", "token", "dimension")
+from ref.golden.stages import STAGES
 
 # Of each data type of safetensors: NumPy's name, and the precision whose tolerance it is held to.
 DTYPES = {
@@ -137,46 +124,39 @@ def computed_by_adapter(arrays):
 
 
 def deviation(case, name, values, expected):
-    """How far the values of tensor `name` are from the expected ones, at real tokens: Deviation.
+    """How far the values of tensor `name` are from the expected ones, where these are specified.
 
-    The size is inf where only one of two values is finite, and where padding holds a NaN.
+    Whole numbers and truth values must be equal. Returns a Deviation; its size is inf where they
+    are not, where only one of two values is finite, where a shape differs, and where a NaN stands,
+    be it where any number will do.
     """
-    values = np.asarray(values, float)
-    expected = np.asarray(expected, float)
-    both_nan = np.isnan(values) & np.isnan(expected)
-    differs = (values != expected) & ~both_nan
-    differs &= at_real_tokens(case, name, values.shape) | np.isnan(values)
+    values = np.asarray(values)
+    expected = np.asarray(expected)
+    if values.shape != expected.shape:
+        return Deviation(np.inf, None)
+    is_exact = expected.dtype.kind in "biu"
+    values = values.astype(float)
+    expected = expected.astype(float)
+    differs = values != expected
+    differs &= STAGES[case.stage].specified(case, name, values.shape) | np.isnan(values)
     if not differs.any():
         return Deviation(0.0, None)
     with np.errstate(invalid="ignore"):  # inf - inf
         difference = np.abs(values - expected)
     both_finite = np.isfinite(values) & np.isfinite(expected)
     difference = np.where(both_finite, difference, np.inf)
+    if is_exact:
+        difference = np.where(differs, np.inf, 0.0)
     worst = np.where(differs, difference, -1.0).argmax()
     index = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
     largest_expected = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
     return Deviation(float(difference[index] / (largest_expected or 1.0)), index)
 
 
-def at_real_tokens(case, name, shape):
-    """Where a tensor belongs to a real token or query: bool, of a shape that broadcasts to it."""
-    if name.startswith("gradients.") or not axes(name):
-        return np.array(True)
-    row_and_token = []
-    for axis, size in zip(axes(name), shape, strict=True):
-        row_and_token.append(size if axis in ("row", "token", "query") else 1)
-    return (case.segment_ids != -1).reshape(row_and_token)
-
-
-def axes(name):
-    """The axes of a tensor that is no gradient."""
-    return AXES.get(name.split(".")[-1], AXES_OF_OTHERS)
-
-
 def examine(case, computed):
     """Compare all tensors (name -> Computed) that the case has: a Comparison.
 
-    Raises ValueError where nothing can be compared, or a shape is wrong.
+    Raises ValueError where nothing can be compared.
     """
     outputs = case.outputs
     compared = [name for name in outputs if name in computed]
@@ -188,41 +168,30 @@ def examine(case, computed):
     largest, first = 0.0, None
     for name in compared:
         values, precision = computed[name]
-        if values.shape != outputs[name].shape:
-            raise ValueError(
-                f"case {case.name}: {name} has shape {values.shape}, expected {outputs[name].shape}"
-            )
         size, index = deviation(case, name, values, outputs[name])
         tolerance = case.info["tolerances"][precision]
         largest = max(largest, size / tolerance)
         if size > tolerance and first is None:
             first = FirstDeviation(
                 tensor=name,
-                found=float(values[index]),
-                expected=float(outputs[name][index]),
+                found=number_at(values, index),
+                expected=number_at(outputs[name], index),
                 deviation=size,
                 tolerance=tolerance,
                 precision=precision,
-                where=place(case, name, index),
+                where=where(case, name, values, index),
             )
     unknown = sorted(set(computed) - set(compared))
     return Comparison(case, computed, compared, unknown, largest, first)
 
 
-def place(case, name, index):
-    """An index of a tensor in words: layer and its kind, row, head, tokens with their segments."""
-    if name.startswith("gradients."):
-        return f"index {list(index)}"
-    words = []
-    if name.startswith("layers."):
-        layer = name.split(".")[1]
-        L = case.config["num_hidden_layers"]
-        words.append(f"layer {layer} ({llama_numpy.layer_kind(int(layer), L, case.scheme)})")
-    for axis, i in zip(axes(name), index, strict=True):
-        if axis in ("token", "query", "key"):
-            row = index[0]
-            token = case.rows[row]["tokens"][i]
-            words.append(f"{axis} {i} {token!r} (segment {case.segment_ids[row, i]})")
-        else:
-            words.append(f"{axis} {i}")
-    return ", ".join(words) or "the whole batch"
+def number_at(values, index):
+    """A number of a tensor; NaN where the shape is wrong, so that there is no index."""
+    return np.nan if index is None else float(values[index])
+
+
+def where(case, name, values, index):
+    """The place of a deviation in words, or what is wrong with the shape."""
+    if index is None:
+        return f"shape {values.shape}, expected {case.outputs[name].shape}"
+    return STAGES[case.stage].place(case, name, index)

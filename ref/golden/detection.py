@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ref.golden import case as cases
 from ref.golden import diagnosis
+from ref.golden.plants import descriptions
 from ref.report.svg import Svg
 
 CELL, LEFT, TOP = 11, 250, 165  # pixels: a cell with its gap, the space for names of bugs and cases
@@ -42,14 +43,19 @@ def table(matrix):
             f"{bug:36s}{num_cases:3d} cases, clearest {clearest} ({sizes[clearest]:.0f} tolerances)"
         )
     num_detected = len(matrix) - len(missed_bugs(matrix))
-    num_cases = len(next(iter(matrix.values())))
+    num_cases = len(case_names(matrix))
     lines.append(f"{num_detected} of {len(matrix)} known bugs are detected by {num_cases} cases")
     return "\n".join(lines)
 
 
+def case_names(matrix):
+    """The names of all cases of a detection matrix, in its order."""
+    return list(dict.fromkeys(name for sizes in matrix.values() for name in sizes))
+
+
 def picture(matrix):
     """The matrix as SVG: a row a bug, a column a case, filled where the case detects the bug."""
-    names = list(next(iter(matrix.values())))
+    names = case_names(matrix)
     width = LEFT + CELL * len(names) + RIGHT
     height = TOP + CELL * len(matrix) + BOTTOM
     svg = Svg(width, height, font_size=9)
@@ -58,19 +64,21 @@ def picture(matrix):
     svg.text(8, 46, f"{diagnosis.DETECTED} times the float32 tolerance")
     for column, name in enumerate(names):
         svg.vertical_text(LEFT + CELL * column + 8, TOP - 5, name)
-    descriptions = diagnosis.descriptions()
+    described = descriptions()
     for row, (bug, sizes) in enumerate(matrix.items()):
-        colour = FAMILIES[descriptions[bug]["family"]]
-        draw_row(svg, TOP + CELL * row, bug, list(sizes.values()), colour)
+        colour = FAMILIES[described[bug]["family"]]
+        draw_row(svg, TOP + CELL * row, bug, [sizes.get(name) for name in names], colour)
     draw_legend(svg, height)
     return svg.render()
 
 
 def draw_row(svg, top, bug, sizes, colour):
-    """The name of a bug and its cells."""
+    """The name of a bug and its cells; none where a case is of a stage without this bug."""
     svg.text(LEFT - 6, top + 8, bug, text_anchor="end", fill=colour)
     cells = {colour: "", NOT_DETECTED: ""}  # the outlines of each colour, for one path each
     for column, size in enumerate(sizes):
+        if size is None:
+            continue
         fill = colour if size >= diagnosis.DETECTED else NOT_DETECTED
         cells[fill] += f"M{LEFT + CELL * column} {top}h{CELL - 1}v{CELL - 1}h{1 - CELL}z"
     for fill, outlines in cells.items():

@@ -1,21 +1,25 @@
-"""The known bugs, executable: each alters a copy of the definition, or what the copy is given.
+"""The known bugs, executable: each alters a copy of a definition, or what the copy is given.
 
-What each bug is, what it does and how to fix it stands in bugs.json under the same id. There is one
-file a family, and a table of its bugs at the end of each file, in the order of bugs.json.
+What each bug is, what it does and how to fix it stands in the JSON file of its stage (model.json,
+...) under the same id, in the same order. There is one Python file a family, with a table of its
+bugs at its end. Which stage has which bugs, `ref.golden.stages` says.
 
-A plant is a function of (copy, case). `copy` is a fresh copy of the module `ref.llama_numpy`, some
-of whose functions the plant replaces; `case` is the golden case that the copy will compute. It
-returns the arguments of `forward` that it changes, by name: {} if it changes none. It alters
-nothing else.
+A plant is a function of (copy, case). `copy` is a fresh copy of the module that defines what is
+right in the case's stage (for the model that is `ref.llama_numpy`), some of whose functions the
+plant replaces; `case` is the golden case that the copy will compute. It returns the arguments that
+the stage's `compute` is to change, by name: {} if none. It alters nothing else.
 """
 
-from ref.golden.plants.decoding import DECODING
-from ref.golden.plants.loss import LOSS
-from ref.golden.plants.masks import MASKS
-from ref.golden.plants.model import MODEL
-from ref.golden.plants.numerics import NUMERICS
-from ref.golden.plants.positions import POSITIONS
-from ref.golden.plants.schedule import SCHEDULE
-from ref.golden.plants.segments import SEGMENTS
+import json
+from functools import cache
+from pathlib import Path
 
-PLANTS = MASKS | SCHEDULE | SEGMENTS | POSITIONS | DECODING | NUMERICS | MODEL | LOSS
+
+@cache
+def descriptions():
+    """All known bugs by id: of each its id, family, what it is, its effect and the fix."""
+    by_id = {}
+    for path in sorted(Path(__file__).parent.glob("*.json")):
+        for bug in json.loads(path.read_text(encoding="utf-8")):
+            by_id[bug["id"]] = bug
+    return by_id

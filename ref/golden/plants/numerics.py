@@ -35,7 +35,7 @@ def scale_twice(scores, config):
 
 def softmax_over_queries(scores, mask, plain):
     transposed = softmax(scores.swapaxes(-1, -2), mask.swapaxes(-1, -2))
-    return transposed.swapaxes(-1, -2)
+    return np.nan_to_num(transposed.swapaxes(-1, -2))  # 0 for a key that no query sees
 
 
 def softmax_in_bfloat16(scores, mask, plain):

@@ -1,4 +1,4 @@
-"""How recipes.json becomes the golden cases."""
+"""How model.json becomes the golden cases of the stage `model`."""
 
 import json
 import re
@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.numpy import save
 
 from ref import llama_numpy
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
-from ref.golden.case import FOLDER, WEIGHTS, Case, compute, segment_ids
-from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
+from ref.golden.case import WEIGHTS, Case, segment_ids
+from ref.golden.stages.model import compute
 from ref.llama import Llama
 from ref.masks import MaskScheme
 
@@ -40,48 +39,16 @@ class Piece(NamedTuple):
     tokens: list
 
 
-def write(folder=FOLDER):
-    """Write every case anew; returns how many bytes the folder holds then."""
+def build_all():
+    """The cases of the stage `model`."""
     recipes = read_recipes()
     tokens = vocabulary(recipes)
-    cases = [build(recipe, tokens) for recipe in recipes]
-    matrix = detection_matrix(cases)
-    for case in cases:
-        case.info["catches"] = detected_bugs(matrix, case.name)
-        case.info["only_here"] = [
-            bug for bug in case.info["catches"] if num_detecting(matrix[bug]) == 1
-        ]
-        write_case(case, Path(folder) / case.name)
-    return sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
-
-
-def num_detecting(sizes):
-    """In how many cases a bug shows; sizes: name of case -> deviation in tolerances."""
-    return sum(size >= DETECTED for size in sizes.values())
-
-
-def write_case(case, folder):
-    """Write case.json and tensors.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "case.json").write_text(json_text(case.info), encoding="utf-8")
-    tensors = {name: np.array(tensor, order="C") for name, tensor in case.tensors.items()}
-    (folder / "tensors.safetensors").write_bytes(save(tensors))
-
-
-def json_text(value):
-    """Indented JSON in which a list that holds no list and no object stands on one line."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    innermost_list = r"\[\s+([^\[\]{}]*?)\s+\]"
-
-    def on_one_line(match):
-        return "[" + re.sub(r"\s*\n\s*", " ", match[1]) + "]"
-
-    return re.sub(innermost_list, on_one_line, text) + "\n"
+    return [build(recipe, tokens) for recipe in recipes]
 
 
 def read_recipes():
-    """The recipes, filled with the defaults that recipes.json begins with."""
-    content = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
+    """The recipes, filled with the defaults that model.json begins with."""
+    content = json.loads(Path(__file__).with_name("model.json").read_text(encoding="utf-8"))
     filled = []
     for recipe in content["recipes"]:
         fields = {}
@@ -106,16 +73,19 @@ def build(recipe, tokens):
     config = recipe["config"] | {"vocab_size": len(tokens)}
     rows = [make_row(row) for row in recipe["rows"]]
     info = {
-        "format": 1,
+        "format": 2,
         "name": recipe["name"],
+        "stage": "model",
         "what": recipe["what"],
         "also_for": recipe.get("also_for"),
+        "needs": needs(config, recipe["scheme"], rows),
         "config": config,
         "scheme": recipe["scheme"],
         "rows": rows,
         "positions_given": "positions" in recipe,
         "decode": recipe.get("decode"),
         "tolerances": recipe["tolerances"],
+        "inputs": ["input_ids", "segment_ids", "position_ids", "labels"],
         "outputs": [],
     }
     case = Case(info, inputs(recipe, rows, tokens) | draw_weights(config, recipe))
@@ -125,6 +95,25 @@ def build(recipe, tokens):
     info["outputs"] = list(outputs)
     case.tensors |= outputs
     return case
+
+
+def needs(config, scheme, rows):
+    """What an implementation must be able to do for the case, beyond the plainest Llama."""
+    rope = config["rope_scaling"] or {"rope_type": None}
+    is_padded = any("padding" in row["roles"] for row in rows)
+    options = {
+        "grouped heads": config["num_key_value_heads"] < config["num_attention_heads"],
+        "head_dim": config["head_dim"] * config["num_attention_heads"] != config["hidden_size"],
+        "biases": config["attention_bias"] or config["mlp_bias"],
+        "tied embeddings": config["tie_word_embeddings"],
+        "rope linear": rope["rope_type"] == "linear",
+        "rope llama3": rope["rope_type"] == "llama3",
+        "padding": is_padded,
+        "several rows": len(rows) > 1,
+        "cross_self false": not scheme["cross_self"],
+        "text isolated": scheme["text"] == "isolated",
+    }
+    return [name for name, is_needed in options.items() if is_needed]
 
 
 def inputs(recipe, rows, tokens):

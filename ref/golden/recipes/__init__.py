@@ -1,0 +1,80 @@
+"""How the golden cases are made: a recipe says what a case is, its stage's definition computes it.
+
+There is one file of recipes and one module for each stage. A module has a function build_all(),
+which returns the cases of its stage.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
+from ref.golden.plants import descriptions
+from ref.golden.recipes import model
+
+ROOT = Path(__file__).parent.parent
+BUILDERS = (model,)  # in the order of the stages
+
+
+def write(root=ROOT):
+    """Write every case anew, with index.json and bugs.json; returns how many bytes these are."""
+    cases = []
+    for builder in BUILDERS:
+        cases += builder.build_all()
+    matrix = detection_matrix(cases)
+    folder = Path(root) / "cases"
+    for case in cases:
+        case.info["catches"] = detected_bugs(matrix, case.name)
+        case.info["only_here"] = [
+            bug for bug in case.info["catches"] if num_detecting(matrix[bug]) == 1
+        ]
+        write_case(case, folder / case.name)
+    write_list(Path(root) / "index.json", [entry_of_index(case) for case in cases])
+    write_list(Path(root) / "bugs.json", [entry_of_bug(bug, matrix) for bug in matrix])
+    return sum(path.stat().st_size for path in folder.rglob("*.*"))
+
+
+def entry_of_index(case):
+    """What index.json says of a case: enough to choose which to take next."""
+    fields = ("name", "stage", "what", "needs")
+    num_bytes = sum(tensor.nbytes for tensor in case.tensors.values())
+    return {field: case.info[field] for field in fields} | {"bytes": num_bytes}
+
+
+def entry_of_bug(bug, matrix):
+    """What bugs.json says of a bug: its description, and the cases that show it."""
+    shown_by = [name for name, size in matrix[bug].items() if size >= DETECTED]
+    return descriptions()[bug] | {"shown_by": shown_by}
+
+
+def write_list(path, entries):
+    """A JSON list with an entry a line."""
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in entries]
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+
+
+def num_detecting(sizes):
+    """In how many cases a bug shows; sizes: name of case -> deviation in tolerances."""
+    return sum(size >= DETECTED for size in sizes.values())
+
+
+def write_case(case, folder):
+    """Write case.json and tensors.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "case.json").write_text(json_text(case.info), encoding="utf-8")
+    tensors = {name: np.array(tensor, order="C") for name, tensor in case.tensors.items()}
+    (folder / "tensors.safetensors").write_bytes(save(tensors))
+
+
+def json_text(value):
+    """Indented JSON in which a list that holds no list and no object stands on one line."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    innermost_list = r"\[\s+([^\[\]{}]*?)\s+\]"
+
+    def on_one_line(match):
+        return "[" + re.sub(r"\s*\n\s*", " ", match[1]) + "]"
+
+    return re.sub(innermost_list, on_one_line, text) + "\n"

@@ -1,0 +1,10 @@
+"""The stages between a user's history and a metric, in the order in which a porter takes them."""
+
+from ref.golden.stages import model
+
+STAGES = {stage.name: stage for stage in (model.STAGE,)}
+
+
+def all_bugs():
+    """The ids of all known bugs, in the order of the stages; a bug may show in several stages."""
+    return list(dict.fromkeys(bug for stage in STAGES.values() for bug in stage.plants))
