@@ -64,7 +64,7 @@ def run(options):
 
 def write(options):
     """Write the cases anew."""
-    size = recipes.write(options.folder)
+    size = recipes.write(options.folder, options.stage)
     print(f"wrote {size:,} bytes of cases, index.json and bugs.json to {options.folder}")
     return RIGHT
 
@@ -198,6 +198,7 @@ def parse_options(arguments):
 
     command = commands.add_parser("write", help="write the cases anew")
     command.add_argument("--folder", default=recipes.ROOT)
+    command.add_argument("--stage", action="append", choices=[*recipes.BUILDERS])
     command.set_defaults(execute=write)
     return parser.parse_args(arguments)
 

@@ -16,14 +16,17 @@ from ref.golden.plants import descriptions
 from ref.golden.recipes import model
 
 ROOT = Path(__file__).parent.parent
-BUILDERS = (model,)  # in the order of the stages
+BUILDERS = {"model": model}  # of each stage, in the order of the stages
 
 
-def write(root=ROOT):
-    """Write every case anew, with index.json and bugs.json; returns how many bytes these are."""
+def write(root=ROOT, stages=None):
+    """Write the cases of some stages anew; returns how many bytes all cases are then.
+
+    With all stages (None) index.json and bugs.json are written, too.
+    """
     cases = []
-    for builder in BUILDERS:
-        cases += builder.build_all()
+    for stage in stages or BUILDERS:
+        cases += BUILDERS[stage].build_all()
     matrix = detection_matrix(cases)
     folder = Path(root) / "cases"
     for case in cases:
@@ -32,8 +35,9 @@ def write(root=ROOT):
             bug for bug in case.info["catches"] if num_detecting(matrix[bug]) == 1
         ]
         write_case(case, folder / case.name)
-    write_list(Path(root) / "index.json", [entry_of_index(case) for case in cases])
-    write_list(Path(root) / "bugs.json", [entry_of_bug(bug, matrix) for bug in matrix])
+    if stages is None:
+        write_list(Path(root) / "index.json", [entry_of_index(case) for case in cases])
+        write_list(Path(root) / "bugs.json", [entry_of_bug(bug, matrix) for bug in matrix])
     return sum(path.stat().st_size for path in folder.rglob("*.*"))
 
 
