@@ -19,6 +19,7 @@ from ref.masks import MaskScheme
 
 # What opens an item, what closes it, and what closes the last one of the history and the target.
 LAYOUTS = {
+    "bare": ("", "", ""),
     "lines": ("", "\n", "\n"),
     "instruction": ('"', '", ', '"'),
 }
@@ -42,8 +43,12 @@ class Piece(NamedTuple):
 def build_all():
     """The cases of the stage `model`."""
     recipes = read_recipes()
-    tokens = vocabulary(recipes)
-    return [build(recipe, tokens) for recipe in recipes]
+    shared = vocabulary(recipes)
+    cases = []
+    for recipe in recipes:
+        tokens = vocabulary([recipe]) if recipe.get("own_vocabulary") else shared
+        cases.append(build(recipe, tokens))
+    return cases
 
 
 def read_recipes():
@@ -204,6 +209,8 @@ def draw_weights(config, recipe):
     for name, parameter in hf_parameters(torch_model(config, recipe["scheme"])).items():
         weight = random.standard_normal(tuple(parameter.shape))
         weight = scaled(weight, name, gains)
+        if "weight_step" in recipe:  # a number that is easily printed and read
+            weight = recipe["weight_step"] * np.round(weight / recipe["weight_step"]) + 0.0
         weights[WEIGHTS + name] = truncated_to_bfloat16(weight)
     return weights
 
