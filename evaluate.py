@@ -34,7 +34,7 @@ from ref.report.ranking import (
     summary_values,
 )
 from ref.report.tables import attention_table, heading, summary_text, user_text
-from ref.report.users import test_users
+from ref.report.users import size_text, test_users
 from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
@@ -59,9 +59,16 @@ def parse_options(arguments=None):
 
 def add_input_options(add):
     default = f"(default: those there are of {', '.join(DEFAULT_WEIGHTS)})"
+    trained = "(default: as the models were trained)"
     base_default = "(default: what adapter_config.json says)"
     add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
     add("--weights", nargs="+", metavar="FOLDER", help=f"model folders {default}")
+    add(
+        "--test-items",
+        type=int,
+        metavar="N",
+        help=f"the last N items of a user are targets {trained}",
+    )
     add("--base", metavar="FOLDER", help=f"base model of LoRA adapters {base_default}")
 
 
@@ -85,14 +92,14 @@ def add_report_options(add):
     add("--seed", type=int, default=0, help=f"of negatives and bootstrap {default}")
     add("--dtype", choices=cli.DTYPES, default="float32")
     add("--device", default="cpu", help=f"cpu, cuda, mps {default}")
-    add("--json", metavar="FILE", help="write the report, ranks of every user included")
+    add("--json", metavar="FILE", help="write the report, ranks of every target included")
     add("--attention", action="store_true", help=attention_help)
     add("--svg", metavar="FILE", help="draw what --attention measures")
 
 
 def check_options(options):
     """Raise ValueError naming an option that makes no sense."""
-    smallest = dict(beam_width=1, negatives=1, limit=1, batch_size=1, show=0, seed=0)
+    smallest = dict(test_items=1, beam_width=1, negatives=1, limit=1, batch_size=1, show=0, seed=0)
     for name, least in smallest.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -109,7 +116,7 @@ def main():
     with processes.joined(options.device):
         folders = model_folders(options)
         settings = [read_settings(folder) for folder in folders]
-        data = load_data(options.data, settings)
+        data = load_data(options, folders, settings)
         users = test_users(data, options)
         if options.attention:
             report_attention(folders, data, users, options)
@@ -138,7 +145,7 @@ def model_folders(options):
     return list(dict.fromkeys(folders))
 
 
-def load_data(folder, settings):
+def load_data(options, folders, settings):
     """The Dataset, filtered and cut as all of the models saw it in training."""
     protocols = {(model.history, model.min_item, model.min_user) for model in settings}
     if len(protocols) > 1:
@@ -147,12 +154,19 @@ def load_data(folder, settings):
             f"{sorted(protocols)}"
         )
     history, min_item, min_user = protocols.pop()
-    return dataset.load(folder, history, min_item, min_user)
+    test_items = options.test_items or min(model.test_items for model in settings)
+    for folder, model in zip(folders, settings):
+        if model.test_items < test_items and Path(folder, "recommender.json").exists():
+            raise ValueError(
+                f"{folder}: was trained with --test-items {model.test_items}, so it has seen "
+                f"targets of --test-items {test_items}; train it with that, or evaluate with fewer"
+            )
+    return dataset.load(options.data, history, min_item, min_user, test_items)
 
 
 @dataclass(frozen=True)
 class RankedBatch:
-    """B users: their Rankings, the NLL of their targets (B,), and items of histories left out."""
+    """B targets: their Rankings, their NLL (B,), and items of histories left out."""
 
     rankings: list
     nll: np.ndarray
@@ -272,21 +286,26 @@ def report(data, users, results, softmaxes, options):
     """Print the tables and some users; write what --json asks for."""
     lengths = np.array([len(history) for history in users.histories])
     counts = data.training_counts()[users.targets]
-    summary = summarize(results, slices(lengths, counts), options.seed)
+    summary = summarize(results, users.user_ids, slices(lengths, counts), options.seed)
     print("", *heading(data, users, softmaxes, options), "", sep="\n")
     print(summary_text(summary))
     if options.json:
         values = description(data, users, options) | {"titles": len(data.titles)}
         write_json(options.json, values | summary_values(summary, results))
         print(f"\nwrote {options.json}")
-    for number in range(min(options.show, len(users))):
-        history, target = users.histories[number], users.targets[number]
-        print("\n" + user_text(number, history, target, results, data.titles))
+    _, first_targets = np.unique(users.user_ids, return_index=True)
+    for number in first_targets[: options.show]:
+        print("\n" + user_text(number, users, results, data.titles))
 
 
 def description(data, users, options):
     """What every report for JSON begins with."""
-    return {"options": vars(options), "data": data.source, "users": len(users)}
+    return {
+        "options": vars(options),
+        "data": data.source,
+        "users": len(np.unique(users.user_ids)),
+        "targets": len(users),
+    }
 
 
 def report_attention(folders, data, users, options):
@@ -295,8 +314,8 @@ def report_attention(folders, data, users, options):
     if not processes.is_first():
         return
     print(
-        f"\n{data.source}: attention over the prompts and targets of {len(users)} test users; "
-        "means over heads\n"
+        f"\n{data.source}: attention over the prompts and targets of "
+        f"{size_text(users.user_ids, 'test users')}; means over heads\n"
     )
     for name, measured in models.items():
         print(attention_table(name, measured))

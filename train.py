@@ -131,6 +131,7 @@ def prepare_model(options, data):
         options.history,
         options.min_item,
         options.min_user,
+        options.test_items,
     )
     max_length = model.config.max_position_embeddings
     return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
@@ -363,7 +364,9 @@ def set_up_torch(threads):
 
 def load_data(options):
     """The Dataset of --data; when resuming, refused if it is not what the training began with."""
-    data = dataset.load(options.data, options.history, options.min_item, options.min_user)
+    data = dataset.load(
+        options.data, options.history, options.min_item, options.min_user, options.test_items
+    )
     processes.say(
         f"data: {data.source}: {len(data.titles)} titles, {len(data.train)} training sequences, "
         f"{len(data.valid)} validation and {len(data.test)} test targets",

@@ -1,4 +1,7 @@
-"""How a model is asked: what is kept beside its weights, in `recommender.json`."""
+"""How a model is asked: what is kept beside its weights.
+
+That is `recommender.json`, the Settings, and `catalogue.json`, the list of titles.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,8 +9,10 @@ from pathlib import Path
 from ref.files import read_json, write_json
 from ref.layouts import LAYOUTS, layout_from_dict
 from ref.prompt import Layout
+from ref.text import clean_title
 
-_INTEGERS = ("history", "min_item", "min_user")
+CATALOGUE = "catalogue.json"
+_INTEGERS = ("history", "min_item", "min_user", "test_items")
 
 
 @dataclass(frozen=True)
@@ -15,8 +20,8 @@ class Settings:
     """How a model was trained to be asked.
 
     softmax: what probabilities are normalized over, "full" the vocabulary or "catalogue" the tokens
-    that continue some title; temperature divides the logits. history, min_item, min_user: as in
-    `ref.data.dataset.load`. The defaults are those of a plain language model.
+    that continue some title; temperature divides the logits. history, min_item, min_user,
+    test_items: as in `ref.data.dataset.load`. The defaults are those of a plain language model.
     Raises ValueError naming a field that makes no sense.
     """
 
@@ -26,6 +31,7 @@ class Settings:
     history: int = 10
     min_item: int = 10
     min_user: int = 5
+    test_items: int = 1
 
     def __post_init__(self):
         if self.softmax not in ("full", "catalogue"):
@@ -58,3 +64,33 @@ def read_settings(folder) -> Settings:
         return Settings(**values | {"layout": layout})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def write_catalogue(folder, titles):
+    """Write FOLDER/catalogue.json."""
+    write_json(Path(folder) / CATALOGUE, list(titles))
+
+
+def read_catalogue(folder) -> list:
+    """The titles that the model of a folder was trained to recommend, in their order.
+
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    path = Path(folder) / CATALOGUE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file, so what can be recommended is not known; give a list of titles"
+        )
+    titles = read_json(path, list)
+    for number, title in enumerate(titles):
+        if clean_title(title, f"{path}, title {number}") != title:
+            raise ValueError(
+                f"{path}, title {number}: {title[:80]!r} is not clean; expected one "
+                f"line without HTML entities: {clean_title(title, path)[:80]!r}"
+            )
+    if len(set(titles)) < len(titles) or not titles:
+        raise ValueError(
+            f"{path}: {len(titles)} titles, {len(set(titles))} distinct; expected "
+            "at least one, and each once"
+        )
+    return titles

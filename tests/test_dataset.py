@@ -85,6 +85,54 @@ def test_the_last_item_is_the_test_target_and_the_one_before_it_the_validation_t
     assert titles_in(data, data.train) == [s[:-2] for s in sequences]
 
 
+@pytest.mark.parametrize("test_items", (1, 2, 5))
+@pytest.mark.parametrize("history", (1, 4, 10))
+def test_the_last_items_are_targets_each_behind_its_true_history(tmp_path, history, test_items):
+    rows = rows_of_lengths(3, 4, 7, 8, 12, 30)
+    folder = write_interactions(tmp_path / "last", rows)
+    data = load_unfiltered(folder, history=history, test_items=test_items)
+    train, valid, test, users = [], [], [], []
+    for sequence in title_sequences(rows):
+        if len(sequence) < test_items + 2:
+            train.append(sequence)
+            continue
+        first_target = len(sequence) - test_items
+        train.append(sequence[: first_target - 1])
+        valid.append(sequence[max(first_target - 1 - history, 0) : first_target])
+        users += [len(valid) - 1] * test_items
+        for target in range(first_target, len(sequence)):
+            test.append(sequence[max(target - history, 0) : target + 1])
+    assert [titles_in(data, part) for part in (data.train, data.valid, data.test)] == [
+        train,
+        valid,
+        test,
+    ]
+    assert data.test_users.tolist() == users
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_training_window_holds_one_of_several_test_targets(distinct_items, loss):
+    data = load_unfiltered(distinct_items, history=3, test_items=3)
+    trained = set()
+    for seed in range(20):
+        for window in training_titles(data, loss, seed):
+            trained.update(window)
+    before_the_targets = {f"title {user}-{place}" for user in range(5) for place in range(5)}
+    assert trained and trained <= before_the_targets
+
+
+def test_more_test_items_than_any_user_has_are_refused(distinct_items):
+    with pytest.raises(ValueError, match=r"interactions\.csv: .*the 10 .*test_items 8 .*are 9"):
+        load_unfiltered(distinct_items, test_items=8)
+
+
+def test_data_that_comes_split_takes_one_test_item_alone(presplit_folder):
+    data = load(presplit_folder, test_items=1)
+    assert data.test_users.tolist() == list(range(8))
+    with pytest.raises(ValueError, match="test_items is 2, but .* comes split"):
+        load(presplit_folder, test_items=2)
+
+
 def test_interactions_of_the_same_time_stay_in_the_order_of_the_file(tmp_path):
     of_u = [("u", "i3", 7), ("u", "i1", 7), ("u", "i2", 7), ("u", "i0", 6)]
     of_v = [("v", "i5", 7), ("v", "i4", 7), ("v", "i6", 7)]
@@ -578,7 +626,8 @@ def test_a_missing_folder_and_a_file_in_its_place_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option, value", (("history", 0), ("min_item", 0), ("min_user", 2), ("history", -1))
+    "option, value",
+    (("history", 0), ("min_item", 0), ("min_user", 2), ("history", -1), ("test_items", 0)),
 )
 def test_options_that_leave_nothing_to_predict_are_refused(interactions_folder, option, value):
     with pytest.raises(ValueError, match=f"{option} is {value}"):

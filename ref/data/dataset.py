@@ -3,8 +3,9 @@
 `load(None)` reads the embedded MovieLens, `load(folder)` a folder in one of the forms that
 ref/data/readers.py knows. Interactions are filtered, ordered in time and split leave-one-out: the
 last item of a user is the test target, the one before it the validation target, and the rest is
-training. Data that comes split already stays as it is; validation is then the last twentieth of the
-training windows in time.
+training. With `test_items` N the last N items of a user are test targets, each behind the true
+items before it, earlier test targets among them. Data that comes split already stays as it is;
+validation is then the last twentieth of the training windows in time.
 
 A *window* is a history and its target: items in a row, of which the last is the target.
 """
@@ -43,7 +44,9 @@ class Dataset:
     are one: a recommendation is a title.
     items: int32 (N,), indices into `titles`: one sequence after another, each in order of time.
     train: the training sequences, or, with `presplit`, training windows. valid, test: windows of at
-    most `history` + 1 items. notes: what a reader of results should know, a sentence each.
+    most `history` + 1 items. test_users: int (test windows,), the number of the user of each, from
+    0; with `presplit` each window is a user of its own. notes: what a reader of results should
+    know, a sentence each.
     """
 
     source: str
@@ -52,6 +55,7 @@ class Dataset:
     train: Windows
     valid: Windows
     test: Windows
+    test_users: np.ndarray
     history: int
     presplit: bool
     notes: tuple = ()
@@ -129,26 +133,34 @@ def _divide_rounding_up(numbers, divisor):
     return (numbers + divisor - 1) // divisor
 
 
-def load(folder=None, history=10, min_item=10, min_user=5) -> Dataset:
+def load(folder=None, history=10, min_item=10, min_user=5, test_items=1) -> Dataset:
     """The Dataset in a folder (None: the embedded one).
 
     history: items shown before a target, at most. min_item, min_user: fewest interactions of an
-    item and of a user; not used on data that comes split.
+    item and of a user; not used on data that comes split. test_items: N, the last items of a user
+    that are test targets; the one before them is the validation target, and training ends before
+    that. A user with fewer than N + 2 items is in training only.
     Raises ValueError or FileNotFoundError naming the file or the option.
     """
     _check_at_least("history", history, 1)
     _check_at_least("min_item", min_item, 1)
     _check_at_least("min_user", min_user, 3)  # one each for training, validation and test
+    _check_at_least("test_items", test_items, 1)
     source = "MovieLens latest-small (embedded)" if folder is None else str(folder)
     folder = EMBEDDED if folder is None else Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     data = readers.read(folder)
     if isinstance(data, readers.PresplitWindows):
+        if test_items != 1:
+            raise ValueError(
+                f"test_items is {test_items}, but {source} comes split into training and test; "
+                "it has to be 1"
+            )
         return _split_as_given(data, source, history)
     data = _filtered(data, min_item, min_user)
     data = _in_order(data)
-    return _leave_one_out(data, source, history)
+    return _leave_last_out(data, source, history, test_items)
 
 
 def _check_at_least(name, value, least):
@@ -194,22 +206,39 @@ def _rows_of(data, index):
     )
 
 
-def _leave_one_out(data, source, history):
-    """The Dataset of ordered interactions: the last two of each user are kept from training."""
+def _leave_last_out(data, source, history, test_items):
+    """The Dataset of ordered interactions: the last of each user are kept from training.
+
+    These are `test_items` test targets and, before them, one validation target.
+    """
     bounds = np.flatnonzero(np.diff(data.users, prepend=-1, append=-1))
     starts, ends = bounds[:-1], bounds[1:]
+    is_tested = ends - starts >= test_items + 2
+    if not is_tested.any():
+        raise ValueError(
+            f"{data.path}: no user has the {test_items + 2} interactions that test_items "
+            f"{test_items} needs; the most are {(ends - starts).max()}"
+        )
+    first_test = ends[is_tested, None] - test_items  # (users that are tested, 1)
+    test_ends = (first_test + np.arange(1, test_items + 1)).ravel()
     kept_items, items = np.unique(data.items, return_inverse=True)
     titles, items = _with_distinct_titles([data.titles[item] for item in kept_items], items)
     return Dataset(
         source,
         titles,
         items,
-        train=Windows(starts, ends - 2),
-        valid=Windows(np.maximum(starts, ends - 1 - history - 1), ends - 1),
-        test=Windows(np.maximum(starts, ends - history - 1), ends),
+        train=Windows(starts, np.where(is_tested, ends - test_items - 1, ends)),
+        valid=_windows_to(first_test.ravel(), starts[is_tested], history),
+        test=_windows_to(test_ends, np.repeat(starts[is_tested], test_items), history),
+        test_users=np.repeat(np.arange(is_tested.sum()), test_items),
         history=history,
         presplit=False,
     )
+
+
+def _windows_to(ends, starts, history):
+    """Windows of at most `history` + 1 items that end there; `starts`: of their sequences."""
+    return Windows(np.maximum(starts, ends - history - 1), ends)
 
 
 def _split_as_given(data, source, history):
@@ -217,7 +246,7 @@ def _split_as_given(data, source, history):
     in_order = _by_time(data.train) + _by_time(data.test)
     lengths = np.array([len(window) for window in in_order])
     ends = lengths.cumsum()
-    windows = Windows(np.maximum(ends - lengths, ends - history - 1), ends)
+    windows = _windows_to(ends, ends - lengths, history)
     first_test = len(data.train)
     first_valid = first_test - max(1, first_test // 20)
     titles, items = _with_distinct_titles(data.titles, np.concatenate(in_order))
@@ -228,6 +257,7 @@ def _split_as_given(data, source, history):
         train=windows[:first_valid],
         valid=windows[first_valid:first_test],
         test=windows[first_test:],
+        test_users=np.arange(len(data.test)),
         history=history,
         presplit=True,
         notes=data.notes,

@@ -1,14 +1,14 @@
 """Ranks, metrics of ranks, and bootstrap intervals of their means.
 
-The target of a user has rank r, counted from 1, among N negatives; r is infinite where a search did
-not return the target. Of one user:
+A target has rank r, counted from 1, among N negatives; r is infinite where a search did
+not return the target. Of one target:
 
     HR@K   = 1 if r <= K, else 0
     NDCG@K = 1 / log2(r + 1) if r <= K, else 0          (one relevant item, so the ideal DCG is 1)
     MRR    = 1 / r
     AUC    = (N - (r - 1)) / N                           (negatives with the target's score: half)
 
-U users, S titles.
+U targets, one or several of each user; S titles.
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ def rank_and_auc(scores, target, candidates):
 
 
 def metrics_of(ranks):
-    """{"HR@1": float64 (U,), ..., "MRR": ...}, one value a user, from the ranks (U,) of targets."""
+    """{"HR@1": float64 (U,), ..., "MRR": ...}, one value a target, from the ranks (U,)."""
     ranks = np.asarray(ranks, np.float64)
     metrics = {}
     for k in CUTOFFS:
@@ -47,32 +47,39 @@ def metrics_of(ranks):
     return metrics
 
 
-def bootstrap(metrics, resamples=1000, seed=0):
-    """Means over users with 95 % intervals: {name: (mean, low, high)}.
+def bootstrap(metrics, user_ids=None, resamples=1000, seed=0):
+    """Means over targets with 95 % intervals: {name: (mean, low, high)}.
 
-    metrics: {name: float (U,)}. Users are drawn with replacement, the same draws for all metrics;
-    the interval lies between the percentiles 2.5 and 97.5 of the means of the draws.
+    metrics: {name: float (U,)}. user_ids: int (U,), the user of each target, those of a user in a
+    row; None: each is of another user. Users are drawn with replacement, each with all of its
+    targets, because the targets of a user are not independent; the same draws for all metrics. The
+    interval lies between the percentiles 2.5 and 97.5 of the means of the draws.
     """
     values = np.stack(list(metrics.values()), axis=1)  # (U, metrics)
-    num_users = len(values)
+    if user_ids is None:
+        user_ids = np.arange(len(values))
+    first_targets = np.flatnonzero(np.diff(user_ids)) + 1  # of each user but the first
+    targets_of_user = np.split(np.arange(len(values)), first_targets)
+    num_users = len(targets_of_user)
     rng = np.random.default_rng(seed)
     means = []
     for _ in range(resamples):
         users = rng.integers(0, num_users, num_users)
-        means.append(values[users].mean(0))
+        targets = np.concatenate([targets_of_user[user] for user in users])
+        means.append(values[targets].mean(0))
     low, high = np.percentile(means, _PERCENTILES, axis=0)
     rows = np.stack((values.mean(0), low, high), axis=1)  # (metrics, 3)
     return {name: tuple(row) for name, row in zip(metrics, rows.tolist())}
 
 
-def paired_difference(metrics, others, resamples=1000, seed=0):
-    """`bootstrap` of metrics - others, user by user, for the metrics that both have."""
+def paired_difference(metrics, others, user_ids=None, resamples=1000, seed=0):
+    """`bootstrap` of metrics - others, target by target, for the metrics that both have."""
     differences = {name: metrics[name] - others[name] for name in metrics if name in others}
-    return bootstrap(differences, resamples, seed)
+    return bootstrap(differences, user_ids, resamples, seed)
 
 
 def slices(lengths, counts):
-    """{name: bool (U,)}: who belongs to which slice; slices without users are left out.
+    """{name: bool (U,)}: which targets belong to which slice; empty slices are left out.
 
     lengths: int (U,), items of the history; counts: int (U,), how often the target stands in
     training.

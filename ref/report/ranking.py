@@ -1,6 +1,6 @@
-"""What a ranking gives: ranks and metrics of each user, their means, differences and slices.
+"""What a ranking gives: ranks and metrics of each target, their means, differences and slices.
 
-U users, S titles. Titles are numbers of the catalogue.
+U targets (ref/report/users.py), S titles. Titles are numbers of the catalogue.
 """
 
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
+from ref.report.users import size_text
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where the target of a user stands.
+    """Where a target stands.
 
     rank: from 1; infinity where it was not returned. auc: None after a beam search. top: the best
     five titles of a model, as (title, log-probability).
@@ -27,8 +28,8 @@ class Ranking:
 class Result:
     """What is measured of a model or a baseline.
 
-    rankings: the Ranking of each user. metrics: {name: float64 (U,)}. targets: int (U,), of a
-    model, the titles that its rankings are of (that of the user or the first of the same tokens).
+    rankings: the Ranking of each target. metrics: {name: float64 (U,)}. targets: int (U,), of a
+    model, the titles that its rankings are of (the target or the first title of the same tokens).
     """
 
     name: str
@@ -47,7 +48,7 @@ class Result:
 
 
 def metrics_of_rankings(rankings):
-    """The metrics of each user, {name: float64 (U,)}: those of ranks, and the AUC where known."""
+    """The metrics of each target, {name: float64 (U,)}: those of ranks, and the AUC where known."""
     metrics = metrics_of([ranking.rank for ranking in rankings])
     if rankings[0].auc is not None:
         metrics["AUC"] = np.array([ranking.auc for ranking in rankings])
@@ -55,7 +56,7 @@ def metrics_of_rankings(rankings):
 
 
 def evaluate_scores(name, scores, users, options) -> Result:
-    """Rank for all users by scores of all titles: for each user float (S,).
+    """Rank for all users by scores of all titles: for each target float (S,).
 
     With --ranking beam, a target behind the beam width counts as not returned.
     """
@@ -92,8 +93,8 @@ def best_titles(scores, titles):
 class Summary:
     """Means with their intervals, {name: {metric: (mean, low, high)}} in the form of `table`.
 
-    overall: of each result. differences: of each but the first to the first, user by user.
-    slices: {name of a slice: as overall, over the users of the slice}.
+    overall: of each result. differences: of each but the first to the first, target by target.
+    slices: {name of a slice: as overall, over the targets of the slice}.
     """
 
     overall: dict
@@ -101,30 +102,34 @@ class Summary:
     slices: dict
 
 
-def summarize(results, slices, seed) -> Summary:
-    """The Summary of Results; slices: {name: bool (U,)}; seed: of the bootstrap."""
+def summarize(results, user_ids, slices, seed) -> Summary:
+    """The Summary of Results.
+
+    user_ids: int (U,), the user of each target; slices: {name: bool (U,)}; seed: of the bootstrap.
+    """
     first, *others = results
-    differences = {
-        f"{result.name} - {first.name}": paired_difference(result.metrics, first.metrics, seed=seed)
-        for result in others
-    }
-    everybody = np.ones(len(first.ranks), bool)
-    in_slices = {
-        f"{name} ({mask.sum()} users)": _means(results, mask, seed) for name, mask in slices.items()
-    }
-    return Summary(_means(results, everybody, seed), differences, in_slices)
+    differences = {}
+    for result in others:
+        name = f"{result.name} - {first.name}"
+        differences[name] = paired_difference(result.metrics, first.metrics, user_ids, seed=seed)
+    in_slices = {}
+    for name, mask in slices.items():
+        means = _means(results, user_ids, mask, seed)
+        in_slices[f"{name} ({size_text(user_ids[mask])})"] = means
+    everything = np.ones(len(user_ids), bool)
+    return Summary(_means(results, user_ids, everything, seed), differences, in_slices)
 
 
-def _means(results, mask, seed):
+def _means(results, user_ids, mask, seed):
     means = {}
     for result in results:
         metrics = {name: values[mask] for name, values in result.metrics.items()}
-        means[result.name] = bootstrap(metrics, seed=seed)
+        means[result.name] = bootstrap(metrics, user_ids[mask], seed=seed)
     return means
 
 
 def summary_values(summary: Summary, results) -> dict:
-    """The same for JSON, with the rank (null: not returned) and the NLL of every user."""
+    """The same for JSON, with the rank (null: not returned) and the NLL of every target."""
     models = [result for result in results if result.is_model]
     baselines = [result for result in results if not result.is_model]
     return {

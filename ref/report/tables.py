@@ -4,6 +4,7 @@ import numpy as np
 
 from ref.report.attention import KEYS, QUERIES, Attention
 from ref.report.ranking import Summary
+from ref.report.users import size_text
 
 COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1 is HR@1
 SLICE_COLUMNS = ("HR@10", "NDCG@10", "NLL")
@@ -50,11 +51,12 @@ def heading(data, users, softmaxes, options):
         "sampled": f"target among {options.negatives} random other titles",
     }[options.ranking]
     seen = "removed" if options.exclude_seen else "not removed"
-    lines = [f"{data.source}: {len(users)} test users, {len(data.titles)} titles", *data.notes]
-    lines.append(
-        f"ranking: {how}; items of the history {seen}; "
-        "means over users, 95 % bootstrap intervals below them"
-    )
+    sizes = size_text(users.user_ids, "test users")
+    lines = [f"{data.source}: {sizes}, {len(data.titles)} titles", *data.notes]
+    means = "means over users, 95 % bootstrap intervals below them"
+    if "targets" in sizes:
+        means = "means over targets, below them 95 % intervals of a bootstrap that draws users"
+    lines.append(f"ranking: {how}; items of the history {seen}; {means}")
     nll = f"NLL: nats a target title, normalized over the {' and the '.join(softmaxes)}"
     if len(softmaxes) > 1:
         nll += "; do not compare them"
@@ -62,7 +64,7 @@ def heading(data, users, softmaxes, options):
 
 
 def summary_text(summary: Summary) -> str:
-    """The tables of a ranking: all users, differences, slices."""
+    """The tables of a ranking: all targets, differences, slices."""
     differences = table(summary.differences, COLUMNS)
     blocks = [
         table(summary.overall, COLUMNS),
@@ -73,25 +75,25 @@ def summary_text(summary: Summary) -> str:
     return "\n\n".join(blocks)
 
 
-def user_text(user, history, target, results, titles) -> str:
+def user_text(number, users, results, titles) -> str:
     """A user as a person would want to see: history, next title, what each model recommends.
 
-    user: its number, from 0; history, target: titles as numbers; titles: their texts.
+    number: of the target, from 0; titles: their texts.
     """
-    lines = [f"user {user + 1} chose, oldest first"]
-    lines += [f"    {titles[title]}" for title in history]
-    lines.append(f"  and next: {titles[target]}")
+    lines = [f"user {users.user_ids[number] + 1} chose, oldest first"]
+    lines += [f"    {titles[title]}" for title in users.histories[number]]
+    lines.append(f"  and next: {titles[users.targets[number]]}")
     for model in results:
         if model.is_model:
             lines.append(f"  {model.name} recommends")
-            lines += _recommended_lines(model, user, titles)
+            lines += _recommended_lines(model, number, titles)
     return "\n".join(lines)
 
 
-def _recommended_lines(model, user, titles):
+def _recommended_lines(model, number, titles):
     lines = []
-    for place, (title, log_prob) in enumerate(model.rankings[user].top, start=1):
-        mark = "  <- the true one" if title == model.targets[user] else ""
+    for place, (title, log_prob) in enumerate(model.rankings[number].top, start=1):
+        mark = "  <- the true one" if title == model.targets[number] else ""
         lines.append(f"    {place}. {np.exp(log_prob):7.2%}  {titles[title]}{mark}")
     return lines
 

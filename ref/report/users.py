@@ -1,4 +1,7 @@
-"""The test users of a ranking, and the titles among which their targets are ranked. U users."""
+"""The test users of a ranking, and the titles among which their targets are ranked.
+
+U targets: one for each user, or, with `--test-items`, several in a row of the same user.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -7,14 +10,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Users:
-    """U test users; titles are numbers of the catalogue.
+    """U test targets and their users; titles are numbers of the catalogue.
 
-    histories: for each an int array, oldest first. targets: int (U,). candidates: for each the
-    titles among which the target is ranked, an int array, the target first; None: all titles.
+    histories: for each target an int array, oldest first. targets: int (U,). user_ids: int (U,),
+    the number of the user of each. candidates: for each the titles among which the target is
+    ranked, an int array, the target first; None: all titles.
     """
 
     histories: list
     targets: np.ndarray
+    user_ids: np.ndarray
     candidates: list | None = None
 
     def __len__(self):
@@ -22,14 +27,16 @@ class Users:
 
     def __getitem__(self, part):
         candidates = None if self.candidates is None else self.candidates[part]
-        return Users(self.histories[part], self.targets[part], candidates)
+        return Users(self.histories[part], self.targets[part], self.user_ids[part], candidates)
 
 
 def test_users(data, options) -> Users:
-    """The users to rank for; with --ranking sampled each has negatives drawn for it alone."""
-    windows = data.test[: options.limit]
+    """The users to rank for; with --ranking sampled each target has negatives of its own."""
+    limit = np.inf if options.limit is None else options.limit
+    is_wanted = data.test_users < limit
+    windows = data.test[is_wanted]
     histories = [data.items[start : end - 1] for start, end in zip(windows.starts, windows.ends)]
-    users = Users(histories, data.items[windows.ends - 1])
+    users = Users(histories, data.items[windows.ends - 1], data.test_users[is_wanted])
     if options.ranking != "sampled":
         return users
     candidates = [draw_candidates(number, users, data, options) for number in range(len(users))]
@@ -37,7 +44,7 @@ def test_users(data, options) -> Users:
 
 
 def draw_candidates(number, users, data, options):
-    """A user's target and random other titles, drawn from (--seed, number of the user)."""
+    """A target and random other titles, drawn from (--seed, number of the target)."""
     rng = np.random.default_rng([options.seed, number])
     target = users.targets[number]
     not_drawn = [target]
@@ -49,3 +56,12 @@ def draw_candidates(number, users, data, options):
             f"--negatives is {options.negatives}, but there are only {len(others)} other titles"
         )
     return np.append(target, rng.choice(others, options.negatives, replace=False))
+
+
+def size_text(user_ids, users="users"):
+    """How many users, and how many targets where a user has several: "576 users, 5760 targets"."""
+    num_users = len(np.unique(user_ids))
+    text = f"{num_users} {users}"
+    if len(user_ids) > num_users:
+        text += f", {len(user_ids)} targets"
+    return text

@@ -96,6 +96,13 @@ def add_prompt_options(add):
         default=5,
         help="fewest interactions of a user (default: %(default)s)",
     )
+    add(
+        "--test-items",
+        type=int,
+        default=1,
+        metavar="N",
+        help="test targets of a user: its last N items (default: %(default)s)",
+    )
     add("--valid-limit", type=int, help="validate on the first so many users only")
 
 
