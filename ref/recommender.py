@@ -1,11 +1,20 @@
-"""The front door: from a model folder to what is needed to recommend."""
+"""The front door: from a model folder and a history of titles to recommendations."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from ref.checkpoints import load_model
 from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
 from ref.prompt import PromptEncoder
-from ref.settings import read_settings
+from ref.search.beam import beam_search
+from ref.search.decoder import Decoder
+from ref.search.exact import title_log_probs
+from ref.settings import read_catalogue, read_settings
+from ref.trie import build_trie
+
+LEAST_BEAMS = 10  # a search for fewer titles is as wide as that: wider ones find better titles
 
 
 def load(folder, dtype=torch.float32, device="cpu", base=None):
@@ -17,3 +26,81 @@ def load(folder, dtype=torch.float32, device="cpu", base=None):
         tokenizer, settings.layout, model.scheme, model.config.max_position_embeddings
     )
     return model, encoder, settings
+
+
+class Recommender:
+    """A model that recommends titles of its catalogue; `Recommender.load(folder)` makes one.
+
+    titles: the catalogue. encoder: makes prompts. decoder: the model, over the trie of the titles.
+    settings: how the model was trained to be asked. number: {title: its number in the catalogue};
+    titles with the same tokens cannot be told apart and have the number of the first of them.
+    """
+
+    def __init__(self, model, encoder, settings, titles):
+        trie = build_trie(encoder, titles)
+        self.titles = titles
+        self.encoder = encoder
+        self.decoder = Decoder(model, trie, settings)
+        self.settings = settings
+        self.number = dict(zip(titles, trie.title[trie.leaf].tolist()))
+
+    @classmethod
+    def load(cls, folder, device="cpu", dtype=torch.float32, base=None, titles=None):
+        """The Recommender of a model folder.
+
+        titles: another catalogue than the one in the folder. base: as in load_model.
+        Raises FileNotFoundError or ValueError, naming the file, for a folder that holds no model.
+        """
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"{folder}: no such folder; expected a model that train.py made"
+            )
+        titles = read_catalogue(folder) if titles is None else list(titles)
+        return cls(*load(folder, dtype, device, base), titles)
+
+    def recommend(self, history, k=10, exclude_seen=True, candidates=None):
+        """The k best titles behind a history: [(title, log-probability in nats), ...], best first.
+
+        history: titles, oldest first; the model reads the last `settings.history` of them. One that
+        the catalogue does not hold is read as text, like the others. exclude_seen: recommend none
+        of the history. candidates: titles of the catalogue to choose from; None is all of them.
+        Fewer than k come back only where fewer may be recommended. Without candidates they are
+        found by beam search, which may miss one; with candidates all of these are scored.
+        Raises ValueError for an empty history, k below 1 and unknown candidates.
+        """
+        if isinstance(history, str):
+            raise ValueError(f"history is the text {history!r}; expected a list of titles")
+        if not history:
+            raise ValueError("the history is empty; expected at least one title")
+        return self.recommend_all([history], k, exclude_seen, candidates)[0]
+
+    def recommend_all(self, histories, k=10, exclude_seen=True, candidates=None):
+        """`recommend` for several histories at once: a list of its results."""
+        if k < 1:
+            raise ValueError(f"k is {k}; expected 1 or more")
+        longest = self.decoder.trie.depth.max()  # behind each prompt there is room for any title
+        shown = [history[-self.settings.history :] for history in histories]
+        prompts = [self.encoder.encode(titles, reserve=longest) for titles in shown]
+        seen = [self._numbers(history) if exclude_seen else set() for history in histories]
+        if candidates is None:
+            best = beam_search(self.decoder, prompts, max(k, LEAST_BEAMS), seen)
+        else:
+            best = self._best_candidates(prompts, candidates, seen)
+        return [[(self.titles[title], score) for title, score in row[:k]] for row in best]
+
+    def _numbers(self, titles):
+        """The numbers of those titles that the catalogue holds: a set."""
+        return {self.number[title] for title in titles if title in self.number}
+
+    def _best_candidates(self, prompts, candidates, seen):
+        """For each prompt [(number of a title, log-probability), ...], best first."""
+        unknown = [title for title in candidates if title not in self.number]
+        if unknown:
+            raise ValueError(f"candidate {unknown[0]!r} is no title of the catalogue")
+        numbers = np.array(sorted(self._numbers(candidates)), np.int64)
+        log_probs = title_log_probs(self.decoder, prompts, numbers)
+        best = []
+        for row, excluded in zip(log_probs, seen):
+            order = numbers[np.argsort(-row[numbers], kind="stable")]
+            best.append([(title, float(row[title])) for title in order if title not in excluded])
+        return best

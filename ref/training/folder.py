@@ -8,6 +8,7 @@ import sentencepiece
 import torch
 
 from ref.checkpoints.config import config_values
+from ref.settings import write_catalogue
 from ref.training import processes, state
 
 
@@ -32,6 +33,7 @@ def open_folder(run):
             state.start_log(out, description(run))
         run.encoder.tokenizer.save(out)
         run.settings.save(out)
+        write_catalogue(out, run.data.titles)
     if options.resume and progress.last:
         processes.say(
             f"going on after epoch {progress.epoch}, step {progress.step} of {progress.total}"

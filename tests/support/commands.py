@@ -19,6 +19,7 @@ from support.data import TINY
 
 ROOT = Path(__file__).parents[2]
 MODEL_FILES = [
+    "catalogue.json",
     "config.json",
     "log.jsonl",
     "model.safetensors",
