@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ref.masks import MaskScheme
-from ref.search.beam import beam_search
+from ref.search.beam import beam_search, closed_nodes
 from ref.search.decoder import Decoder, cached_hidden_states
 from ref.search.exact import title_log_probs
 from ref.settings import Settings
@@ -214,7 +214,7 @@ class Naive:
             candidates = []
             for tokens, score in live:
                 for token, log_prob in self.next_log_probs(history, tokens).items():
-                    if [*tokens, token] not in excluded:
+                    if self.is_open([*tokens, token], excluded):
                         candidates.append(([*tokens, token], score + log_prob))
             candidates.sort(key=lambda pair: (-pair[1], self.first_title(pair[0])))
             for tokens, score in candidates[:width]:
@@ -223,6 +223,11 @@ class Naive:
             finished = sorted(finished, key=lambda pair: (-pair[1], pair[0]))[:width]
             live = [pair for pair in candidates if pair[0] not in self.title_tokens][:width]
         return finished
+
+    def is_open(self, tokens, excluded):
+        """Does a title that is not excluded begin with these tokens?"""
+        begin_so = [title for title in self.title_tokens if title[: len(tokens)] == tokens]
+        return any(title not in excluded for title in begin_so)
 
     def first_title(self, tokens):
         """The first title of the catalogue that begins with these tokens."""
@@ -327,6 +332,50 @@ def test_excluded_titles_do_not_finish_and_leave_their_places_to_others(decoders
     assert_same_lists(rankings, wanted)
     assert rankings[0] != free[0]
     assert rankings[1] == free[1]
+
+
+ROCKIES = {title for title, text in enumerate(TITLES) if text.startswith("Rocky")}
+MOST = {title for title in range(len(TITLES)) if title % 4}
+
+
+@pytest.mark.parametrize("softmax", ["full", "catalogue"])
+@pytest.mark.parametrize("width", [1, 3, 6])
+@pytest.mark.parametrize("excluded", [ROCKIES, MOST], ids=["one branch", "most titles"])
+def test_a_branch_that_holds_only_excluded_titles_takes_no_beam(decoders, softmax, width, excluded):
+    decoder, naive = decoders(softmax=softmax, seed=width)
+
+    rankings = beam_search(decoder, encoded(naive), width, [excluded] * 3)
+
+    wanted = [naive.beam_search(history, width, excluded) for history in HISTORIES]
+    assert_same_lists(rankings, wanted)
+    assert [len(ranking) for ranking in rankings] == [width] * 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_wide_search_returns_the_best_of_the_exact_scores_that_are_not_excluded(decoders, seed):
+    decoder, naive = decoders(seed=seed)
+    prompts = encoded(naive)
+
+    rankings = beam_search(decoder, prompts, len(TITLES), [MOST] * 3)
+
+    for ranking, exact in zip(rankings, title_log_probs(decoder, prompts)):
+        left = [title for title in range(len(TITLES)) if title not in MOST]
+        assert titles_of(ranking) == sorted(left, key=lambda title: -exact[title])
+
+
+@property_test
+@given(catalogues, st.sets(st.integers(0, 11)))
+def test_a_node_is_closed_where_every_title_at_or_below_it_is_excluded(sequences, excluded):
+    trie = trie_of(sequences)
+    excluded = {title for title in excluded if title < len(sequences)}
+
+    closed = closed_nodes(trie, excluded)
+
+    tokens_of_excluded = [sequences[title] for title in excluded]
+    for prefix in prefixes_of(sequences):
+        below = [tokens for tokens in sequences if tuple(tokens[: len(prefix)]) == prefix]
+        is_closed = all(tokens in tokens_of_excluded for tokens in below)
+        assert (node_at(trie, prefix) in closed) == is_closed
 
 
 def test_a_user_with_every_title_excluded_gets_an_empty_list(decoders):

@@ -4,7 +4,9 @@ Every step extends each live beam by all its children in the trie. Titles that e
 `width` candidates are finished; the best `width` candidates that do not end live on (with width 10
 and three titles that end among the best ten, three are finished and ten live on). The search for a
 user stops when no live beam can pass the last of `width` finished titles: a beam's score, a sum of
-log-probabilities, only falls. No length normalization; ties go by the order of the catalogue.
+log-probabilities, only falls. No length normalization; ties go by the order of the catalogue. A
+branch that holds only excluded titles takes no beam: `width` titles are found wherever so many are
+left.
 
 Of the trie (ref/trie.py) it uses `title`, the title that ends at a node or -1, and `first_title`,
 the first one at or below a node. A Decoder (ref/search/decoder.py) gives the log-probabilities of
@@ -13,6 +15,7 @@ the children of nodes, and computes new nodes behind a prompt.
 Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,17 +62,18 @@ class Candidates:
 def beam_search(decoder, prompts, width, excluded=None):
     """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
 
-    excluded: for each prompt a set of titles that may not be found.
+    excluded: for each prompt a set of titles that may not be found, nor others of equal tokens.
     """
     trie = decoder.trie
     users = np.arange(len(prompts))  # whose search goes on; a row of everything below for each
     states, last_hidden = decoder.read_prompts(prompts)
     beams, hidden = Beams.at_root(len(users)), last_hidden[:, None]  # (U, W, C)
     found = [[] for _ in prompts]
+    closed = [closed_nodes(trie, titles) for titles in excluded or []]
     while True:
         candidates = extended(decoder, beams, hidden)
-        if excluded is not None:
-            exclude(candidates, trie, [excluded[user] for user in users])
+        if closed:
+            exclude(candidates, [closed[user] for user in users])
         survivors = []  # for each user, which of the candidates live on
         for row, user in enumerate(users):
             finished, unfinished = best_candidates(candidates, row, width, trie)
@@ -98,11 +102,26 @@ def extended(decoder, beams, hidden):
     return Candidates(children.reshape(U, -1), scores.reshape(U, -1))
 
 
-def exclude(candidates, trie, excluded):
-    """Give score -inf to what ends a title of its user's set."""
-    for row, titles in enumerate(excluded):
-        ends_one = np.isin(trie.title[candidates.nodes[row]], list(titles))
-        candidates.scores[row, ends_one] = -np.inf
+def closed_nodes(trie, excluded):
+    """The nodes at and below which every title is one of `excluded`: a list."""
+    closed = set()
+    num_closed_children = Counter()
+    for leaf in {trie.leaf[title] for title in excluded}:
+        node = leaf
+        closed.add(node)
+        while node != 0:
+            node = trie.parent[node]
+            num_closed_children[node] += 1
+            if num_closed_children[node] < trie.num_children[node]:
+                break
+            closed.add(node)
+    return sorted(closed)
+
+
+def exclude(candidates, closed):
+    """Give score -inf to the closed nodes of each user."""
+    for row, nodes in enumerate(closed):
+        candidates.scores[row, np.isin(candidates.nodes[row], nodes)] = -np.inf
 
 
 def best_candidates(candidates, row, width, trie):
