@@ -27,17 +27,22 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ref import cli
+import evaluate
+from ref import cli, recommender
 from ref.checkpoints import load_model
-from ref.files import read_json, write_json
+from ref.data import dataset
+from ref.files import read_json, write_atomically, write_json
+from ref.loss import Objective
 from ref.settings import Settings
-
-from study.run import attention_figures, likelihoods, resolved, write_runs
+from ref.training.batches import items_of
+from ref.trie import build_trie
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
@@ -187,6 +192,52 @@ def do_missing(all_steps):
         code = subprocess.run([sys.executable, *map(str, step)], cwd=ROOT).returncode
         if code:
             raise ValueError(f"exit code {code}: {' '.join(map(str, step))}")
+
+
+def attention_figures(report):
+    """What a line keeps of a report of evaluate.py --attention.
+
+    Of each model share, per_pair (means over heads) and even, (L, 3, 4).
+    """
+    models = list(report["models"].values())
+    values = {"kinds": models[0]["kinds"]}
+    for name, digits in (("share", 4), ("per_pair", 5), ("even", 5)):
+        values[name] = []
+        for model in models:
+            array = np.array(model[name], float)  # null becomes nan
+            if array.ndim == 4:  # (L, heads, 3, 4)
+                array = array.mean(1)
+            array = array.round(digits)
+            values[name].append(np.where(np.isnan(array), None, array).tolist())
+    return values
+
+
+@torch.inference_mode()
+def likelihoods(weights, folder, part="test", limit=None):
+    """Negative log-likelihood of the targets of data.test or data.valid, in nats, without ranking.
+
+    As evaluate.py computes it, unless a prompt is so long that items are dropped: that also makes
+    room for the longest title.
+    """
+    model, encoder, settings = recommender.load(weights)
+    data = dataset.load(folder, settings.history, settings.min_item, settings.min_user)
+    trie = build_trie(encoder, data.titles)
+    objective = Objective(encoder, trie, data.titles, settings, "target")
+    windows = {"test": data.test, "valid": data.valid}[part]
+    items = items_of(windows[:limit], data)
+    nats = []
+    for begin in tqdm(range(0, len(items), 4), disable=None):
+        nats += evaluate.target_nll(model, objective, items[begin : begin + 4], "cpu").tolist()
+    return [round(value, 3) for value in nats]
+
+
+def write_runs(path, records):
+    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
+    write_atomically(path, "".join(lines).encode())
+
+
+def resolved(name):
+    return Path(name).resolve()
 
 
 def main():

@@ -1,0 +1,60 @@
+"""The lines of runs.jsonl: a JSON object a run, its numbers of every target packed into a text.
+
+A packed text is base64 of zlib of the numbers as two bytes each, first the low bytes of all, then
+the high ones: that is a tenth of what JSON would need.
+"""
+
+import base64
+import json
+import zlib
+
+import numpy as np
+
+from ref.files import read_text, write_atomically
+
+LAST_RANK = 100  # ranks beyond it are kept as 0: no metric of the study looks further
+
+
+def pack(numbers) -> str:
+    """The text of some whole numbers of 0 to 65,535. Raises ValueError for others."""
+    numbers = np.asarray(numbers)
+    if (numbers != np.clip(numbers, 0, 65_535).astype(int)).any():
+        raise ValueError("cannot pack numbers that are not whole, or not 0 to 65535")
+    pairs = numbers.astype("<u2").view(np.uint8).reshape(-1, 2)
+    return base64.b64encode(zlib.compress(pairs.T.tobytes(), 9)).decode()
+
+
+def unpack(text):
+    """int64 (numbers,) of a packed text."""
+    halves = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    low, high = halves.reshape(2, -1).astype(np.int64)
+    return low + 256 * high
+
+
+def pack_nll(nats) -> str:
+    """Negative log-likelihoods in hundredths of a nat: over 5,000 targets that moves no mean."""
+    return pack(np.round(np.asarray(nats) * 100))
+
+
+def unpack_nll(text):
+    """float64 (targets,), in nats."""
+    return unpack(text) / 100
+
+
+def pack_ranks(ranks) -> str:
+    """Ranks from 1; those beyond LAST_RANK, and None for a title that was not returned, as 0."""
+    return pack([rank if rank is not None and rank <= LAST_RANK else 0 for rank in ranks])
+
+
+def read(path):
+    """{name of the run: its record} of a file of runs, in its order; {} where there is none."""
+    if not path.exists():
+        return {}
+    records = [json.loads(line) for line in read_text(path).splitlines()]
+    return {record["run"]: record for record in records}
+
+
+def write(path, records):
+    """Write a file of runs: a line a record."""
+    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records.values()]
+    write_atomically(path, "".join(lines).encode())
