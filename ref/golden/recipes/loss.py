@@ -1,0 +1,117 @@
+"""How loss.json becomes the golden cases of the stage `loss`.
+
+A title's tokens are its words, numbers and signs, and a newline, the end token.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ref.golden.case import Case
+from ref.golden.definitions import loss as definition
+from ref.golden.recipes.model import PAD, TOKEN, truncated_to_bfloat16
+from ref.golden.stages.loss import compute
+
+END = "\n"
+PADDING = -1  # item number of a padding token, and what follows a short title
+
+
+def build_all():
+    """The cases of the stage `loss`."""
+    content = json.loads(Path(__file__).with_name("loss.json").read_text(encoding="utf-8"))
+    return [build(content["defaults"] | recipe) for recipe in content["recipes"]]
+
+
+def build(recipe):
+    """A case from its recipe, filled with the defaults that loss.json begins with."""
+    rows = padded([row_of_tokens(row) for row in recipe["rows"]])
+    vocabulary = vocabulary_of(recipe, rows)
+    info = {
+        "format": 2,
+        "name": recipe["name"],
+        "stage": "loss",
+        "what": recipe["what"],
+        "also_for": recipe["also_for"],
+        "needs": needs(recipe, rows),
+        "loss": recipe["loss"],
+        "softmax": recipe["softmax"],
+        "temperature": recipe["temperature"],
+        "catalogue": recipe["catalogue"],
+        "vocabulary": vocabulary,
+        "tolerances": recipe["tolerances"],
+        "inputs": ["logits", "input_ids", "item_numbers", "titles"],
+        "outputs": [],
+    }
+    ids = [[vocabulary.index(token) for token, _ in row] for row in rows]
+    tensors = {
+        "logits": draw_logits((len(rows), len(rows[0]), len(vocabulary)), recipe),
+        "input_ids": np.array(ids),
+        "item_numbers": np.array([[number for _, number in row] for row in rows]),
+        "titles": title_matrix(recipe["catalogue"], vocabulary),
+    }
+    case = Case(info, tensors)
+    outputs = compute(definition, case)
+    if not recipe["gradients"]:
+        del outputs["gradients.logits"]
+    info["outputs"] = list(outputs)
+    case.tensors |= outputs
+    return case
+
+
+def row_of_tokens(row):
+    """A row of a recipe as [(token, item number), ...], with its padding on the left."""
+    tokens = [(PAD, PADDING)] * row.get("left", 0)
+    tokens += [(token, 0) for token in TOKEN.findall(row.get("before", ""))]
+    for number, title in enumerate(row["history"], 1):
+        tokens += [(token, number) for token in tokens_of_title(title)]
+    tokens += [(token, 0) for token in TOKEN.findall(row.get("after", ""))]
+    target = len(row["history"]) + 1
+    return tokens + [(token, target) for token in tokens_of_title(row["target"])]
+
+
+def tokens_of_title(title):
+    return [*TOKEN.findall(title), END]
+
+
+def padded(rows):
+    """Rows of equal length, padded on the right."""
+    length = max(map(len, rows))
+    return [row + [(PAD, PADDING)] * (length - len(row)) for row in rows]
+
+
+def vocabulary_of(recipe, rows):
+    """Padding, tokens that nobody uses, then those of rows and catalogue, sorted."""
+    used = {token for row in rows for token, _ in row}
+    for title in recipe["catalogue"]:
+        used.update(tokens_of_title(title))
+    unused = [f"<{number}>" for number in range(1, recipe["unused_tokens"] + 1)]
+    return [PAD, *unused, *sorted(used - {PAD})]
+
+
+def title_matrix(catalogue, vocabulary):
+    """The catalogue as tokens: int (titles, tokens of the longest), -1 behind shorter ones."""
+    sequences = [tokens_of_title(title) for title in catalogue]
+    titles = np.full((len(sequences), max(map(len, sequences))), PADDING)
+    for row, sequence in zip(titles, sequences, strict=True):
+        row[: len(sequence)] = [vocabulary.index(token) for token in sequence]
+    return titles
+
+
+def draw_logits(shape, recipe):
+    """Random logits, the same in every run: float32, but exact in bfloat16."""
+    random = np.random.default_rng(zlib.crc32(recipe["name"].encode()))
+    logits = recipe["logits_mean"] + recipe["logits_deviation"] * random.standard_normal(shape)
+    return truncated_to_bfloat16(logits)
+
+
+def needs(recipe, rows):
+    """What an implementation must be able to do for the case, beyond the plainest."""
+    options = {
+        "catalogue softmax": recipe["softmax"] == "catalogue",
+        "temperature": recipe["temperature"] != 1,
+        "padding": any(number == PADDING for row in rows for _, number in row),
+        "several rows": len(rows) > 1,
+    }
+    return [name for name, is_needed in options.items() if is_needed]
