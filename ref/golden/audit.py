@@ -16,8 +16,11 @@ What a weight says of the mask, for each pair of a query and a key:
     0 in every head, one of which is soft there  the mask forbids it
     0 otherwise                                  unknown: it may be a small number, rounded to 0
 
-A head is soft at a query that has two or more keys with weight, if none of the head's weights is so
-small that others may have been rounded to 0. Queries at padding are free.
+A head is soft at a query that has two or more keys with weight, if the head is far from rounding:
+of at least NUM_SOFT weights beside the largest of their rows, none is in the lower half of the
+exponents that the data type has. Small weights are the rarer, the smaller they are; so were there
+weights below the smallest number, there would be some in the lower half. Queries at padding are
+free.
 """
 
 import json
@@ -30,7 +33,8 @@ import numpy as np
 
 from ref import llama_numpy as definition
 from ref.golden.compare import read_dump
-from ref.golden.diagnosis import copy_of, descriptions
+from ref.golden.diagnosis import copy_of
+from ref.golden.plants import descriptions
 from ref.golden.plants.decoding import DECODING
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS
@@ -39,13 +43,21 @@ from ref.golden.plants.segments import SEGMENTS
 
 KINDS = ("IN", "OR", "CR")
 NAME = re.compile(r"(?:layers\.(\d+)\.probabilities|attentions\.(\d+))")
-# Below these, a head's weights may have been rounded to 0. The smallest number of float16 is 6e-8,
-# that of float32 and bfloat16 1e-38 or less.
-ROUNDED_FLOAT16, ROUNDED = 6e-6, 1e-30
+# Roots of the smallest number that is not 0: of float16, and of float32 and bfloat16.
+HALF_OF_FLOAT16, HALF = 2.4e-4, 1e-19
+NUM_SOFT = 10
+MOST_BUGS = 5  # that are printed
 SUM_TOLERANCE = 0.01  # of a row; bfloat16 has three digits
 # Natural logarithms: a finite mask shows, and is told from another, by so much.
 SOFT, SAME_SOFTNESS = -5.0, 7.0
-BUGS = MASKS | SCHEDULE | SEGMENTS | {"causal-by-position": POSITIONS["causal-by-position"]}
+# Where several have the same pattern, the first is told first: a mask that a library dropped.
+BUGS = (
+    {"mask-never-applied": MASKS["mask-never-applied"]}
+    | MASKS
+    | SCHEDULE
+    | SEGMENTS
+    | {"causal-by-position": POSITIONS["causal-by-position"]}
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,8 @@ class Finding:
     share: float = 0.0  # of all weight, what lies where none may
     largest: float = 0.0  # such a weight
     largest_at: Place | None = None
-    softness: float = 0.0  # see the function
+    softness: float = 0.0  # see the function of this name
+    scatter: float = 0.0  # its standard deviation from weight to weight
     missing: int = 0  # pairs of query and key that are forbidden where weight may lie
     missing_at: Place | None = None
     unknown: int = 0  # pairs that are 0 in every head where weight may lie, maybe by rounding
@@ -194,7 +207,7 @@ def audit(options):
     )
     result = examine(read(options.dump), scheme, options.layers)
     if options.json:
-        print(json.dumps(asdict(result), indent=1))
+        print(json.dumps(as_json(result), indent=1))
     else:
         print_audit(result)
     return 0 if result.is_right else 1
@@ -291,9 +304,11 @@ def evidence_of(weights, is_real):
     weights = np.where(is_known[..., None], weights, 0).astype(float)
     allowed = weights > 0
     is_float16 = np.array_equal(weights, weights.astype(np.float16))
-    rounded = ROUNDED_FLOAT16 if is_float16 else ROUNDED
     smallest = np.where(allowed, weights, 1).min(axis=(0, 2, 3))  # (H,)
-    is_soft = (allowed.sum(axis=-1) >= 2) & (smallest > rounded)[:, None]  # (B, H, Q)
+    num_keys = allowed.sum(axis=-1)  # (B, H, Q)
+    is_far = smallest > (HALF_OF_FLOAT16 if is_float16 else HALF)
+    is_far &= np.maximum(num_keys - 1, 0).sum(axis=(0, 2)) >= NUM_SOFT
+    is_soft = (num_keys >= 2) & is_far[:, None]  # (B, H, Q)
     sums = np.where(is_known, weights.sum(axis=-1), 1)
     return Evidence(allowed, ~allowed & is_soft[..., None], sums)
 
@@ -314,14 +329,15 @@ def finding_of(dump, i, evidence, masks, kind):
         finding.share = float(misplaced.sum() / evidence.sums[evidence.allowed.any(-1)].sum())
         finding.largest = float(misplaced.max())
         finding.largest_at = place(dump, misplaced)
-        finding.softness = softness(weights, evidence.allowed, mask)
+        finding.softness, finding.scatter = softness(weights, evidence.allowed, mask)
     missing = forbidden & mask
     if missing.any():
         finding.missing = int(missing.sum())
         finding.missing_at = place(dump, missing)
+    is_known = (allowed | forbidden).any(axis=-1, keepdims=True)  # (B, 1, Q, 1)
+    finding.unknown = int((mask & is_known & ~allowed & ~forbidden).sum())
     is_real = dump.is_real[:, None, :, None]
     is_nan = np.isnan(weights)
-    finding.unknown = int((mask & is_real & ~allowed & ~forbidden).sum())
     finding.rows_off = int(evidence.is_off.sum())
     finding.worst_sum = float(evidence.sums.flat[np.abs(evidence.sums - 1).argmax()])
     finding.nan = int((is_nan & is_real).sum())
@@ -340,12 +356,14 @@ def place(dump, values):
 def softness(weights, allowed, mask):
     """By how much weights where none may lie are smaller than others: a difference of mean logs.
 
-    It is about -10 where -10 was added to masked scores, and about 0 where nothing was.
+    It is about -10 where -10 was added to masked scores, and about 0 where nothing was. The second
+    number is the standard deviation of the others' logs.
     """
     outside, inside = weights[allowed & ~mask], weights[allowed & mask]
     if not outside.size or not inside.size:
-        return 0.0
-    return float(np.log(outside.astype(float)).mean() - np.log(inside.astype(float)).mean())
+        return 0.0, 0.0
+    logs = np.log(inside.astype(float))
+    return float(np.log(outside.astype(float)).mean() - logs.mean()), float(logs.std())
 
 
 def case_of(dump, scheme, L):
@@ -368,23 +386,22 @@ def case_of(dump, scheme, L):
 def bugs_with_pattern(layers, case):
     """The known bugs of masks, schedule, segments and decoding that give weight to the same pairs.
 
-    layers: a list of Layer. Where zeros are unknown, several bugs fit: those that allow the fewest
-    of these pairs are returned, and among them those that fit in each head, if there are any.
-    Bugs of which a dump does not tell enough, as the roles of delimiters, are left out.
+    layers: a list of Layer. Where zeros are unknown, several bugs fit: those come first that allow
+    the fewest of these pairs. If some fit in each head, the others are left out. So are bugs of
+    which a dump does not tell enough, as they need the roles of delimiters or the titles.
     """
     heads = case.config["num_attention_heads"]
     fits = {}
-    for bug, plant in (DECODING | BUGS if case.decode else BUGS).items():
+    for bug, plant in (BUGS | DECODING if case.decode else BUGS).items():
         weights_of_layer = plant_bug(plant, case, heads)
         if weights_of_layer is None:
             continue
         fit = fit_of(weights_of_layer, layers)
         if fit is not None:
             fits[bug] = fit
-    fewest = min((fit.num_extra for fit in fits.values()), default=0)
-    closest = {bug: fit for bug, fit in fits.items() if fit.num_extra == fewest}
-    in_each_head = [bug for bug, fit in closest.items() if fit.in_each_head]
-    return in_each_head or list(closest)
+    ordered = sorted(fits, key=lambda bug: fits[bug].num_extra)
+    in_each_head = [bug for bug in ordered if fits[bug].in_each_head]
+    return in_each_head or ordered
 
 
 def plant_bug(plant, case, heads):
@@ -461,7 +478,16 @@ def fit_of(weights_of_layer, layers):
 def is_as_soft(weights, layer):
     """Whether a bug's weights where none may lie are about as small as the layer's."""
     finding = layer.finding
-    return abs(softness(weights, weights > 0, layer.mask) - finding.softness) < SAME_SOFTNESS
+    difference = softness(weights, weights > 0, layer.mask)[0] - finding.softness
+    return abs(difference) < max(SAME_SOFTNESS, 2 * finding.scatter)
+
+
+def as_json(result):
+    """What `--json` prints."""
+    values = asdict(result) | {"is_right": result.is_right}
+    for value, finding in zip(values["findings"], result.findings, strict=True):
+        value["is_right"] = finding.is_right
+    return values
 
 
 def print_audit(result):
@@ -493,9 +519,9 @@ def remarks(finding):
             f"{finding.share:.2g} of the weight lies where none may; "
             f"the largest, {finding.largest:.2g}, at {finding.largest_at}"
         )
-    if finding.softness < SOFT:
+    if finding.softness < min(SOFT, -2 * finding.scatter):
         sentences.append(
-            f"It is about e^{finding.softness:.0f} of the other weights: "
+            f"These weights are about e^{finding.softness:.0f} times the others: "
             "was a finite number added in place of -inf?"
         )
     if finding.missing:
@@ -505,8 +531,8 @@ def remarks(finding):
         )
     if finding.unknown:
         sentences.append(
-            f"{finding.unknown} pairs that may have weight are 0, by rounding or by a mask: "
-            "the weights do not tell"
+            f"{finding.unknown} pairs that may have weight are 0, rounded or masked: "
+            "more tokens, or float32, would tell"
         )
     return sentences + remarks_on_numbers(finding)
 
@@ -532,10 +558,11 @@ def print_bugs(bugs):
     """The known bugs with the pattern of the dump."""
     known = descriptions()
     print("\nDiagnosis")
-    for number, bug in enumerate(bugs, start=1):
+    for number, bug in enumerate(bugs[:MOST_BUGS], start=1):
         print(f"{number}. {bug} ({known[bug]['family']}): {known[bug]['what']}")
         print(f"   Fix: {known[bug]['fix']}")
     if len(bugs) > 1:
-        print(f"This dump does not tell these {len(bugs)} apart.")
+        more = f" and {len(bugs) - MOST_BUGS} more" if len(bugs) > MOST_BUGS else ""
+        print(f"This dump does not tell these{more} apart; --json names all.")
     if not bugs:
         print("No known bug has this pattern.")
