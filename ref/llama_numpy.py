@@ -169,20 +169,32 @@ def masked_softmax(scores, mask):
     return scores, e / e.sum(axis=-1, keepdims=True)
 
 
-def attention(x, mask, angles, weights, config, at, trace):
-    """Grouped-query attention of layer `at` on x (B, T, C) under mask (B, T, T): (B, T, C)."""
-    H, D = config["num_attention_heads"], head_dim(config)
-    bias = config.get("attention_bias", False)
+def project(x, angles, weights, config, at, trace):
+    """Queries (B, H, T, D), keys and values (B, K, T, D) of layer `at`; the first two rotated."""
+    D, bias = head_dim(config), config.get("attention_bias", False)
     q, k, v = (
         split_heads(linear(x, weights, f"model.{at}.self_attn.{p}_proj", bias), D) for p in "qkv"
     )
-    q = trace[f"{at}.q"] = rotate(q, angles)  # (B, H, T, D)
-    k = trace[f"{at}.k"] = rotate(k, angles)  # (B, K, T, D)
-    trace[f"{at}.v"] = v  # (B, K, T, D)
+    q = trace[f"{at}.q"] = rotate(q, angles)
+    k = trace[f"{at}.k"] = rotate(k, angles)
+    trace[f"{at}.v"] = v
+    return q, k, v
+
+
+def attend(q, k, v, mask, at, trace):
+    """What each query reads of the values, all heads side by side: (B, T, H * D)."""
+    H, D = q.shape[1], q.shape[-1]
     scores = q @ share_heads(k, H).swapaxes(-1, -2) / np.sqrt(D)  # (B, H, T, T)
     trace[f"{at}.scores"], probabilities = masked_softmax(scores, mask)
     trace[f"{at}.probabilities"] = probabilities  # (B, H, T, T)
-    mixed = merge_heads(probabilities @ share_heads(v, H))  # (B, T, H * D)
+    return merge_heads(probabilities @ share_heads(v, H))
+
+
+def attention(x, mask, angles, weights, config, at, trace):
+    """Grouped-query attention of layer `at` on x (B, T, C) under mask (B, T, T): (B, T, C)."""
+    bias = config.get("attention_bias", False)
+    q, k, v = project(x, angles, weights, config, at, trace)
+    mixed = attend(q, k, v, mask, at, trace)  # (B, T, H * D)
     return linear(mixed, weights, f"model.{at}.self_attn.o_proj", bias)  # (B, T, C)
 
 

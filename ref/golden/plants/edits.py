@@ -1,16 +1,12 @@
 """How plants alter a copy of the definition: what more than one family of bugs needs.
 
 The functions with `change` or `functions` as their argument return a plant. Shapes: B batch,
-T tokens, L layers, H heads.
+T tokens, Q queries, L layers, H heads.
 """
-
-from types import SimpleNamespace
 
 import numpy as np
 
 from ref import llama_numpy as definition
-
-PLAIN_SCHEME = SimpleNamespace(**definition.DEFAULT_SCHEME)
 
 
 def replaced(**functions):
@@ -33,9 +29,9 @@ def changed_config(change):
 
 
 def changed_masks(change):
-    """Compute with other masks. change(masks (L, B, T, T), case) -> masks; may write into its own.
+    """Compute with other masks. change(masks (L, B, T, T), segment ids (B, T)) -> masks.
 
-    Rule R4 fills the rows that the change leaves empty.
+    It may write into its own. Rule R4 fills the rows that it leaves empty.
     """
 
     def plant(copy, case):
@@ -43,7 +39,7 @@ def changed_masks(change):
 
         def layer_masks(segment_ids, L, scheme):
             masks = copied_layer_masks(segment_ids, L, scheme)
-            return with_empty_rows_filled(change(masks.copy(), case))
+            return with_empty_rows_filled(change(masks.copy(), segment_ids))
 
         copy.layer_masks = layer_masks
         return {}
@@ -52,29 +48,43 @@ def changed_masks(change):
 
 
 def with_empty_rows_filled(masks):
-    """Rule R4: a row that allows no key gets the token itself. masks: bool (..., T, T)."""
-    diagonal = np.eye(masks.shape[-1], dtype=bool)
-    return masks | (diagonal & ~masks.any(axis=-1, keepdims=True))
+    """Rule R4: a row that allows no key gets the token itself. masks: bool (..., Q, T).
+
+    The rows are those of the last Q of T tokens.
+    """
+    Q, T = masks.shape[-2:]
+    itself = np.eye(Q, T, T - Q, dtype=bool)
+    return masks | (itself & ~masks.any(axis=-1, keepdims=True))
 
 
-def plain_causal_masks(case):
-    """The masks of the case's rows in an OR layer: bool (B, T, T)."""
-    return definition.layer_masks(case.segment_ids, 1, PLAIN_SCHEME)[0]
+def plain_causal_masks(segment_ids):
+    """The masks of an OR layer: bool (B, T, T)."""
+    T = segment_ids.shape[1]
+    is_real = segment_ids != -1  # (B, T)
+    pairs = is_real[:, :, None] & is_real[:, None, :]
+    return with_empty_rows_filled(pairs & np.tri(T, dtype=bool))
 
 
 def changed_softmax(change):
-    """Mask the scores in another way. change(scores, mask, plain) -> probabilities (B, H, T, T).
+    """Mask the scores in another way. change(scores, mask, plain) -> probabilities (B, H, Q, T).
 
-    scores (B, H, T, T) are not masked yet, mask (B, 1, T, T) is that of the layer, and plain
-    (B, 1, T, T) is the plain causal one.
+    scores (B, H, Q, T) of the last Q of T tokens are not masked yet, mask (B, 1, Q, T) is that of
+    the layer, and plain (B, 1, Q, T) is the plain causal one.
     """
 
     def plant(copy, case):
-        plain = plain_causal_masks(case)[:, None]
+        copied_layer_masks = copy.layer_masks
+        plain = {}
+
+        def layer_masks(segment_ids, L, scheme):
+            plain["latest"] = plain_causal_masks(segment_ids)
+            return copied_layer_masks(segment_ids, L, scheme)
 
         def masked_softmax(scores, mask):
-            return scores, change(scores, mask[:, None], plain)
+            rows = plain["latest"][:, None, -scores.shape[2] :]
+            return scores, change(scores, mask[:, None], rows)
 
+        copy.layer_masks = layer_masks
         copy.masked_softmax = masked_softmax
         return {}
 
@@ -82,7 +92,7 @@ def changed_softmax(change):
 
 
 def softmax(scores, mask):
-    """The definition's probabilities (B, H, T, T) of scores under a mask (B, 1, T, T)."""
+    """The definition's probabilities (B, H, Q, T) of scores under a mask (B, 1, Q, T)."""
     return definition.masked_softmax(scores, mask[:, 0])[1]
 
 

@@ -7,6 +7,7 @@ that of a key, c the scheme.
 import numpy as np
 
 from ref import llama_numpy as definition
+from ref.golden.pairs import pairs_allowed
 from ref.golden.plants.edits import (
     changed_masks,
     changed_softmax,
@@ -55,36 +56,34 @@ def masked_in_first_heads(count):
     return changed_softmax(change)
 
 
-def masked_up_to_128(masks, case):
+def masked_up_to_128(masks, segment_ids):
     index = np.arange(masks.shape[-1])
     is_short = np.maximum.outer(index, index) < 128  # (T, T)
-    return np.where(is_short, masks, plain_causal_masks(case))
+    return np.where(is_short, masks, plain_causal_masks(segment_ids))
 
 
-def blocks_of_128_alone(masks, case):
+def blocks_of_128_alone(masks, segment_ids):
     block = np.arange(masks.shape[-1]) // 128
     return masks & np.equal.outer(block, block)
-
-
-def row_mask_with_empty_rows(kind, s, scheme):
-    """The definition's row_mask without the rule that fills empty rows: bool (T, T)."""
-    may_attend = getattr(definition, kind)
-    allowed = np.zeros((len(s), len(s)), dtype=bool)
-    for j in range(len(s)):
-        for k in range(len(s)):
-            allowed[j, k] = s[j] != -1 and may_attend(s, j, k, scheme)
-    return allowed
 
 
 def empty_rows_get(probability):
     """A row that allows no key gives each key probability(T), in place of rule R4."""
 
-    def masked_softmax(scores, mask):
-        is_empty = ~mask.any(axis=-1)[:, None, :, None]  # (B, 1, T, 1)
-        right = definition.masked_softmax(scores, with_empty_rows_filled(mask))[1]
-        return scores, np.where(is_empty, probability(mask.shape[-1]), right)
+    def plant(copy, case):
+        def row_mask(kind, s, scheme):
+            is_padding = np.array(s) == -1
+            allowed = pairs_allowed(vars(copy)[kind], s, scheme) & ~is_padding[:, None]
+            return np.where(is_padding[:, None], np.eye(len(s), dtype=bool), allowed)
 
-    return replaced(row_mask=row_mask_with_empty_rows, masked_softmax=masked_softmax)
+        def masked_softmax(scores, mask):
+            is_empty = ~mask.any(axis=-1)[:, None, :, None]  # (B, 1, Q, 1)
+            right = definition.masked_softmax(scores, with_empty_rows_filled(mask))[1]
+            return scores, np.where(is_empty, probability(mask.shape[-1]), right)
+
+        return replaced(row_mask=row_mask, masked_softmax=masked_softmax)(copy, case)
+
+    return plant
 
 
 # fmt: off
@@ -125,7 +124,7 @@ MASKS = {
         replaced(IN=lambda s, j, k, c: OR(s, j, k, c) and different(s, j, k),
                  CR=lambda s, j, k, c: OR(s, j, k, c) and same(s, j, k) and j != k),
     "mask-inverted":
-        changed_masks(lambda masks, case: ~masks),
+        changed_masks(lambda masks, s: ~masks),
     "mask-after-softmax":
         changed_softmax(lambda scores, mask, plain: softmax(scores, plain) * mask),
     "mask-multiplied":
@@ -141,9 +140,9 @@ MASKS = {
     "mask-on-first-half-of-heads":
         masked_in_first_heads(lambda H: H // 2),
     "mask-transposed":
-        changed_masks(lambda masks, case: masks.swapaxes(-1, -2)),
+        changed_masks(lambda masks, s: masks.swapaxes(-1, -2)),
     "mask-of-first-row":
-        changed_masks(lambda masks, case: masks[:, :1].repeat(masks.shape[1], axis=1)),
+        changed_masks(lambda masks, s: masks[:, :1].repeat(masks.shape[1], axis=1)),
     "mask-ends-at-128":
         changed_masks(masked_up_to_128),
     "blocks-of-128-alone":

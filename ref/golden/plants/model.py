@@ -75,24 +75,35 @@ def layer_norm(x, weights, config, name):
     return definition.rms_norm(x, weights[f"model.{name}.weight"], config["rms_norm_eps"])
 
 
-def layer_with_residual_from_normed(x, mask, angles, weights, config, at, trace):
-    normed = layer_norm(x, weights, config, f"{at}.input_layernorm")
-    x = normed + definition.attention(normed, mask, angles, weights, config, at, trace)
-    normed = layer_norm(x, weights, config, f"{at}.post_attention_layernorm")
-    return x + definition.mlp(normed, weights, config, at)
+def residual_from_normed(copy, case):
+    def layer(x, mask, angles, weights, config, at, trace):
+        normed = layer_norm(x, weights, config, f"{at}.input_layernorm")
+        x = normed + copy.attention(normed, mask, angles, weights, config, at, trace)
+        normed = layer_norm(x, weights, config, f"{at}.post_attention_layernorm")
+        return x + definition.mlp(normed, weights, config, at)
+
+    return replaced(layer=layer)(copy, case)
 
 
-def layer_with_parallel_mlp(x, mask, angles, weights, config, at, trace):
-    normed = layer_norm(x, weights, config, f"{at}.input_layernorm")
-    attended = definition.attention(normed, mask, angles, weights, config, at, trace)
-    normed = layer_norm(x, weights, config, f"{at}.post_attention_layernorm")
-    return x + attended + definition.mlp(normed, weights, config, at)
+def parallel_mlp(copy, case):
+    def layer(x, mask, angles, weights, config, at, trace):
+        normed = layer_norm(x, weights, config, f"{at}.input_layernorm")
+        attended = copy.attention(normed, mask, angles, weights, config, at, trace)
+        normed = layer_norm(x, weights, config, f"{at}.post_attention_layernorm")
+        return x + attended + definition.mlp(normed, weights, config, at)
+
+    return replaced(layer=layer)(copy, case)
 
 
-def layer_of_scaled_embedding(x, mask, angles, weights, config, at, trace):
-    if at == "layers.0":
-        x = x * 4.0
-    return definition.layer(x, mask, angles, weights, config, at, trace)
+def scaled_embedding(copy, case):
+    copied_layer = copy.layer
+
+    def layer(x, mask, angles, weights, config, at, trace):
+        if at == "layers.0":
+            x = x * 4.0
+        return copied_layer(x, mask, angles, weights, config, at, trace)
+
+    return replaced(layer=layer)(copy, case)
 
 
 MODEL = {
@@ -110,7 +121,7 @@ MODEL = {
     "q-and-k-exchanged": exchanged_weights("q_proj", "k_proj"),
     "norms-exchanged": exchanged_weights("input_layernorm", "post_attention_layernorm"),
     "square-weights-transposed": transposed_square_weights,
-    "residual-from-normed": replaced(layer=layer_with_residual_from_normed),
-    "mlp-parallel-to-attention": replaced(layer=layer_with_parallel_mlp),
-    "embedding-scaled": replaced(layer=layer_of_scaled_embedding),
+    "residual-from-normed": residual_from_normed,
+    "mlp-parallel-to-attention": parallel_mlp,
+    "embedding-scaled": scaled_embedding,
 }

@@ -41,7 +41,7 @@ def causal_by_position(copy, case):
     p = case.position_ids
     not_later = p[:, None, :] <= p[:, :, None]  # (B, T, T)
     replaced(OR=lambda s, j, k, scheme: s[k] != -1)(copy, case)
-    return changed_masks(lambda masks, case: masks & not_later)(copy, case)
+    return changed_masks(lambda masks, s: masks & not_later)(copy, case)
 
 
 def rotate_interleaved(x, angles):

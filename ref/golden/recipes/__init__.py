@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from ref.files import read_json
 from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
-from ref.golden.recipes import model
+from ref.golden.recipes import decoding, model
 
 ROOT = Path(__file__).parent.parent
-BUILDERS = {"model": model}  # of each stage, in the order of the stages
+# Of each stage, in the order of the stages.
+BUILDERS = {"model": model, "decoding": decoding}
 
 
 def write(root=ROOT, stages=None):
@@ -39,6 +41,11 @@ def write(root=ROOT, stages=None):
         write_list(Path(root) / "index.json", [entry_of_index(case) for case in cases])
         write_list(Path(root) / "bugs.json", [entry_of_bug(bug, matrix) for bug in matrix])
     return sum(path.stat().st_size for path in folder.rglob("*.*"))
+
+
+def names_in_index(root=ROOT):
+    """The names of the cases in the order in which to take them."""
+    return [entry["name"] for entry in read_json(Path(root) / "index.json", list)]
 
 
 def entry_of_index(case):

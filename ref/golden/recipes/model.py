@@ -42,7 +42,7 @@ class Piece(NamedTuple):
 
 def build_all():
     """The cases of the stage `model`."""
-    recipes = read_recipes()
+    recipes = read_recipes("model.json")
     shared = vocabulary(recipes)
     cases = []
     for recipe in recipes:
@@ -51,9 +51,9 @@ def build_all():
     return cases
 
 
-def read_recipes():
-    """The recipes, filled with the defaults that model.json begins with."""
-    content = json.loads(Path(__file__).with_name("model.json").read_text(encoding="utf-8"))
+def read_recipes(file_name):
+    """The recipes of a JSON file beside this one, filled with the defaults that it begins with."""
+    content = json.loads(Path(__file__).with_name(file_name).read_text(encoding="utf-8"))
     filled = []
     for recipe in content["recipes"]:
         fields = {}
@@ -88,7 +88,6 @@ def build(recipe, tokens):
         "scheme": recipe["scheme"],
         "rows": rows,
         "positions_given": "positions" in recipe,
-        "decode": recipe.get("decode"),
         "tolerances": recipe["tolerances"],
         "inputs": ["input_ids", "segment_ids", "position_ids", "labels"],
         "outputs": [],
@@ -139,31 +138,50 @@ def inputs(recipe, rows, tokens):
 def make_row(row):
     """An object of `rows` in case.json, from a row of a recipe."""
     pieces = split_into_pieces(row)
-    tokens, roles, items = [], [], []
-    for piece in pieces:
-        tokens += piece.tokens
-        roles += [piece.role] * len(piece.tokens)
-        items += [piece.item] * len(piece.tokens)
     return {
         "prompt": "".join(piece.text for piece in pieces),
         "items": [*row["history"], row["target"]],
         "history": len(row["history"]),
-        "tokens": tokens,
-        "roles": roles,
-        "entries": items,
+        **token_lists(pieces, row.get("holes", [])),
     }
+
+
+def token_lists(pieces, holes):
+    """The fields `tokens`, `roles` and `entries` of a row.
+
+    holes: [index, count] each: so much padding stands before the token that has this index then.
+    """
+    fields = {"tokens": [], "roles": [], "entries": []}
+    for piece in pieces:
+        fields["tokens"] += piece.tokens
+        fields["roles"] += [piece.role] * len(piece.tokens)
+        fields["entries"] += [piece.item] * len(piece.tokens)
+    for index, count in holes:
+        for field, filler in (("tokens", PAD), ("roles", "padding"), ("entries", 0)):
+            fields[field][index:index] = [filler] * count
+    return fields
 
 
 def split_into_pieces(row):
     """The pieces of a row of a recipe, in order: a list of Piece."""
+    opens, _, closes_last = LAYOUTS[row.get("layout", "lines")]
+    target = (opens, row["target"], closes_last)
+    return [
+        *pieces_of_prompt(row),
+        padding(row, "middle"),
+        *pieces_of_item(target, len(row["history"]) + 1),
+        padding(row, "right"),
+    ]
+
+
+def pieces_of_prompt(row):
+    """The pieces before the target."""
     opens, closes, closes_last = LAYOUTS[row.get("layout", "lines")]
     n = len(row["history"])
     pieces = [padding(row, "left"), piece_of_text(row.get("before", ""), "text", 0)]
     for item, title in enumerate(row["history"], 1):
         pieces += pieces_of_item((opens, title, closes if item < n else closes_last), item)
-    pieces += [piece_of_text(row.get("after", ""), "text", 0), padding(row, "middle")]
-    pieces += pieces_of_item((opens, row["target"], closes_last), n + 1)
-    return [*pieces, padding(row, "right")]
+    return [*pieces, piece_of_text(row.get("after", ""), "text", 0)]
 
 
 def pieces_of_item(texts, item):

@@ -1,8 +1,8 @@
 """The stages between a user's history and a metric, in the order in which a porter takes them."""
 
-from ref.golden.stages import model
+from ref.golden.stages import decoding, model
 
-STAGES = {stage.name: stage for stage in (model.STAGE,)}
+STAGES = {stage.name: stage for stage in (model.STAGE, decoding.STAGE)}
 
 
 def all_bugs():

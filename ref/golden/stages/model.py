@@ -1,12 +1,9 @@
 """The stage `model`: from token and segment ids to masks, logits, loss and gradients."""
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 
 from ref import llama_numpy
-from ref.golden.plants.decoding import DECODING
+from ref.golden.pairs import speed_up_masks
 from ref.golden.plants.loss import LOSS
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.model import MODEL
@@ -28,7 +25,6 @@ AXES = {
     "loss": (),
 }
 AXES_OF_OTHERS = ("row", "token", "dimension")
-MASK_FUNCTIONS = ("OR", "IN", "CR", "row_mask")
 
 
 def arguments(case):
@@ -48,32 +44,12 @@ def compute(definition, case, **changed):
 
     `changed` replaces arguments of `forward`.
     """
-    share_masks(definition)
+    if definition is not llama_numpy:
+        speed_up_masks(definition)
     trace = {}
     definition.forward(**(arguments(case) | changed), trace=trace)
     trace["loss"] = np.asarray(definition.loss(trace["logits"], case.labels))
     return trace
-
-
-def share_masks(copy):
-    """Let a copy that left the masks as they are take them from a memory, for they are slow."""
-    for name in MASK_FUNCTIONS:
-        if vars(copy)[name].__code__ != vars(llama_numpy)[name].__code__:
-            return
-    if copy is not llama_numpy:
-        copy.row_mask = remembered_row_mask
-
-
-def remembered_row_mask(kind, s, scheme):
-    """`row_mask` of the definition."""
-    return _row_mask(kind, tuple(s), tuple(sorted(vars(scheme).items())))
-
-
-@cache
-def _row_mask(kind, s, scheme):
-    mask = llama_numpy.row_mask(kind, s, SimpleNamespace(**dict(scheme)))
-    mask.flags.writeable = False
-    return mask
 
 
 def specified(case, name, shape):
@@ -114,7 +90,7 @@ STAGE = Stage(
     name="model",
     definition=llama_numpy,
     compute=compute,
-    plants=MASKS | SCHEDULE | SEGMENTS | POSITIONS | DECODING | NUMERICS | MODEL | LOSS,
+    plants=MASKS | SCHEDULE | SEGMENTS | POSITIONS | NUMERICS | MODEL | LOSS,
     decisive=("logits", "loss"),
     specified=specified,
     place=place,
