@@ -1,26 +1,26 @@
-"""python -m ref.golden list | check DUMP --case NAME | run ADAPTER | write — see README.md.
+"""python -m ref.golden list | check | run | audit | write | pack — see README.md.
 
 Exit code 0: all right; 1: a deviation; 2: unusable input.
 """
 
 import argparse
-import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
 from ref.golden import case as cases
-from ref.golden import compare, diagnosis, recipes
-from ref.golden.plants import descriptions
+from ref.golden import audit, compare, diagnosis, package, recipes, report
+from ref.golden.adapter import Skipped, compare_adapter, load_adapter
 
 RIGHT, DEVIATION, UNUSABLE = 0, 1, 2
 
 
 def list_cases(options):
     """Print each case and what it catches."""
-    infos = [cases.load(name).info for name in cases.names()]
+    infos = [cases.load(name).info for name in names_in_order(options.stage)]
     if options.json:
-        fields = ("name", "what", "catches", "only_here")
+        fields = ("name", "stage", "what", "needs", "catches", "only_here")
         print(json.dumps([{field: info[field] for field in fields} for info in infos]))
         return RIGHT
     for info in infos:
@@ -29,187 +29,172 @@ def list_cases(options):
             catches += f"; alone: {', '.join(info['only_here'])}"
         if info["also_for"]:
             catches += f"; also for {info['also_for']}"
-        print(f"{info['name']}: {info['what']}\n    {catches}")
+        print(f"{info['name']} ({info['stage']}): {info['what']}\n    {catches}")
     return RIGHT
 
 
+def names_in_order(stages=None):
+    """The names of the cases, of all stages or some, in the order in which to take them."""
+    infos = cases.infos()
+    position = {name: number for number, name in enumerate(recipes.names_in_index())}
+    infos.sort(key=lambda info: position.get(info["name"], len(position)))
+    return [info["name"] for info in infos if not stages or info["stage"] in stages]
+
+
 def check(options):
-    """Compare a dump with a case. Raises ValueError or FileNotFoundError if it cannot be read."""
-    case = cases.load(options.case)
-    comparison = compare.examine(case, compare.read_dump(options.dump))
-    return report([comparison], {}, options.json)
+    """Compare a dump with a case, or a folder of dumps with the cases that they are named after.
+
+    Raises ValueError or FileNotFoundError where nothing can be read or compared.
+    """
+    path = Path(options.dump)
+    if options.case is None and path.is_dir():
+        return check_folder(path, options)
+    if options.case is None and path.stem not in cases.names():
+        raise ValueError(
+            f"{path}: expected --case NAME, a file with the name of a case or a folder of such "
+            "files"
+        )
+    case = cases.load(options.case or path.stem)
+    computed = compare.held_to(compare.read_dump(path), options.precision)
+    return tell([compare.examine(case, computed)], {}, options.json)
+
+
+def check_folder(folder, options):
+    """Compare FOLDER/NAME.safetensors with the case NAME, for all names."""
+    dumps = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    names = [name for name in names_in_order() if name in dumps]
+    if not names:
+        raise ValueError(f"{folder}: holds no NAME.safetensors with the name of a case")
+    for name in sorted(set(dumps) - set(names)):
+        print(f"not compared: {dumps[name]}: there is no case {name!r}", file=sys.stderr)
+    comparisons = [compare_dump(dumps[name], name, options.precision) for name in names]
+    skipped = {name: "no dump" for name in names_in_order() if name not in dumps}
+    return tell(comparisons, skipped, options.json)
+
+
+def compare_dump(path, name, precision):
+    """The Comparison of a dump with a case; one with a `problem` where it cannot be read."""
+    case = cases.load(name)
+    try:
+        computed = compare.held_to(compare.read_dump(path), precision)
+        return compare.examine(case, computed)
+    except (ValueError, FileNotFoundError) as error:
+        return compare.Comparison(case, problem=str(error))
 
 
 def run(options):
-    """Compare an adapter with the cases that it can run. Raises ValueError if it fails in one."""
+    """Compare an adapter with the cases that it can run. Raises ValueError if there are none."""
     adapter = load_adapter(options.adapter)
     comparisons, skipped = [], {}
-    for name in options.case or cases.names():
-        case = cases.load(name)
+    for name in options.case or names_in_order(options.stage):
         try:
-            computed = compare.computed_by_adapter(adapter(case))
-        except NotImplementedError as reason:
+            comparisons.append(compare_adapter(adapter, name, options.precision))
+        except Skipped as reason:
             skipped[name] = str(reason)
-            continue
-        except Exception as error:
-            raise ValueError(
-                f"{options.adapter}: run(case) of case {name} raised {type(error).__name__}: "
-                f"{error}; expected a mapping from tensor names to arrays"
-            ) from error
-        comparisons.append(compare.examine(case, computed))
     if not comparisons:
         raise ValueError(f"{options.adapter}: every case was skipped; expected at least one to run")
-    return report(comparisons, skipped, options.json)
+    return tell(comparisons, skipped, options.json)
+
+
+def tell(comparisons, skipped, as_json):
+    """Print comparisons, the reasons of skipped cases by name, and the diagnosis: the exit code.
+
+    Raises ValueError where nothing could be compared.
+    """
+    if all(comparison.problem is not None for comparison in comparisons):
+        first = comparisons[0]
+        raise ValueError(f"nothing could be compared; case {first.case.name}: {first.problem}")
+    if as_json:
+        diagnoses = diagnosis.diagnose_stages(comparisons)
+        print(report.as_json(comparisons, skipped, diagnoses))
+    else:
+        for comparison in comparisons:
+            report.print_comparison(comparison)
+        sys.stdout.flush()  # the diagnosis takes some seconds
+        report.print_diagnoses(diagnosis.diagnose_stages(comparisons))
+        report.print_skipped(skipped)
+        report.print_summary(comparisons, skipped)
+    return RIGHT if all(comparison.is_right for comparison in comparisons) else DEVIATION
 
 
 def write(options):
     """Write the cases anew."""
     size = recipes.write(options.folder, options.stage)
-    print(f"wrote {size:,} bytes of cases, index.json and bugs.json to {options.folder}")
+    print(f"wrote {size:,} bytes of cases to {options.folder}")
     return RIGHT
 
 
-def load_adapter(path):
-    """The function `run` of a Python file, which is executed.
-
-    Raises ValueError or FileNotFoundError, naming the file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: not found; expected a Python file that defines run(case)")
-    specification = importlib.util.spec_from_file_location("adapter", path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["adapter"] = module
-    try:
-        specification.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path}: importing it raised {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, "run", None)):
-        raise ValueError(
-            f"{path}: defines no run; expected a function run(case) that returns arrays by name"
-        )
-    return module.run
-
-
-def report(comparisons, skipped, as_json):
-    """Print comparisons, the reasons of skipped cases by name, and the diagnosis: the exit code."""
-    explanation = diagnosis.diagnose(comparisons)
-    if as_json:
-        print_json(comparisons, skipped, explanation)
-    else:
-        print_comparisons(comparisons, skipped)
-        if not all(comparison.is_right for comparison in comparisons):
-            print_diagnosis(explanation)
-    return RIGHT if all(comparison.is_right for comparison in comparisons) else DEVIATION
-
-
-def print_json(comparisons, skipped, explanation):
-    """What `--json` prints."""
-    described = descriptions()
-    equal = [described[bug] | {"misfit": misfit} for bug, misfit in explanation.equal]
-    values = {
-        "cases": [comparison.as_json() for comparison in comparisons],
-        "skipped": skipped,
-        "nearest": dict(explanation.nearest),
-        "diagnosis": equal,
-    }
-    # JSON has no NaN and no infinity: they become strings.
-    values = json.loads(json.dumps(values), parse_constant=str)
-    print(json.dumps(values, indent=1))
-
-
-def print_comparisons(comparisons, skipped):
-    """A line or more for each case, and how many are right."""
-    for comparison in comparisons:
-        print_comparison(comparison)
-    for name, reason in skipped.items():
-        print(f"skip  {name}: {reason}")
-    num_right = sum(comparison.is_right for comparison in comparisons)
-    summary = f"{num_right} of {len(comparisons)} cases are right"
-    if skipped:
-        summary += f", {len(skipped)} skipped"
-    print(summary)
-
-
-def print_comparison(comparison):
-    """The line of a case, and where and by how much it deviates."""
-    name, first = comparison.case.name, comparison.first
-    if comparison.is_right:
-        print(
-            f"ok    {name}: {len(comparison.compared)} tensors, "
-            f"at most {comparison.largest:.2g} of the tolerance"
-        )
-    else:
-        print(
-            f"FAIL  {name}: {first.tensor} deviates by {first.deviation:.2g} "
-            f"(tolerance {first.tolerance:.0e}, {first.precision}): "
-            f"{first.found:.6g}, expected {first.expected:.6g}\n      at {first.where}"
-        )
-        if first.precision == "float64" and first.deviation < 1e-5:
-            print(
-                "      Small: if the computation was in float32, save it as float32 "
-                "to be held to that tolerance."
-            )
-    if comparison.unknown:
-        print(f"      not compared, unknown here: {', '.join(comparison.unknown)}")
-
-
-def print_diagnosis(explanation):
-    """The known bugs that make the computed numbers, or else those that come near."""
-    described = descriptions()
-    print("\nDiagnosis")
-    for number, (bug, _) in enumerate(explanation.equal, 1):
-        description = described[bug]
-        print(f"{number}. {bug} ({description['family']}): {description['what']}")
-        print(f"   Effect: {description['effect']}")
-        print(f"   Fix: {description['fix']}")
-    if len(explanation.equal) > 1:
-        print(
-            f"What was given does not tell these {len(explanation.equal)} apart; "
-            "the best fit comes first."
-        )
-    if not explanation.equal:
-        print("No known bug makes these numbers. Begin at the first tensor that deviates.")
-    for bug, share in explanation.nearest:
-        print(f"Nearest: {bug} explains {share:.0%} ({described[bug]['what']})")
+def pack(options):
+    """Write all that a project in another language needs into one archive."""
+    version, count = package.pack(options.archive)
+    print(f"wrote {options.archive}: {count} files, version {version}")
+    return RIGHT
 
 
 def parse_options(arguments):
     """The options of the command line; `execute` is the function of the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ref.golden", description="Golden cases of HatLLM's masks."
+        prog="python -m ref.golden", description="Golden cases of HatLLM, from titles to metrics."
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("list", help="the cases, and what each catches")
+    command.add_argument("--stage", action="append", choices=[*recipes.BUILDERS])
     command.add_argument("--json", action="store_true")
     command.set_defaults(execute=list_cases)
 
-    command = commands.add_parser("check", help="compare a safetensors file with one case")
-    command.add_argument("dump", help="safetensors file with any of the case's output tensors")
-    command.add_argument("--case", required=True)
-    command.add_argument("--json", action="store_true")
+    command = commands.add_parser("check", help="compare dumps with their cases")
+    command.add_argument(
+        "dump",
+        help="safetensors file with any of a case's output tensors, "
+        "or a folder of files NAME.safetensors",
+    )
+    command.add_argument("--case", help="the case of a file that is not named after it")
+    add_options_of_comparing(command)
     command.set_defaults(execute=check)
 
     command = commands.add_parser("run", help="compare an adapter with all cases")
     command.add_argument("adapter", help="Python file that defines run(case) -> arrays by name")
     command.add_argument("--case", action="append", help="only this case (may be repeated)")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--stage", action="append", choices=[*recipes.BUILDERS])
+    add_options_of_comparing(command)
     command.set_defaults(execute=run)
+
+    audit.add_command(commands)
 
     command = commands.add_parser("write", help="write the cases anew")
     command.add_argument("--folder", default=recipes.ROOT)
     command.add_argument("--stage", action="append", choices=[*recipes.BUILDERS])
     command.set_defaults(execute=write)
+
+    command = commands.add_parser("pack", help="pack the files for another project's tests")
+    command.add_argument("archive", help="FILE.tar.gz or FILE.zip")
+    command.set_defaults(execute=pack)
     return parser.parse_args(arguments)
+
+
+def add_options_of_comparing(command):
+    """Options that `check` and `run` share."""
+    command.add_argument(
+        "--precision",
+        choices=compare.ALL_PRECISIONS,
+        help="hold every tensor to the tolerance of this precision, whatever its type is",
+    )
+    command.add_argument("--json", action="store_true")
 
 
 def main(arguments=None):
     """Run one command; returns the exit code."""
     options = parse_options(arguments)
     try:
-        return options.execute(options)
+        code = options.execute(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DEVIATION
     except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNUSABLE
 
 

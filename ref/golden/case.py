@@ -88,6 +88,11 @@ def names(folder=FOLDER):
     return sorted(path.parent.name for path in Path(folder).glob("*/case.json"))
 
 
+def infos(folder=FOLDER):
+    """case.json of all cases in a folder, sorted by name."""
+    return [read_json(Path(folder) / name / "case.json") for name in names(folder)]
+
+
 def segment_ids(row, scheme):
     """The segment ids of a row's tokens, a list: -1 padding, 0 text, 1..n history, n + 1 target.
 

@@ -1,12 +1,13 @@
 """How far the tensors of an implementation are from the expected ones, and where first."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from ref.golden import remarks
 from ref.golden.case import Case
 from ref.golden.stages import STAGES
 
@@ -18,11 +19,19 @@ DTYPES = {
     "BF16": ("u2", "bfloat16"),  # NumPy has no bfloat16: its bits, see `decoded`
     "BOOL": ("?", "float64"),
     "U8": ("u1", "float64"),
+    "I8": ("i1", "float64"),
+    "U16": ("u2", "float64"),
+    "I16": ("i2", "float64"),
+    "U32": ("u4", "float64"),
     "I32": ("i4", "float64"),
+    "U64": ("u8", "float64"),
     "I64": ("i8", "float64"),
 }
 # The same for the data types of an adapter's arrays; all others are held to float64's tolerance.
 PRECISIONS = {"float16": "bfloat16", "bfloat16": "bfloat16", "float32": "float32"}
+# What --precision takes, the most exact first.
+ALL_PRECISIONS = ("float64", "float32", "tf32", "bfloat16")
+TF32_OVER_BFLOAT16 = 1 / 8  # TF32 has three bits more: 11 against 8
 
 
 class Computed(NamedTuple):
@@ -36,7 +45,7 @@ class Deviation(NamedTuple):
     """The largest difference over the largest expected value, and the index where it is."""
 
     size: float
-    index: tuple | None  # None where nothing differs
+    index: tuple | None  # None where nothing differs, or the shape does
 
 
 @dataclass
@@ -54,32 +63,81 @@ class FirstDeviation:
     precision: str
     where: str
 
+    def __str__(self):
+        if self.where.startswith("shape "):
+            return f"{self.tensor} has the {self.where}"
+        if np.isnan(self.found):
+            said = f"{self.tensor} holds NaN, expected {self.expected:.6g}"
+        elif np.isinf(self.deviation):
+            said = f"{self.tensor} holds {self.found:.10g}, expected {self.expected:.10g}"
+        else:
+            said = (
+                f"{self.tensor} deviates by {self.deviation:.2g} (tolerance {self.tolerance:.0e}, "
+                f"{self.precision}): {self.found:.6g}, expected {self.expected:.6g}"
+            )
+        return f"{said}\n      at {self.where}"
+
 
 @dataclass
 class Comparison:
     """A case beside what an implementation computed for it."""
 
     case: Case
-    computed: dict  # name -> Computed
-    compared: list  # names of tensors, in the order of computation
-    unknown: list  # names that the case does not have
-    largest: float  # deviation, in tolerances
-    first: FirstDeviation | None  # None where every tensor is right
+    computed: dict = field(default_factory=dict)  # name -> Computed
+    sizes: dict = field(default_factory=dict)  # of each compared tensor its deviation in tolerances
+    unknown: list = field(default_factory=list)  # names that the case does not have
+    first: FirstDeviation | None = None  # None where every tensor is right
+    remarks: list = field(default_factory=list)  # sentences
+    problem: str | None = None  # why nothing could be compared
+
+    @property
+    def compared(self):
+        """The names of the compared tensors, in the order of computation."""
+        return list(self.sizes)
+
+    @property
+    def largest(self):
+        """The largest deviation of a tensor, in tolerances."""
+        return max(self.sizes.values(), default=np.inf)
 
     @property
     def is_right(self):
         """Whether every compared tensor is within its tolerance."""
-        return self.first is None
+        return self.first is None and self.problem is None
+
+    @property
+    def deviating(self):
+        """The names of the tensors that deviate by more than their tolerance."""
+        return [name for name, size in self.sizes.items() if not size <= 1]
+
+    @property
+    def evidence(self):
+        """The names of the compared tensors from which a bug is told.
+
+        They are the decisive outputs of the stage. The others may differ between two ways of doing
+        the same, and are taken only where nothing else was given.
+        """
+        decisive = [name for name in STAGES[self.case.stage].decisive if name in self.sizes]
+        return decisive or [name for name in self.sizes if not name.startswith("gradients.")]
+
+    @property
+    def evidence_is_right(self):
+        """Whether all that a bug is told from is within its tolerance."""
+        return self.problem is None and not set(self.evidence) & set(self.deviating)
 
     def as_json(self):
         """The fields of `--json`."""
         return {
             "case": self.case.name,
+            "stage": self.case.stage,
             "ok": self.is_right,
             "compared": self.compared,
+            "deviating": self.deviating,
             "unknown": self.unknown,
             "largest": self.largest,
-            "first": None if self.is_right else asdict(self.first),
+            "first": None if self.first is None else asdict(self.first),
+            "remarks": self.remarks,
+            "problem": self.problem,
         }
 
 
@@ -113,14 +171,49 @@ def decoded(tensor):
 
 
 def computed_by_adapter(arrays):
-    """name -> Computed, of what an adapter returned: NumPy, PyTorch or what NumPy can read."""
+    """name -> Computed, of what an adapter returned: NumPy, PyTorch or what NumPy can read.
+
+    A string becomes its bytes in UTF-8. Raises ValueError where something is no tensor of numbers.
+    """
+    if not hasattr(arrays, "items"):
+        raise ValueError(
+            f"run(case) returned {type(arrays).__name__}; "
+            "expected a mapping from tensor names to arrays"
+        )
     computed = {}
     for name, array in arrays.items():
         dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
-        if hasattr(array, "detach"):
-            array = array.detach().cpu().double()
-        computed[name] = Computed(np.asarray(array), PRECISIONS.get(dtype, "float64"))
+        values = as_numpy(array)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{name} is an array of {values.dtype}; expected numbers")
+        computed[str(name)] = Computed(values, PRECISIONS.get(dtype, "float64"))
     return computed
+
+
+def as_numpy(array):
+    """A NumPy array of what an adapter may return: a tensor of PyTorch, a string, an array."""
+    if isinstance(array, str):
+        return np.frombuffer(array.encode(), dtype=np.uint8)
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        if array.dtype.is_floating_point:
+            array = array.double()
+    return np.asarray(array)
+
+
+def held_to(computed, precision):
+    """name -> Computed, held to the tolerance of another precision; None leaves all as it is."""
+    if precision is None:
+        return computed
+    return {name: tensor._replace(precision=precision) for name, tensor in computed.items()}
+
+
+def tolerance(case, precision):
+    """How much a tensor of some precision may deviate in a case."""
+    tolerances = case.info["tolerances"]
+    if precision == "tf32":
+        return tolerances["bfloat16"] * TF32_OVER_BFLOAT16
+    return tolerances[precision]
 
 
 def deviation(case, name, values, expected):
@@ -128,10 +221,12 @@ def deviation(case, name, values, expected):
 
     Whole numbers and truth values must be equal. Returns a Deviation; its size is inf where they
     are not, where only one of two values is finite, where a shape differs, and where a NaN stands,
-    be it where any number will do.
+    be it where any number will do. A single number fits in any shape.
     """
     values = np.asarray(values)
     expected = np.asarray(expected)
+    if values.size == expected.size == 1:
+        values = values.reshape(expected.shape)
     if values.shape != expected.shape:
         return Deviation(np.inf, None)
     is_exact = expected.dtype.kind in "biu"
@@ -158,40 +253,77 @@ def examine(case, computed):
 
     Raises ValueError where nothing can be compared.
     """
-    outputs = case.outputs
-    compared = [name for name in outputs if name in computed]
+    compared = [name for name in case.outputs if name in computed]
     if not compared:
         raise ValueError(
             f"case {case.name}: found {', '.join(sorted(computed)) or 'no tensor'}; "
-            f"expected at least one of {', '.join(outputs)}"
+            f"expected at least one of {', '.join(case.outputs)}"
         )
-    largest, first = 0.0, None
+    comparison = Comparison(case, computed, unknown=sorted(set(computed) - set(compared)))
     for name in compared:
-        values, precision = computed[name]
-        size, index = deviation(case, name, values, outputs[name])
-        tolerance = case.info["tolerances"][precision]
-        largest = max(largest, size / tolerance)
-        if size > tolerance and first is None:
-            first = FirstDeviation(
-                tensor=name,
-                found=number_at(values, index),
-                expected=number_at(outputs[name], index),
-                deviation=size,
-                tolerance=tolerance,
-                precision=precision,
-                where=where(case, name, values, index),
-            )
-    unknown = sorted(set(computed) - set(compared))
-    return Comparison(case, computed, compared, unknown, largest, first)
+        examine_tensor(comparison, name)
+    comparison.remarks = remarks.on_case(comparison)
+    return comparison
+
+
+def examine_tensor(comparison, name):
+    """Add the deviation of a tensor to a comparison."""
+    case = comparison.case
+    values, precision = comparison.computed[name]
+    expected = case.tensors[name]
+    if is_masked_softly(case, name, values) and shows_masks(comparison, name):
+        values = np.where(np.isneginf(expected), expected, values)
+    size, index = deviation(case, name, values, expected)
+    allowed = tolerance(case, precision)
+    comparison.sizes[name] = size / allowed
+    if size <= allowed or comparison.first is not None:
+        return
+    comparison.first = FirstDeviation(
+        tensor=name,
+        found=number_at(values, index),
+        expected=number_at(expected, index),
+        deviation=size,
+        tolerance=allowed,
+        precision=precision,
+        where=where(case, name, values, index),
+    )
+
+
+def is_masked_softly(case, name, values):
+    """Whether scores are finite wherever -inf is expected."""
+    expected = case.tensors[name]
+    if values.shape != expected.shape:
+        return False
+    is_masked = np.isneginf(expected)
+    is_masked &= STAGES[case.stage].specified(case, name, values.shape)
+    return bool(is_masked.any() and np.isfinite(values[is_masked]).all())
+
+
+def shows_masks(comparison, name):
+    """Whether a compared tensor behind the scores `name` shows if they are masked at all."""
+    behind = (name.replace("scores", "probabilities"), *STAGES[comparison.case.stage].decisive)
+    return any(other in comparison.computed for other in behind if other in comparison.case.outputs)
 
 
 def number_at(values, index):
     """A number of a tensor; NaN where the shape is wrong, so that there is no index."""
-    return np.nan if index is None else float(values[index])
+    if index is None:
+        return np.nan
+    return float(np.asarray(values).reshape(-1)[0] if index == () else values[index])
 
 
 def where(case, name, values, index):
     """The place of a deviation in words, or what is wrong with the shape."""
+    expected = case.outputs[name]
     if index is None:
-        return f"shape {values.shape}, expected {case.outputs[name].shape}"
-    return STAGES[case.stage].place(case, name, index)
+        words = f"shape {values.shape}, expected {expected.shape}"
+    else:
+        words = STAGES[case.stage].place(case, name, index)
+    if expected.dtype == np.uint8:
+        words += f" ({text_of(values)!r}, expected {text_of(expected)!r})"
+    return words
+
+
+def text_of(values):
+    """The text whose bytes in UTF-8 a tensor holds."""
+    return np.asarray(values).astype(np.uint8).tobytes().decode("utf-8", errors="replace")

@@ -1,50 +1,82 @@
-"""Which known bug explains given numbers: the one that makes the same numbers.
+"""Which known bugs explain given numbers: those that make the same numbers.
 
-The bugs (bugs.json) are mistakes that porters of HatLLM's masks make. Each can be computed, because
+The bugs (bugs.json) are mistakes that porters of HatLLM make. Each can be computed, because
 `ref.golden.plants` plants it in a copy of the definition. So the golden cases are chosen such that
 each bug shows in one of them, and an implementation that deviates is told why.
+
+A bug is said to be there only if it makes all compared numbers of all compared cases, and moves
+some of them. Where no bug does, two at once are tried. Where no two do, a bug is only called near,
+if it fails where the implementation fails, and there moves the numbers to where they are.
 """
 
-import importlib.util
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
-from ref.golden.compare import deviation
+from ref.golden import case as cases
+from ref.golden import pattern
+from ref.golden.compare import deviation, tolerance
+from ref.golden.copies import copy_of
+from ref.golden.plants import plant_all
 from ref.golden.stages import STAGES, all_bugs
 
-# A case detects a bug that makes its logits or loss deviate by so many float32 tolerances.
+# A case detects a bug that makes its decisive outputs deviate by so many float32 tolerances.
 DETECTED = 100
-# A bug is near that explains more than this share of the deviation; so many are told.
-NEAR, NUM_NEAREST = 0.3, 3
+# A bug is near from this score on (see nearest_bugs); so many are told. Wrong numbers that no bug
+# makes score at most 0.24 with the probes of the tests.
+NEAR, NUM_NEAREST = 0.35, 3
+# A bug explains a deviation if it leaves at most this share of it.
+LEFT_OVER = 0.5
+SECONDS_FOR_PAIRS = 20
+MOST_CASES = 8  # so many failing cases, the smallest, say which bugs are near and go into pairs
+# In these precisions a case that passes has none of the bugs that it catches.
+SHARP = ("float64", "float32")
 
 
 @dataclass
 class Diagnosis:
-    """The known bugs that explain what an implementation computed, best first."""
+    """What explains the results of a stage; bugs are ids, best first.
 
-    equal: list  # (bug, misfit in tolerances): those that make the same in every case
-    nearest: list  # (bug, share of the deviation that it explains), where none makes the same
+    equal: (bug, misfit in tolerances) of the bugs that make the same in every case.
+    pairs: ((bug, bug), misfit) of two at once that do, where none does alone.
+    tried: how many pairs were tried, and of how many.
+    nearest: (bug, score from 0 to 1, names of the cases where it makes the same), where none fits.
+    remarks: sentences on what deviates without being a known bug.
+    next_case: (name, those of the equal bugs or pairs that show there), where it would tell more.
+    """
+
+    stage: str
+    equal: list = field(default_factory=list)
+    pairs: list = field(default_factory=list)
+    tried: tuple = (0, 0)
+    nearest: list = field(default_factory=list)
+    remarks: list = field(default_factory=list)
+    next_case: tuple | None = None
+    failing: int = 0  # in how many cases something decisive deviates
+
+    @property
+    def is_unknown(self):
+        """Whether something decisive deviates, and no known bug makes it."""
+        return self.failing > 0 and not self.equal and not self.pairs
 
 
 def outputs_with(bug, case):
     """What an implementation with this bug computes: every intermediate and the loss, by name."""
+    return outputs_with_all((bug,), case)
+
+
+def outputs_with_all(bugs, case):
+    """What an implementation with several bugs computes, by name."""
     stage = STAGES[case.stage]
     copy = copy_of(stage.definition)
-    changed = stage.plants[bug](copy, case)
+    altered, changed = plant_all([stage.plants[bug] for bug in bugs], copy, case)
     with np.errstate(all="ignore"):  # some bugs make NaN
-        return stage.compute(copy, case, **changed)
+        return stage.compute(copy, altered, **changed)
 
 
-def copy_of(module):
-    """A fresh copy of a module, whose functions can be replaced without harm to the original."""
-    specification = importlib.util.spec_from_file_location("planted", module.__file__)
-    copy = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(copy)
-    return copy
-
-
-def detection_matrix(cases):
+def detection_matrix(all_cases):
     """bug -> name of case -> deviation of what is decisive, in the case's float32 tolerances.
 
     A bug stands beside the cases of those stages alone in which it can show.
@@ -52,7 +84,7 @@ def detection_matrix(cases):
     matrix = {}
     for bug in all_bugs():
         matrix[bug] = {}
-        for case in cases:
+        for case in all_cases:
             if bug in STAGES[case.stage].plants:
                 matrix[bug][case.name] = visible_deviation(bug, case)
     return matrix
@@ -73,38 +105,72 @@ def detected_bugs(matrix, name):
     return [bug for bug, sizes in matrix.items() if sizes.get(name, 0) >= DETECTED]
 
 
-def misfit(comparison, bug):
-    """How far what was computed is from what the bug makes, in tolerances.
+class Suspects:
+    """The results of one stage beside what its known bugs compute there, once each."""
 
-    The decisive outputs of the stage decide where there are any: the others may differ between two
-    ways of making the same mistake.
-    """
-    case, computed = comparison.case, comparison.computed
-    if bug not in STAGES[case.stage].plants:
-        return 0.0 if comparison.is_right else np.inf
-    outputs = outputs_with(bug, case)
-    names = [name for name in STAGES[case.stage].decisive if name in computed]
-    if not names:
-        names = [name for name in computed if name in outputs]
-    largest = 0.0 if names else np.inf
-    for name in names:
-        values, precision = computed[name]
-        size = deviation(case, name, values, outputs[name]).size
-        largest = max(largest, size / case.info["tolerances"][precision])
-    return largest
+    def __init__(self, comparisons):
+        # A failing case, and a short one, refutes a bug with the least work.
+        self.comparisons = sorted(
+            comparisons, key=lambda c: (c.evidence_is_right, size_of(c.case), c.case.name)
+        )
+        self.failing = [c for c in self.comparisons if not c.evidence_is_right]
+        self.passing = [c for c in self.comparisons if c.evidence_is_right]
+        self.stage = STAGES[comparisons[0].case.stage]
+        self.outputs = {}
+
+    def computed(self, bugs, comparison):
+        """What the bugs make of the tensors from which a bug is told, by name."""
+        key = (bugs, comparison.case.name)
+        if key not in self.outputs:
+            if len(bugs) == 1:
+                outputs = outputs_with(bugs[0], comparison.case)
+            else:
+                outputs = outputs_with_all(bugs, comparison.case)
+            self.outputs[key] = {name: outputs[name] for name in comparison.evidence}
+        return self.outputs[key]
+
+    def misfit(self, bugs, comparison):
+        """How far what was computed is from what the bugs make, in tolerances."""
+        largest = 0.0
+        outputs = self.computed(bugs, comparison)
+        for name in comparison.evidence:
+            values, precision = comparison.computed[name]
+            size = deviation(comparison.case, name, values, outputs[name]).size
+            largest = max(largest, size / tolerance(comparison.case, precision))
+        return largest
+
+    def explains(self, bugs, comparison):
+        """Whether the bugs make what a failing case shows, and right numbers do so much worse."""
+        deviates = max(comparison.sizes[name] for name in comparison.evidence)
+        return self.misfit(bugs, comparison) <= min(1, LEFT_OVER * deviates)
+
+    def worst_misfit(self, bugs):
+        """The largest misfit in all cases, inf if the bugs do not make what each of them shows."""
+        for comparison in self.failing:
+            if not self.explains(bugs, comparison):
+                return np.inf
+        worst = 0.0
+        for comparison in self.comparisons:
+            worst = max(worst, self.misfit(bugs, comparison))
+            if worst > 1:
+                return np.inf
+        return worst
+
+    def possible(self):
+        """The bugs that no case refutes by passing where it catches them."""
+        refuted = set()
+        for comparison in self.passing:
+            if is_sharp(comparison):
+                refuted.update(comparison.case.info["catches"])
+        return [bug for bug in self.stage.plants if bug not in refuted]
 
 
-def diagnose(comparisons):
-    """The known bugs that explain a list of Comparison: a Diagnosis, empty where all is right."""
-    # A failing case, and a short one, refutes a bug with the least work.
-    ordered = sorted(comparisons, key=lambda c: (c.is_right, size_of(c.case)))
-    failing = [comparison for comparison in ordered if not comparison.is_right]
-    if not failing:
-        return Diagnosis([], [])
-    equal = equal_bugs(ordered)
-    if equal:
-        return Diagnosis(equal, [])
-    return Diagnosis([], nearest_bugs(failing[:3]))
+def is_sharp(comparison):
+    """Whether a case that passes shows that none of the bugs that it catches is there."""
+    decisive = [n for n in STAGES[comparison.case.stage].decisive if n in comparison.case.outputs]
+    if not set(decisive) <= set(comparison.compared):
+        return False
+    return all(comparison.computed[name].precision in SHARP for name in decisive)
 
 
 def size_of(case):
@@ -112,29 +178,175 @@ def size_of(case):
     return sum(tensor.size for tensor in case.tensors.values())
 
 
-def equal_bugs(comparisons):
-    """(bug, misfit) of the bugs that make the same in every case, best first."""
-    equal = []
-    for bug in all_bugs():
-        largest = 0.0
-        for comparison in comparisons:
-            largest = max(largest, misfit(comparison, bug))
-            if largest > 1:
-                break
-        if largest <= 1:
-            equal.append((bug, largest))
-    return sorted(equal, key=lambda pair: pair[1])
+def diagnose_stages(comparisons):
+    """A Diagnosis of each stage in which a case fails, in the order of the stages.
+
+    A case with a model is diagnosed in a later stage only if the stage `model` is right.
+    """
+    diagnoses = []
+    model_is_wrong = False
+    for stage in STAGES:
+        of_stage = [c for c in comparisons if c.case.stage == stage and c.problem is None]
+        if all(comparison.is_right for comparison in of_stage):
+            continue
+        with_model = [c for c in of_stage if c.case.config is not None]
+        if model_is_wrong and with_model:
+            remark = "the cases of this stage hold a model: get the stage model right first"
+            diagnoses.append(Diagnosis(stage, remarks=[remark]))
+            continue
+        diagnoses.append(diagnose(of_stage))
+        if stage == "model":
+            model_is_wrong = not all(c.evidence_is_right for c in of_stage)
+    return diagnoses
 
 
-def nearest_bugs(failing):
-    """(bug, share) of the bugs that explain most of the deviation in failing cases, best first."""
-    finite = [comparison for comparison in failing if np.isfinite(comparison.largest)]
-    if not finite:
-        return []
+def diagnose(comparisons, seconds=SECONDS_FOR_PAIRS):
+    """The known bugs that explain a list of Comparison of one stage: a Diagnosis.
+
+    `seconds` bounds the time for pairs of bugs. It is empty where all is right.
+    """
+    usable = [comparison for comparison in comparisons if comparison.problem is None]
+    if not usable or all(comparison.is_right for comparison in usable):
+        return Diagnosis(comparisons[0].case.stage if comparisons else "")
+    suspects = Suspects(usable)
+    diagnosis = Diagnosis(suspects.stage.name, failing=len(suspects.failing))
+    if not suspects.failing:
+        diagnosis.remarks.append(pattern.only_intermediates(usable))
+        return diagnosis
+    find_bugs(suspects, diagnosis, seconds)
+    if not diagnosis.equal and not diagnosis.pairs:
+        diagnosis.remarks += pattern.rounding(suspects.comparisons)
+    diagnosis.remarks += pattern.of_failing(suspects.failing, suspects.passing)
+    return diagnosis
+
+
+def find_bugs(suspects, diagnosis, seconds):
+    """Fill a diagnosis with one bug that explains all, or else with two, or with those near."""
+    possible = suspects.possible()
+    for bug in possible:
+        misfit = suspects.worst_misfit((bug,))
+        if np.isfinite(misfit):
+            diagnosis.equal.append((bug, misfit))
+    diagnosis.equal.sort(key=lambda pair: pair[1])
+    if not diagnosis.equal:
+        find_pairs(suspects, possible, diagnosis, seconds)
+    if not diagnosis.equal and not diagnosis.pairs:
+        diagnosis.nearest = nearest_bugs(suspects, possible)
+    diagnosis.next_case = case_to_run_next(suspects, diagnosis)
+
+
+def find_pairs(suspects, possible, diagnosis, seconds):
+    """Fill in the pairs of bugs that explain all, as far as the time suffices.
+
+    Numbers with a NaN are of no bug, and in bfloat16 too many pairs come close.
+    """
+    if not all(is_finite_and_sharp(comparison) for comparison in suspects.failing):
+        return
+    pairs = promising_pairs(suspects, possible)
+    end = time.monotonic() + seconds
+    num_tried = 0
+    for pair in pairs:
+        if time.monotonic() > end:
+            break
+        num_tried += 1
+        misfit = suspects.worst_misfit(pair)
+        if np.isfinite(misfit):
+            diagnosis.pairs.append((pair, misfit))
+    diagnosis.pairs.sort(key=lambda found: found[1])
+    diagnosis.tried = (num_tried, len(pairs))
+
+
+def is_finite_and_sharp(comparison):
+    """Whether numbers are exact enough to tell two bugs at once, and none is NaN."""
+    tensors = [comparison.computed[name] for name in comparison.evidence]
+    return all(t.precision in SHARP and not np.isnan(t.values).any() for t in tensors)
+
+
+def promising_pairs(suspects, possible):
+    """Pairs of bugs that together show in all failing cases that deviate much, best first.
+
+    A pair is the better, the more failing cases one of its bugs explains alone.
+    """
+    num_explained = {}
+    for bug in possible:
+        some = suspects.failing[:MOST_CASES]
+        num_explained[bug] = sum(suspects.explains((bug,), c) for c in some)
+    clearly_failing = []
+    for comparison in suspects.failing:
+        if comparison.largest >= 2 * DETECTED:
+            clearly_failing.append(set(comparison.case.info["catches"]))
+    pairs = []
+    for first, second in combinations(possible, 2):
+        if all(first in catches or second in catches for catches in clearly_failing):
+            pairs.append((first, second))
+    return sorted(pairs, key=lambda pair: -max(num_explained[bug] for bug in pair))
+
+
+def nearest_bugs(suspects, possible):
+    """(bug, score, cases explained) of the bugs that come near, best first.
+
+    The score is the overlap times the share. Overlap: the cases that fail and catch the bug, of
+    those that do either. Share: how much of the deviation the bug explains, in the mean over the
+    smallest failing cases. A bug that a passing case refutes is not near.
+    """
+    finite = [c for c in suspects.failing if np.isfinite(c.largest)][:MOST_CASES]
+    failing = {comparison.case.name for comparison in suspects.failing}
     near = []
-    for bug in all_bugs():
-        shares = [1 - misfit(comparison, bug) / comparison.largest for comparison in finite]
-        share = float(np.mean(shares))
-        if share > NEAR:
-            near.append((bug, share))
-    return sorted(near, key=lambda pair: -pair[1])[:NUM_NEAREST]
+    for bug in possible:
+        catching = {c.case.name for c in suspects.comparisons if bug in c.case.info["catches"]}
+        overlap = len(failing & catching) / len(failing | catching)
+        if overlap < NEAR or not finite:
+            continue
+        share = float(np.mean([share_explained(suspects, bug, c) for c in finite]))
+        if overlap * share >= NEAR:
+            explained = [c.case.name for c in finite if suspects.explains((bug,), c)]
+            near.append((bug, overlap * share, explained))
+    return sorted(near, key=lambda bug: -bug[1])[:NUM_NEAREST]
+
+
+def share_explained(suspects, bug, comparison):
+    """Which share of a case's squared deviation a bug explains, 0 to 1; of its worst tensor."""
+    outputs = suspects.computed((bug,), comparison)
+    shares = []
+    for name in set(comparison.evidence) & set(comparison.deviating):
+        values = comparison.computed[name].values
+        expected = comparison.case.tensors[name]
+        if not values.shape == expected.shape == outputs[name].shape:
+            return 0.0
+        is_specified = STAGES[comparison.case.stage].specified(comparison.case, name, values.shape)
+        left = squared_difference(values, outputs[name], is_specified)
+        shares.append(1 - left / squared_difference(values, expected, is_specified))
+    share = min(shares, default=0.0)
+    return max(0.0, share) if np.isfinite(share) else 0.0
+
+
+def squared_difference(values, others, is_specified):
+    """The sum of squared differences where a tensor is specified; of whole numbers, their count."""
+    with np.errstate(invalid="ignore"):
+        difference = np.where(values == others, 0.0, np.subtract(values, others, dtype=float))
+    if np.asarray(others).dtype.kind in "biu":
+        difference = difference != 0
+    return float((np.where(is_specified, difference, 0.0) ** 2).sum())
+
+
+def case_to_run_next(suspects, diagnosis):
+    """(name, bugs that show there) of the case that splits the bugs that fit best; None if none.
+
+    With a single bug that one case shows, it is the case that catches it and the fewest others.
+    """
+    candidates = [bug for bug, _ in diagnosis.equal]
+    candidates += sorted({bug for pair, _ in diagnosis.pairs for bug in pair})
+    if len(suspects.comparisons) > 1 and len(candidates) < 2 or not candidates:
+        return None
+    compared = {comparison.case.name for comparison in suspects.comparisons}
+    best, least = None, np.inf
+    for info in cases.infos():
+        showing = [bug for bug in candidates if bug in info["catches"]]
+        if info["stage"] != suspects.stage.name or info["name"] in compared or not showing:
+            continue
+        if len(candidates) > 1 and len(showing) == len(candidates):
+            continue
+        distance = abs(len(showing) - len(candidates) / 2) + len(info["catches"]) / 1e4
+        if distance < least:
+            best, least = (info["name"], showing), distance
+    return best

@@ -10,6 +10,7 @@ plant replaces; `case` is the golden case that the copy will compute. It returns
 the stage's `compute` is to change, by name: {} if none. It alters nothing else.
 """
 
+import copy as copies
 import json
 from functools import cache
 from pathlib import Path
@@ -23,3 +24,15 @@ def descriptions():
         for bug in json.loads(path.read_text(encoding="utf-8")):
             by_id[bug["id"]] = bug
     return by_id
+
+
+def plant_all(plants, copy, case):
+    """Plant several bugs in one copy: (the case as the last plant saw it, the changed arguments).
+
+    Each plant is given the case with the arguments that those before it changed.
+    """
+    altered, changed = copies.copy(case), {}
+    for plant in plants:
+        changed |= plant(copy, altered)
+        vars(altered).update(changed)
+    return altered, changed

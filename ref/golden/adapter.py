@@ -1,0 +1,70 @@
+"""Running somebody's Python function on the golden cases, whatever it does."""
+
+import importlib.util
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from ref.golden import case as cases
+from ref.golden import compare
+
+
+class Skipped(NotImplementedError):
+    """An adapter says that it cannot run a case."""
+
+
+def load_adapter(path):
+    """The function `run` of a Python file, which is executed, with its folder importable.
+
+    Raises ValueError or FileNotFoundError, naming the file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: not found; expected a Python file that defines run(case)")
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    specification = importlib.util.spec_from_file_location("adapter", path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["adapter"] = module
+    try:
+        with redirect_stdout(sys.stderr):
+            specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path}: importing it raised {in_one_line(error)}") from error
+    if not callable(getattr(module, "run", None)):
+        raise ValueError(
+            f"{path}: defines no run; expected a function run(case) that returns arrays by name"
+        )
+    return module.run
+
+
+def compare_adapter(adapter, name, precision=None):
+    """The Comparison of an adapter with a case; one with a `problem` where it fails.
+
+    The adapter is given a case of its own, whose arrays it cannot alter. Raises Skipped where it
+    raises NotImplementedError. What it prints goes to standard error.
+    """
+    case = cases.load(name)
+    try:
+        with redirect_stdout(sys.stderr):
+            arrays = adapter(read_only(cases.load(name)))
+    except NotImplementedError as reason:
+        raise Skipped(str(reason) or "not implemented") from None
+    except (Exception, SystemExit) as error:
+        return compare.Comparison(case, problem=f"run(case) raised {in_one_line(error)}")
+    try:
+        computed = compare.computed_by_adapter(arrays)
+        return compare.examine(case, compare.held_to(computed, precision))
+    except (ValueError, TypeError, RuntimeError) as error:
+        return compare.Comparison(case, problem=in_one_line(error, with_type=False))
+
+
+def read_only(case):
+    """The case, whose arrays can no longer be written to."""
+    for array in (*case.tensors.values(), *case.weights.values()):
+        array.flags.writeable = False
+    return case
+
+
+def in_one_line(error, with_type=True):
+    """An exception as one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if with_type else message

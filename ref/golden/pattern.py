@@ -1,0 +1,145 @@
+"""What failing cases have in common, and which rounding would explain all deviations: sentences."""
+
+import numpy as np
+
+from ref.golden.compare import tolerance
+
+MOST_FAIL = 0.8  # rounding moves all numbers, so at least this share of the cases fails
+BFLOAT16_BITS, FLOAT16_BITS = 16, 13  # so many of the lower bits of float32 are 0
+
+
+def of_failing(failing, passing):
+    """Which cases fail, as few sentences as possible: [] where nothing distinguishes them."""
+    if not passing:
+        return [f"all {len(failing)} cases fail"] if len(failing) > 1 else []
+    if len(failing) < 2:
+        return by_feature(failing, passing)
+    return by_feature(failing, passing) or by_size(failing, passing)
+
+
+def by_feature(failing, passing):
+    """What all failing cases need, and none or few of those that pass."""
+    sentences = []
+    for feature in common_needs(failing):
+        with_feature = [c for c in passing if feature in c.case.info["needs"]]
+        if not with_feature:
+            sentences.append(f"exactly the {len(failing)} cases that need {feature!r} fail")
+        elif len(failing) > 1:
+            total = len(failing) + len(with_feature)
+            sentences.append(
+                f"only cases that need {feature!r} fail: {len(failing)} of these {total}"
+            )
+    exact = [sentence for sentence in sentences if sentence.startswith("exactly")]
+    return exact or sentences
+
+
+def common_needs(comparisons):
+    """The features that all cases need."""
+    needs = [comparison.case.info["needs"] for comparison in comparisons]
+    return [feature for feature in needs[0] if all(feature in others for others in needs)]
+
+
+def by_size(failing, passing):
+    """Whether only the longer cases fail, or only those with more items."""
+    for words, count in (("tokens", num_tokens), ("items", num_items), ("rows", num_rows)):
+        least = min(count(comparison.case) for comparison in failing)
+        most = max(count(comparison.case) for comparison in passing)
+        if least > most:
+            return [f"exactly the cases with more than {most} {words} fail"]
+    return []
+
+
+def num_tokens(case):
+    """The length of a case's sequences; 0 where it has none."""
+    return case.tensors["input_ids"].shape[-1] if "input_ids" in case.tensors else 0
+
+
+def num_items(case):
+    """The largest segment id of a case: the items of its history and the target."""
+    return int(case.tensors["segment_ids"].max()) if "segment_ids" in case.tensors else 0
+
+
+def num_rows(case):
+    """How many sequences a case has."""
+    return len(case.tensors["input_ids"]) if "input_ids" in case.tensors else 0
+
+
+def only_intermediates(comparisons):
+    """What to say where a stage's decisive outputs are right and others deviate."""
+    decisive, deviating = set(), set()
+    for comparison in comparisons:
+        decisive.update(comparison.evidence)
+        deviating.update(comparison.deviating)
+    right = f"{' and '.join(sorted(decisive))}: right in every case, so there is no known bug here"
+    if all(name.startswith("gradients.") for name in deviating):
+        return f"{right}. What deviates are gradients: look at the backward pass"
+    kinds = sorted({name.split(".")[-1] for name in deviating if not name.startswith("gradients.")})
+    return (
+        f"{right}. What deviates ({', '.join(kinds)}) is another way to the same numbers, "
+        "or was taken at another point"
+    )
+
+
+def rounding(comparisons):
+    """Whether all deviations are as large as a lower precision makes them: [] or a sentence."""
+    tensors = float_tensors(comparisons)
+    sizes = [size for _, _, size in tensors]
+    share_failing = np.mean([not comparison.is_right for comparison in comparisons])
+    if not sizes or not np.isfinite(max(sizes)) or share_failing < MOST_FAIL:
+        return []
+    if any(not np.isfinite(size) for c in comparisons for size in c.sizes.values()):
+        return []
+    precision = least_precision(comparisons)
+    if precision is None:
+        return []
+    how = f"every deviation is at most {max(sizes):.1g}"
+    return [f"{how}, {reason(precision, [values for _, values, _ in tensors])}"]
+
+
+def float_tensors(comparisons):
+    """(Comparison, values, relative deviation) of all compared tensors of real numbers."""
+    tensors = []
+    for comparison in comparisons:
+        for name, size in comparison.sizes.items():
+            values, precision = comparison.computed[name]
+            if comparison.case.tensors[name].dtype.kind == "f":
+                tensors.append((comparison, values, size * tolerance(comparison.case, precision)))
+    return tensors
+
+
+def least_precision(comparisons):
+    """The most exact precision that forgives every deviation; None where none does."""
+    for precision in ("float32", "tf32", "bfloat16"):
+        if all(
+            size <= tolerance(comparison.case, precision)
+            for comparison, _, size in float_tensors(comparisons)
+        ):
+            return precision
+    return None
+
+
+def reason(precision, tensors):
+    """Why a correct implementation may deviate so much, and the option that forgives it."""
+    if precision == "float32":
+        why = (
+            "as of a computation that is in float32 throughout or in part (transformers computes "
+            "norms, rotation and softmax so, in float64 models too)"
+        )
+    elif all(has_zero_bits(values, BFLOAT16_BITS) for values in tensors):
+        precision = "bfloat16"
+        why = "and every number is one of bfloat16: was it computed so, and saved as another type?"
+    elif all(has_zero_bits(values, FLOAT16_BITS) for values in tensors):
+        precision = "bfloat16"
+        why = "and every number is one of float16: was it computed so, and saved as another type?"
+    else:
+        why = f"as if {'TF32' if precision == 'tf32' else 'bfloat16'} was used on the way"
+    return f"{why}. If that is meant: --precision {precision}"
+
+
+def has_zero_bits(values, num_bits):
+    """Whether so many of the lower bits of float32 are 0 in every number."""
+    values = np.asarray(values)
+    single = values.astype(np.float32)
+    if not (single == values)[np.isfinite(values)].all():
+        return False
+    return not (single.view(np.uint32)[np.isfinite(values)] & ((1 << num_bits) - 1)).any()

@@ -1,0 +1,155 @@
+"""What can be said of deviating numbers without knowing a bug: sentences, each of them true."""
+
+from itertools import permutations
+
+import numpy as np
+
+ROUNDING = 1e-5  # numbers are equal up to so much of the largest
+FAR_BELOW = -1e3  # a score below this was masked, if softly
+BEFORE_SOFTMAX = ("embedding", "layers.0.normed", "layers.0.q", "layers.0.k", "layers.0.v")
+
+
+def on_case(comparison):
+    """Sentences on a Comparison."""
+    sentences = on_finite_scores(comparison)
+    if comparison.first is None:
+        return sentences
+    name = comparison.first.tensor
+    values = comparison.computed[name].values
+    if np.isnan(values).any():
+        sentences.append(on_nan(comparison, name))
+    else:
+        sentences += on_values(values, comparison.case.tensors[name])
+    if comparison.evidence_is_right:
+        sentences.append(on_what_is_right(comparison))
+    return sentences
+
+
+def on_what_is_right(comparison):
+    """What is right and what deviates, where all that is decisive is right."""
+    right = f"right here: {short_list(comparison.evidence)}"
+    deviating = comparison.deviating
+    gradients = [name for name in deviating if name.startswith("gradients.")]
+    if len(gradients) == len(deviating):
+        return f"{right}; only the backward pass deviates ({short_list(gradients)})"
+    return f"{right}; what deviates is only on the way there ({short_list(deviating)})"
+
+
+def on_finite_scores(comparison):
+    """Of scores that are finite where -inf is expected, if what follows shows the masks."""
+    case = comparison.case
+    lowest = {}
+    for name in comparison.compared:
+        values, expected = comparison.computed[name].values, case.tensors[name]
+        if np.isneginf(expected).any() and values.shape == expected.shape:
+            masked = values[np.isneginf(expected)]
+            if np.isfinite(masked).all() and comparison.sizes[name] <= 1:
+                lowest[name] = masked.max()
+    if not lowest:
+        return []
+    value = max(lowest.values())
+    how = f"masked with about {value:.1g}" if value < FAR_BELOW else "saved before they are masked"
+    sentence = f"{short_list(lowest)}: {how} instead of -inf (R5)"
+    probabilities = [name.replace("scores", "probabilities") for name in lowest]
+    shown = [name for name in probabilities if name in comparison.sizes] or comparison.evidence
+    if not set(shown) & set(comparison.deviating):
+        sentence += f"; right behind it: {short_list(shown)}"
+    return [sentence]
+
+
+def on_nan(comparison, name):
+    """Where NaN stands, and what usually makes it."""
+    case, values = comparison.case, comparison.computed[name].values
+    if case.config is None or "segment_ids" not in case.tensors:
+        return "NaN never matches"
+    if name.startswith("gradients."):
+        return (
+            "NaN in the backward pass: usually a softmax over a row without keys, or a where() "
+            "that hides such a row in the forward pass only"
+        )
+    if name in BEFORE_SOFTMAX:
+        return "NaN before the first softmax: the masks do not make it"
+    if is_at_padding_only(values, case.segment_ids):
+        return (
+            "NaN stands at padding alone, where any finite number will do: let a padding query "
+            "attend to itself (R3)"
+        )
+    return (
+        "NaN usually comes from a softmax over a row without keys: such a query attends to itself "
+        "(R3, R4)"
+    )
+
+
+def is_at_padding_only(values, segment_ids):
+    """Whether all NaN of a tensor (B, T, ...) or (B, H, T, ...) are at padding (B, T)."""
+    B, T = segment_ids.shape
+    rows_and_tokens = [axis for axis in (1, 2) if values.ndim > axis and values.shape[axis] == T]
+    if values.ndim < 2 or values.shape[0] != B or not rows_and_tokens:
+        return False
+    axis = rows_and_tokens[-1] if values.ndim == 4 else rows_and_tokens[0]
+    others = tuple(i for i in range(values.ndim) if i not in (0, axis))
+    has_nan = np.isnan(values).any(axis=others)  # (B, T)
+    return not (has_nan & (segment_ids != -1)).any()
+
+
+def on_values(values, expected):
+    """Sentences on a tensor without NaN that deviates: a simple relation to the expected one."""
+    if expected.dtype == bool:
+        return on_mask(values, expected)
+    if expected.dtype.kind != "f" or expected.size < 2 or not np.isfinite(expected).all():
+        return []
+    if not np.isfinite(values).all():
+        return []
+    if values.shape != expected.shape:
+        return on_shape(values, expected)
+    if not values.any():
+        return ["every number is 0"]
+    factor = float((values * expected).sum() / (expected * expected).sum())
+    if is_close(values, factor * expected) and abs(factor) > ROUNDING:
+        return [f"all numbers are {factor:.4g} times the expected ones"]
+    return [f"right {how}" for how in rearranged(values, expected)]
+
+
+def on_mask(values, expected):
+    """Other conventions for a mask."""
+    if values.shape != expected.shape:
+        return []
+    if np.array_equal(values.astype(float), (~expected).astype(float)):
+        return ["the mask is right but inverted: here true means that a query may attend"]
+    if values.dtype.kind == "f" and np.array_equal(values == 0, expected):
+        return ["an additive mask, and a right one: save true where it is 0"]
+    if np.array_equal(values.astype(float), expected.swapaxes(-1, -2).astype(float)):
+        return ["the mask is right but transposed: rows are queries, columns are keys"]
+    return []
+
+
+def on_shape(values, expected):
+    """What a wrong shape is, if it holds the right numbers."""
+    if values.size != expected.size:
+        return []
+    if is_close(values.reshape(expected.shape), expected):
+        return ["the numbers are right, only the shape is not"]
+    return [f"the numbers are right {how}" for how in rearranged(values, expected)]
+
+
+def rearranged(values, expected):
+    """Which order of axes makes the values those expected: [] or one phrase."""
+    for axes in permutations(range(values.ndim)):
+        if list(axes) == sorted(axes):
+            continue
+        turned = values.transpose(axes)
+        if turned.shape == expected.shape and is_close(turned, expected):
+            return [f"with the axes in the order {axes}"]
+    return []
+
+
+def is_close(values, expected):
+    """Equal up to rounding in float32."""
+    return np.abs(values - expected).max() <= ROUNDING * np.abs(expected).max()
+
+
+def short_list(names, most=3):
+    """The first names of many."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

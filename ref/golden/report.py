@@ -1,0 +1,148 @@
+"""What the commands `check` and `run` print: a line or more for each case, then the diagnosis."""
+
+import json
+from dataclasses import asdict
+
+from ref.golden.plants import descriptions
+
+NUM_EXPLAINED = 3  # so many bugs that cannot be told apart are explained, the others named
+
+
+def print_comparison(comparison):
+    """The line of a case, and where and by how much it deviates."""
+    name = comparison.case.name
+    if comparison.problem is not None:
+        print(f"FAIL  {name}: {comparison.problem}")
+    elif comparison.is_right:
+        print(
+            f"ok    {name}: {len(comparison.compared)} tensors, "
+            f"at most {comparison.largest:.2g} of the tolerance"
+        )
+    else:
+        print(f"FAIL  {name}: {comparison.first}")
+    for remark in comparison.remarks:
+        print(f"      {remark}")
+    if comparison.unknown:
+        print(f"      not compared, unknown here: {', '.join(comparison.unknown)}")
+
+
+def print_skipped(skipped):
+    """The cases that were not run, a reason a line."""
+    names = {}
+    for name, reason in skipped.items():
+        names.setdefault(reason, []).append(name)
+    for reason, of_reason in names.items():
+        print(f"skip  {', '.join(of_reason)}: {reason}")
+
+
+def print_summary(comparisons, skipped):
+    """How many cases are right, how many could not be compared, how many were skipped."""
+    num_right = sum(comparison.is_right for comparison in comparisons)
+    summary = f"{num_right} of {len(comparisons)} cases are right"
+    num_problems = sum(comparison.problem is not None for comparison in comparisons)
+    if num_problems:
+        summary += f", {num_problems} could not be compared"
+    if skipped:
+        summary += f", {len(skipped)} skipped"
+    print(summary)
+
+
+def print_diagnoses(diagnoses):
+    """What explains the results of each failing stage."""
+    for number, diagnosis in enumerate(diagnoses):
+        begin = ": begin here" if number == 0 and len(diagnoses) > 1 else ""
+        print(f"\nDiagnosis of the stage {diagnosis.stage}{begin}")
+        print_diagnosis(diagnosis)
+
+
+def print_diagnosis(diagnosis):
+    """The known bugs that make the computed numbers, or else what else is known of these."""
+    for number, (bug, _) in enumerate(diagnosis.equal[:NUM_EXPLAINED], 1):
+        print_bug(bug, f"{number}. ")
+    others = [bug for bug, _ in diagnosis.equal[NUM_EXPLAINED:]]
+    if others:
+        print(f"Or one of these: {', '.join(others)}")
+    if len(diagnosis.equal) > 1:
+        print(
+            f"What was given does not tell these {len(diagnosis.equal)} apart; "
+            "the best fit comes first."
+        )
+    if diagnosis.pairs:
+        print_pairs(diagnosis)
+    elif diagnosis.is_unknown:
+        print_unknown(diagnosis)
+    for remark in diagnosis.remarks:
+        print(f"{remark[0].upper()}{remark[1:]}.")
+    print_next_case(diagnosis)
+
+
+def print_bug(bug, number):
+    """What a bug is, what it does and how to fix it."""
+    description = descriptions()[bug]
+    print(f"{number}{bug} ({description['family']}): {description['what']}")
+    print(f"   Effect: {description['effect']}")
+    print(f"   Fix: {description['fix']}")
+
+
+def print_pairs(diagnosis):
+    """Two bugs at once that make the computed numbers."""
+    (pair, _), *others = diagnosis.pairs
+    print("No single known bug makes these numbers. Two at once do:")
+    for bug in pair:
+        print_bug(bug, "+ ")
+    for other, _ in others[: NUM_EXPLAINED - 1]:
+        print(f"Or: {' + '.join(other)}")
+    if others:
+        print(f"What was given does not tell these {len(diagnosis.pairs)} pairs apart.")
+
+
+def print_unknown(diagnosis):
+    """That no bug makes the numbers, what was tried, and which bugs come near."""
+    print("No known bug makes these numbers. Begin at the first tensor that deviates.")
+    num_tried, num_pairs = diagnosis.tried
+    if num_pairs:
+        all_or_some = "all" if num_tried == num_pairs else f"{num_tried} of"
+        print(f"Nor do two at once: {all_or_some} {num_pairs} possible pairs were tried.")
+    for bug, score, explained in diagnosis.nearest:
+        where = f"; alone it makes the numbers of {', '.join(explained)}" if explained else ""
+        print(f"Nearest: {bug}, {score:.0%} alike ({descriptions()[bug]['what']}){where}")
+
+
+def print_next_case(diagnosis):
+    """A caveat where a case or two say little, and which case says more."""
+    if diagnosis.next_case is None:
+        return
+    name, showing = diagnosis.next_case
+    if len(diagnosis.equal) > 1 or diagnosis.pairs:
+        print(f"Next, run the case {name}: of these bugs it shows {', '.join(showing)}.")
+    else:
+        print(
+            "A single case was compared, and other mistakes may make the same numbers there. "
+            f"To be sure, run the case {name}, too, which also shows {showing[0]}."
+        )
+
+
+def as_json(comparisons, skipped, diagnoses):
+    """The text that `--json` prints."""
+    values = {
+        "cases": [comparison.as_json() for comparison in comparisons],
+        "skipped": skipped,
+        "diagnosis": [diagnosis_as_json(diagnosis) for diagnosis in diagnoses],
+    }
+    # JSON has no NaN and no infinity: they become strings.
+    values = json.loads(json.dumps(values), parse_constant=str)
+    return json.dumps(values, indent=1)
+
+
+def diagnosis_as_json(diagnosis):
+    """A Diagnosis, with what is known of each bug."""
+    described = descriptions()
+    fields = asdict(diagnosis)
+    bugs = [described[bug] | {"misfit": misfit} for bug, misfit in diagnosis.equal]
+    nearest = [{"id": bug, "score": score, "makes": m} for bug, score, m in diagnosis.nearest]
+    return {"stage": fields.pop("stage"), "bugs": bugs, "nearest": nearest} | {
+        "pairs": [pair for pair, _ in diagnosis.pairs],
+        "pairs_tried": diagnosis.tried,
+        "remarks": diagnosis.remarks,
+        "next_case": diagnosis.next_case,
+    }
