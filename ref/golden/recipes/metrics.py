@@ -1,0 +1,120 @@
+"""How metrics.json becomes the golden cases of the stage `metrics`.
+
+A recipe gives the scores or lists themselves, or the ranks that the targets are to have; the scores
+are then drawn.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ref.golden.case import Case
+from ref.golden.definitions import metrics as definition
+from ref.golden.stages.metrics import compute
+
+
+def build_all():
+    """The cases of the stage `metrics`."""
+    content = json.loads(Path(__file__).with_name("metrics.json").read_text(encoding="utf-8"))
+    return [build(content["defaults"] | recipe) for recipe in content["recipes"]]
+
+
+def build(recipe):
+    """A case from its recipe, filled with the defaults that metrics.json begins with."""
+    tensors = inputs(recipe)
+    info = {
+        "format": 2,
+        "name": recipe["name"],
+        "stage": "metrics",
+        "what": recipe["what"],
+        "also_for": recipe["also_for"],
+        "needs": needs(recipe),
+        "exclude_seen": recipe["exclude_seen"],
+        "width": recipe["width"],
+        "tolerances": recipe["tolerances"],
+        "inputs": list(tensors),
+        "outputs": [],
+    }
+    case = Case(info, tensors)
+    outputs = compute(definition, case)
+    info["outputs"] = list(outputs)
+    case.tensors |= outputs
+    return case
+
+
+def inputs(recipe):
+    """The given tensors by name, in order."""
+    random = np.random.default_rng(zlib.crc32(recipe["name"].encode()))
+    U, S = len(recipe["user_ids"]), recipe["items"]
+    tensors = rankings(recipe, random)
+    tensors["title_of"] = np.array(recipe["title_of"] or range(S))
+    tensors["user_ids"] = np.array(recipe["user_ids"])
+    if "scores" in tensors:
+        tensors["candidates"] = np.ones((U, S), bool)
+        if recipe["candidates"]:
+            tensors["candidates"] = chosen_items(recipe["candidates"], S)
+        tensors["seen"] = chosen_items(recipe["seen"] or [[]] * U, S)
+    if recipe["draws"]:
+        num_users = len(set(recipe["user_ids"]))
+        tensors["draws"] = random.integers(0, num_users, (recipe["draws"], num_users))
+    return tensors
+
+
+def rankings(recipe, random):
+    """The targets, and scores or lists of one model or of two."""
+    tensors = {"targets": np.array(recipe.get("targets", []), np.int64)}
+    if "ranks" in recipe:
+        tensors["targets"] = random.permutation(recipe["items"])[: len(recipe["ranks"])]
+    for model in ("", "second_"):
+        if f"{model}lists" in recipe:
+            tensors[f"{model}lists"] = np.array(recipe[f"{model}lists"])
+        elif f"{model}scores" in recipe:
+            scores = np.array(recipe[f"{model}scores"], float)  # null becomes NaN
+            tensors[f"{model}scores"] = np.where(np.isnan(scores), -np.inf, scores)
+        elif f"{model}ranks" in recipe:
+            ranks = recipe[f"{model}ranks"]
+            tensors[f"{model}scores"] = draw_scores(tensors["targets"], ranks, recipe, random)
+    for name, tensor in tensors.items():
+        if tensor.dtype == float:
+            tensors[name] = tensor.astype(np.float32)
+    return tensors
+
+
+def draw_scores(targets, ranks, recipe, random):
+    """Scores (targets, items), all different, that give the targets these ranks.
+
+    Rank 1 has the score -0.25, each other a quarter less, -inf from `returned` on.
+    """
+    scores = np.zeros((len(targets), recipe["items"]))
+    for row, target, r in zip(scores, targets, ranks, strict=True):
+        order = random.permutation(recipe["items"])
+        order = np.insert(order[order != target], r - 1, target)
+        row[order] = -0.25 * np.arange(1, len(order) + 1)
+        if recipe["returned"]:
+            row[order[recipe["returned"] :]] = -np.inf
+    return scores
+
+
+def chosen_items(rows, S):
+    """bool (rows, S) of lists of items."""
+    is_chosen = np.zeros((len(rows), S), bool)
+    for row, items in zip(is_chosen, rows, strict=True):
+        row[items] = True
+    return is_chosen
+
+
+def needs(recipe):
+    """What an implementation must be able to do for the case, beyond the plainest."""
+    options = {
+        "lists": "lists" in recipe,
+        "candidates": bool(recipe["candidates"]),
+        "shared titles": bool(recipe["title_of"]),
+        "seen titles excluded": recipe["exclude_seen"],
+        "width": recipe["width"] is not None,
+        "several targets a user": len(set(recipe["user_ids"])) < len(recipe["user_ids"]),
+        "two models": any(name.startswith("second_") for name in recipe),
+        "intervals": recipe["draws"] is not None,
+    }
+    return [name for name, is_needed in options.items() if is_needed]
