@@ -14,11 +14,11 @@ from safetensors.numpy import save
 from ref.files import read_json
 from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
-from ref.golden.recipes import decoding, model
+from ref.golden.recipes import decoding, loss, metrics, model
 
 ROOT = Path(__file__).parent.parent
 # Of each stage, in the order of the stages.
-BUILDERS = {"model": model, "decoding": decoding}
+BUILDERS = {"model": model, "decoding": decoding, "loss": loss, "metrics": metrics}
 
 
 def write(root=ROOT, stages=None):

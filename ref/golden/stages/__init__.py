@@ -1,8 +1,8 @@
 """The stages between a user's history and a metric, in the order in which a porter takes them."""
 
-from ref.golden.stages import decoding, model
+from ref.golden.stages import decoding, loss, metrics, model
 
-STAGES = {stage.name: stage for stage in (model.STAGE, decoding.STAGE)}
+STAGES = {stage.name: stage for stage in (model.STAGE, decoding.STAGE, loss.STAGE, metrics.STAGE)}
 
 
 def all_bugs():
