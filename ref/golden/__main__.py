@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from ref.golden import case as cases
 from ref.golden import audit, compare, diagnosis, package, recipes, report
+from ref.golden import case as cases
 from ref.golden.adapter import Skipped, compare_adapter, load_adapter
 
 RIGHT, DEVIATION, UNUSABLE = 0, 1, 2

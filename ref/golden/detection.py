@@ -1,7 +1,7 @@
-"""python -m ref.golden.detection [--svg FILE]: print which case detects which known bug; draw it.
+"""python -m ref.golden.detection [--draw]: print which case detects which known bug; draw it.
 
-Exit code 0: every bug is detected by a case; 1: one is missed. The committed picture is
-ref/golden/detection.svg.
+Exit code 0: every bug is detected by a case; 1: one is missed. --draw writes the two pictures of
+the README, detection.svg and families.svg, into ref/golden.
 """
 
 import argparse
@@ -11,36 +11,36 @@ from pathlib import Path
 from ref.golden import case as cases
 from ref.golden import diagnosis
 from ref.golden.plants import descriptions
+from ref.golden.stages import STAGES
 from ref.report.svg import Svg
 
-CELL, LEFT, TOP = 11, 250, 165  # pixels: a cell with its gap, the space for names of bugs and cases
-RIGHT, BOTTOM = 90, 45
-FAMILIES = {
-    "mask": "#1b6ca8",
-    "schedule": "#c8553d",
-    "segments": "#3a7d44",
-    "positions": "#8e5572",
-    "decoding": "#b8860b",
-    "numerics": "#3d5a80",
-    "model": "#6b4226",
-    "loss": "#444444",
-}
+CELL, LEFT, TOP = 11, 250, 185  # pixels: a cell with its gap, the space for names of bugs and cases
+RIGHT, BOTTOM, HEAD = 110, 20, 60
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e5572", "#b8860b", "#3d5a80", "#6b4226", "#444444")
 NOT_DETECTED = "#eeeeee"
+# The columns of families.svg: so many cases detect a bug, from the first number to the second.
+BINS = ((1, 1), (2, 2), (3, 5), (6, 10), (11, 20), (21, 40), (41, 999))
+BIN_WIDTH, LINE = 62, 19
 
 
 def missed_bugs(matrix):
     """The bugs that no case of a detection matrix detects."""
-    return [bug for bug, sizes in matrix.items() if max(sizes.values()) < diagnosis.DETECTED]
+    return [bug for bug in matrix if num_detecting(matrix[bug]) == 0]
+
+
+def num_detecting(sizes):
+    """How many cases detect a bug; sizes: name of case -> deviation in tolerances."""
+    return sum(size >= diagnosis.DETECTED for size in sizes.values())
 
 
 def table(matrix):
     """The matrix as text: of each bug how many cases detect it, and the clearest one."""
     lines = []
     for bug, sizes in matrix.items():
-        num_cases = sum(size >= diagnosis.DETECTED for size in sizes.values())
         clearest = max(sizes, key=sizes.get)
         lines.append(
-            f"{bug:36s}{num_cases:3d} cases, clearest {clearest} ({sizes[clearest]:.0f} tolerances)"
+            f"{bug:40s}{num_detecting(sizes):3d} cases, "
+            f"clearest {clearest} ({sizes[clearest]:.0f} tolerances)"
         )
     num_detected = len(matrix) - len(missed_bugs(matrix))
     num_cases = len(case_names(matrix))
@@ -53,23 +53,57 @@ def case_names(matrix):
     return list(dict.fromkeys(name for sizes in matrix.values() for name in sizes))
 
 
-def picture(matrix):
-    """The matrix as SVG: a row a bug, a column a case, filled where the case detects the bug."""
-    names = case_names(matrix)
-    width = LEFT + CELL * len(names) + RIGHT
-    height = TOP + CELL * len(matrix) + BOTTOM
+def families():
+    """The families of all known bugs, in the order of the stages."""
+    described = descriptions()
+    bugs = [bug for stage in STAGES.values() for bug in stage.plants]
+    return list(dict.fromkeys(described[bug]["family"] for bug in bugs))
+
+
+def colour_of(family):
+    """The colour of a family; neighbours differ."""
+    return COLOURS[families().index(family) % len(COLOURS)]
+
+
+def picture(matrix, stage_of_case):
+    """The matrix as SVG, a panel a stage: a row a bug, a column a case; stage_of_case is a dict."""
+    panels = []
+    for stage in STAGES:
+        names = [name for name in case_names(matrix) if stage_of_case[name] == stage]
+        bugs = [bug for bug in matrix if set(names) & set(matrix[bug])]
+        if names and bugs:
+            panels.append((stage, bugs, names))
+    width = LEFT + CELL * max(len(names) for _, _, names in panels) + RIGHT
+    height = HEAD + sum(TOP + CELL * len(bugs) + BOTTOM for _, bugs, _ in panels)
     svg = Svg(width, height, font_size=9)
     svg.text(8, 18, "Known bugs (rows) detected by golden cases (columns)", font_size=13)
-    svg.text(8, 34, "filled: logits or loss deviate by at least")
+    svg.text(8, 34, "filled: what is decisive deviates by at least")
     svg.text(8, 46, f"{diagnosis.DETECTED} times the float32 tolerance")
+    top = HEAD
+    for stage, bugs, names in panels:
+        with svg.shifted(0, top):
+            draw_panel(svg, stage, {bug: matrix[bug] for bug in bugs}, names)
+        top += TOP + CELL * len(bugs) + BOTTOM
+    return svg.render()
+
+
+def draw_panel(svg, stage, matrix, names):
+    """The bugs and cases of a stage."""
+    count = f"{len(matrix)} bugs, {len(names)} cases"
+    svg.text(8, TOP - 20, f"stage {stage}", font_size=13)
+    svg.text(8, TOP - 7, count)
     for column, name in enumerate(names):
         svg.vertical_text(LEFT + CELL * column + 8, TOP - 5, name)
     described = descriptions()
+    family_before = None
     for row, (bug, sizes) in enumerate(matrix.items()):
-        colour = FAMILIES[described[bug]["family"]]
-        draw_row(svg, TOP + CELL * row, bug, [sizes.get(name) for name in names], colour)
-    draw_legend(svg, height)
-    return svg.render()
+        family = described[bug]["family"]
+        top = TOP + CELL * row
+        draw_row(svg, top, bug, [sizes.get(name) for name in names], colour_of(family))
+        if family != family_before:
+            right = LEFT + CELL * len(names) + 4
+            svg.text(right, top + 8, family, fill=colour_of(family), font_weight="bold")
+        family_before = family
 
 
 def draw_row(svg, top, bug, sizes, colour):
@@ -82,15 +116,60 @@ def draw_row(svg, top, bug, sizes, colour):
         fill = colour if size >= diagnosis.DETECTED else NOT_DETECTED
         cells[fill] += f"M{LEFT + CELL * column} {top}h{CELL - 1}v{CELL - 1}h{1 - CELL}z"
     for fill, outlines in cells.items():
-        svg.path(outlines, fill=fill)
+        if outlines:
+            svg.path(outlines, fill=fill)
 
 
-def draw_legend(svg, height):
-    """The colours of the families, at the bottom."""
-    for column, (family, colour) in enumerate(FAMILIES.items()):
-        x = 20 + 85 * column
-        svg.rect(x, height - 25, 9, 9, fill=colour)
-        svg.text(x + 13, height - 17, family)
+def picture_of_families(matrix):
+    """The known bugs by family and by how many cases detect each, as SVG: a table of counts."""
+    counts = counts_by_family(matrix)
+    height = 80 + LINE * (len(counts) + 1)
+    svg = Svg(190 + BIN_WIDTH * len(BINS), height, font_size=11)
+    svg.text(8, 18, f"{len(matrix)} known bugs by family and by", font_size=13)
+    svg.text(8, 34, "how many golden cases detect each", font_size=13)
+    for column, (low, high) in enumerate(BINS):
+        words = f"{low}" if low == high else f"{low}–{high}" if high < 999 else f"over {low - 1}"
+        svg.text(160 + BIN_WIDTH * (column + 0.5), 60, words, text_anchor="middle")
+    for row, (family, of_family) in enumerate(counts.items()):
+        draw_family(svg, 70 + LINE * row, family, of_family)
+    top = 70 + LINE * len(counts)
+    totals = [sum(of_family[i] for of_family in counts.values()) for i in range(len(BINS))]
+    draw_family(svg, top, "all", totals)
+    return svg.render()
+
+
+def counts_by_family(matrix):
+    """family -> how many of its bugs fall into each of BINS."""
+    described = descriptions()
+    counts = {}
+    for bug, sizes in matrix.items():
+        of_family = counts.setdefault(described[bug]["family"], [0] * len(BINS))
+        number = num_detecting(sizes)
+        for column, (low, high) in enumerate(BINS):
+            of_family[column] += low <= number <= high
+    return counts
+
+
+def draw_family(svg, top, family, counts):
+    """A line of the table: the name of a family, how many bugs it has, and the counts."""
+    colour = "#222222" if family == "all" else colour_of(family)
+    svg.text(110, top + 13, family, text_anchor="end", fill=colour)
+    svg.text(148, top + 13, str(sum(counts)), text_anchor="end", font_weight="bold")
+    for column, count in enumerate(counts):
+        x = 160 + BIN_WIDTH * column
+        share = count / max(1, sum(counts))
+        svg.rect(x, top, BIN_WIDTH - 2, LINE - 2, fill=NOT_DETECTED)
+        svg.rect(x, top, (BIN_WIDTH - 2) * share, LINE - 2, fill=colour, fill_opacity=0.45)
+        if count:
+            svg.text(x + BIN_WIDTH / 2, top + 13, str(count), text_anchor="middle")
+
+
+def draw(matrix, stage_of_case, folder):
+    """Write both pictures into a folder."""
+    detected = Path(folder) / "detection.svg"
+    detected.write_text(picture(matrix, stage_of_case), encoding="utf-8")
+    by_family = Path(folder) / "families.svg"
+    by_family.write_text(picture_of_families(matrix), encoding="utf-8")
 
 
 def main(arguments=None):
@@ -99,12 +178,14 @@ def main(arguments=None):
         prog="python -m ref.golden.detection",
         description="Which golden case detects which known bug. Exit code 1: a bug is missed.",
     )
-    parser.add_argument("--svg", metavar="FILE", help="draw the matrix into this file")
+    parser.add_argument("--draw", action="store_true", help="write detection.svg and families.svg")
+    parser.add_argument("--folder", default=Path(__file__).parent, help="where to draw them")
     options = parser.parse_args(arguments)
-    matrix = diagnosis.detection_matrix([cases.load(name) for name in cases.names()])
+    loaded = [cases.load(name) for name in cases.names()]
+    matrix = diagnosis.detection_matrix(loaded)
     print(table(matrix))
-    if options.svg:
-        Path(options.svg).write_text(picture(matrix), encoding="utf-8")
+    if options.draw:
+        draw(matrix, {case.name: case.stage for case in loaded}, options.folder)
     return 1 if missed_bugs(matrix) else 0
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from ref.files import read_json
 from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
@@ -17,6 +17,7 @@ from ref.golden.plants import descriptions
 from ref.golden.recipes import decoding, loss, metrics, model
 
 ROOT = Path(__file__).parent.parent
+ROUNDING = 1e-12  # of the largest number of a tensor
 # Of each stage, in the order of the stages.
 BUILDERS = {"model": model, "decoding": decoding, "loss": loss, "metrics": metrics}
 
@@ -73,11 +74,31 @@ def num_detecting(sizes):
 
 
 def write_case(case, folder):
-    """Write case.json and tensors.safetensors."""
+    """Write case.json and tensors.safetensors; the latter stays if only last bits would change."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "case.json").write_text(json_text(case.info), encoding="utf-8")
     tensors = {name: np.array(tensor, order="C") for name, tensor in case.tensors.items()}
-    (folder / "tensors.safetensors").write_bytes(save(tensors))
+    path = folder / "tensors.safetensors"
+    if not path.is_file() or not are_equal(load_file(path), tensors):
+        path.write_bytes(save(tensors))
+
+
+def are_equal(tensors, others):
+    """Whether the tensors of two files are equal, but for what another machine rounds otherwise."""
+    if {(name, t.dtype, t.shape) for name, t in tensors.items()} != {
+        (name, t.dtype, t.shape) for name, t in others.items()
+    }:
+        return False
+    return all(are_close(tensor, others[name]) for name, tensor in tensors.items())
+
+
+def are_close(values, others):
+    """Whether two tensors of one type differ by rounding in float64 at most."""
+    if values.dtype != np.float64:
+        return np.array_equal(values, others)
+    finite = others[np.isfinite(others)]
+    largest = np.abs(finite).max(initial=0.0)
+    return np.allclose(values, others, rtol=0, atol=ROUNDING * largest, equal_nan=True)
 
 
 def json_text(value):
