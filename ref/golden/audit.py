@@ -33,9 +33,8 @@ import numpy as np
 
 from ref import llama_numpy as definition
 from ref.golden.compare import read_dump
-from ref.golden.diagnosis import copy_of
+from ref.golden.copies import copy_of
 from ref.golden.plants import descriptions
-from ref.golden.plants.decoding import DECODING
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS
 from ref.golden.plants.schedule import SCHEDULE
@@ -369,7 +368,6 @@ def softness(weights, allowed, mask):
 def case_of(dump, scheme, L):
     """What plants need to know of a golden case, as far as a dump tells it."""
     B, T = dump.segment_ids.shape
-    Q = dump.num_queries
     return SimpleNamespace(
         segment_ids=dump.segment_ids,
         position_ids=definition.count_positions(dump.segment_ids),
@@ -379,20 +377,21 @@ def case_of(dump, scheme, L):
             "num_attention_heads": next(iter(dump.weights.values())).shape[1],
         },
         rows=[{"roles": ["unknown"] * T}] * B,
-        decode={"prefill": T - Q} if Q < T else None,
     )
 
 
 def bugs_with_pattern(layers, case):
-    """The known bugs of masks, schedule, segments and decoding that give weight to the same pairs.
+    """The known bugs of masks, schedule and segments that give weight to the same pairs.
 
     layers: a list of Layer. Where zeros are unknown, several bugs fit: those come first that allow
     the fewest of these pairs. If some fit in each head, the others are left out. So are bugs of
-    which a dump does not tell enough, as they need the roles of delimiters or the titles.
+    which a dump does not tell enough, as they need the roles of delimiters or the titles, and those
+    of decoding, which need the length of the prompt: a step without its mask has the pattern of
+    a model without masks.
     """
     heads = case.config["num_attention_heads"]
     fits = {}
-    for bug, plant in (BUGS | DECODING if case.decode else BUGS).items():
+    for bug, plant in BUGS.items():
         weights_of_layer = plant_bug(plant, case, heads)
         if weights_of_layer is None:
             continue
@@ -476,10 +475,15 @@ def fit_of(weights_of_layer, layers):
 
 
 def is_as_soft(weights, layer):
-    """Whether a bug's weights where none may lie are about as small as the layer's."""
+    """Whether a bug's weights where none may lie are about as small as the layer's.
+
+    True too where the layer's weights scatter so much that this says nothing.
+    """
     finding = layer.finding
+    if 2 * finding.scatter > SAME_SOFTNESS:
+        return True
     difference = softness(weights, weights > 0, layer.mask)[0] - finding.softness
-    return abs(difference) < max(SAME_SOFTNESS, 2 * finding.scatter)
+    return abs(difference) < SAME_SOFTNESS
 
 
 def as_json(result):
@@ -565,4 +569,4 @@ def print_bugs(bugs):
         more = f" and {len(bugs) - MOST_BUGS} more" if len(bugs) > MOST_BUGS else ""
         print(f"This dump does not tell these{more} apart; --json names all.")
     if not bugs:
-        print("No known bug has this pattern.")
+        print("No known bug of masks, schedule or segments has this pattern.")
