@@ -7,7 +7,7 @@ python evaluate.py --attention --svg FILE     where attention goes, in place of 
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ref import cli, recommender
 from ref.checkpoints import adapters
 from ref.data import dataset
+from ref.data.columns import add_column_options, columns_of
 from ref.files import write_atomically, write_json
 from ref.loss import Objective
 from ref.report import attention
@@ -54,6 +55,7 @@ def parse_options(arguments=None):
     add_input_options(parser.add_argument)
     add_ranking_options(parser.add_argument)
     add_report_options(parser.add_argument)
+    add_column_options(parser.add_argument_group("columns of your own data").add_argument)
     return parser.parse_args(arguments)
 
 
@@ -147,13 +149,18 @@ def model_folders(options):
 
 def load_data(options, folders, settings):
     """The Dataset, filtered and cut as all of the models saw it in training."""
-    protocols = {(model.history, model.min_item, model.min_user) for model in settings}
+    protocols = {
+        (model.history, model.min_item, model.min_user, model.min_rating) for model in settings
+    }
     if len(protocols) > 1:
         raise ValueError(
-            "models trained with other (history, min_item, min_user) cannot be compared: "
-            f"{sorted(protocols)}"
+            "models trained with other (history, min_item, min_user, min_rating) cannot be "
+            f"compared: {sorted(protocols, key=str)}"
         )
-    history, min_item, min_user = protocols.pop()
+    history, min_item, min_user, min_rating = protocols.pop()
+    columns = columns_of(options)
+    if options.min_rating is None:
+        columns = replace(columns, min_rating=min_rating)
     test_items = options.test_items or min(model.test_items for model in settings)
     for folder, model in zip(folders, settings):
         if model.test_items < test_items and Path(folder, "recommender.json").exists():
@@ -161,7 +168,7 @@ def load_data(options, folders, settings):
                 f"{folder}: was trained with --test-items {model.test_items}, so it has seen "
                 f"targets of --test-items {test_items}; train it with that, or evaluate with fewer"
             )
-    return dataset.load(options.data, history, min_item, min_user, test_items)
+    return dataset.load(options.data, history, min_item, min_user, test_items, columns)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ref.checkpoints.config import parse_config
 from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
 from ref.checkpoints.weights import hf_parameters
 from ref.data import dataset
+from ref.data.columns import columns_of
 from ref.files import uninterrupted
 from ref.layouts import load_layout
 from ref.llama import Llama
@@ -132,6 +133,7 @@ def prepare_model(options, data):
         options.min_item,
         options.min_user,
         options.test_items,
+        options.min_rating,
     )
     max_length = model.config.max_position_embeddings
     return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
@@ -365,7 +367,12 @@ def set_up_torch(threads):
 def load_data(options):
     """The Dataset of --data; when resuming, refused if it is not what the training began with."""
     data = dataset.load(
-        options.data, options.history, options.min_item, options.min_user, options.test_items
+        options.data,
+        options.history,
+        options.min_item,
+        options.min_user,
+        options.test_items,
+        columns_of(options),
     )
     processes.say(
         f"data: {data.source}: {len(data.titles)} titles, {len(data.train)} training sequences, "

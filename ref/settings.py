@@ -21,8 +21,8 @@ class Settings:
 
     softmax: what probabilities are normalized over, "full" the vocabulary or "catalogue" the tokens
     that continue some title; temperature divides the logits. history, min_item, min_user,
-    test_items: as in `ref.data.dataset.load`. The defaults are those of a plain language model.
-    Raises ValueError naming a field that makes no sense.
+    test_items, min_rating: as in `ref.data.dataset.load`. The defaults are those of a plain language
+    model. Raises ValueError naming a field that makes no sense.
     """
 
     layout: Layout = LAYOUTS["instruction"]
@@ -32,6 +32,7 @@ class Settings:
     min_item: int = 10
     min_user: int = 5
     test_items: int = 1
+    min_rating: float | None = None
 
     def __post_init__(self):
         if self.softmax not in ("full", "catalogue"):
@@ -44,6 +45,8 @@ class Settings:
                 raise ValueError(
                     f"{name} is {value!r}; expected an integer of 1 or more, below 2^31"
                 )
+        if type(self.min_rating) not in (int, float, type(None)):
+            raise ValueError(f"min_rating is {self.min_rating!r}; expected a number or null")
 
     def save(self, folder):
         """Write FOLDER/recommender.json."""

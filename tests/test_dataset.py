@@ -466,31 +466,31 @@ WRONG = {
     "interactions missing": ("interactions.csv", None, ("interactions.csv",)),
     "train missing": ("train.csv", None, ("train.csv",)),
     "test missing": ("test.csv", None, ("test.csv",)),
-    "title column missing": ("items.csv", b"item_id,name\n1,A\n", ("items.csv", "'title'", "name")),
-    "timestamp column missing": (
-        "interactions.csv", b"user_id,item_id\nu,1\n", ("interactions.csv", "'timestamp'"),
+    "title column missing": (
+        "items.csv", b"item_id,label\n1,A\n", ("items.csv", "'title'", "label"),
+    ),
+    "user column missing": (
+        "interactions.csv", b"item_id,timestamp\n1,1\n", ("'user_id'", "--user-column"),
     ),
     "item_ids column missing": (
         "test.csv", b"user_id,timestamp\nu,1\n", ("test.csv", "'item_ids'"),
     ),
     "empty items": ("items.csv", b"", ("items.csv", "item_id")),
     "empty interactions": ("interactions.csv", b"", ("interactions.csv", "user_id")),
-    "item without title": (
-        "interactions.csv", INTERACTIONS + b"u,9,4\n",
-        ("interactions.csv, line 5", "'9'", "items.csv"),
+    "no item with a title": (
+        "interactions.csv", INTERACTIONS.replace(b"u,", b"u,x"),
+        ("interactions.csv", "none of its 3 items", "items.csv"),
     ),
     "row of an unknown item": (
         "train.csv", ROWS + b'u,"[1, 9]",4\n', ("train.csv, line 5", "9", "id2name4Rec.json"),
     ),
-    "empty title": ("items.csv", ITEMS + b"4,\n", ("items.csv, line 5", "'4'", "empty")),
     "blank title": ("items.csv", ITEMS + b'4,"&nbsp;\n"\n', ("items.csv", "'4'", "empty")),
     "duplicate item": ("items.csv", ITEMS + b"2,D\n", ("items.csv, line 5", "'2'", "twice")),
     "duplicate item in JSON": (
         "id2name4Rec.json", b'{"1": "A", "2": "B", "1": "C"}', ("id2name4Rec.json", "'1'", "twice"),
     ),
     "timestamp no integer": (
-        "interactions.csv", INTERACTIONS + b"u,1,1.5\n",
-        ("interactions.csv, line 5", "'1.5'", "integer"),
+        "train.csv", ROWS + b'u,"[1, 2]",1.5\n', ("train.csv, line 5", "'1.5'", "integer"),
     ),
     "timestamp negative": (
         "interactions.csv", INTERACTIONS + b"u,1,-4\n",

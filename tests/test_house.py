@@ -39,7 +39,7 @@ ROOMS = {
     "search":      "llama loss masks prompt trie settings search",
     "checkpoints": "llama masks lora files text tokenizer checkpoints",
     "recommender": "checkpoints prompt settings trie tokenizer search llama",
-    "training":    "checkpoints cli files loss settings training",
+    "training":    "checkpoints cli data.columns files loss settings training",
     "report":      "llama masks prompt recommender files cli text data report",
     "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
 }

@@ -10,12 +10,13 @@ validation is then the last twentieth of the training windows in time.
 A *window* is a history and its target: items in a row, of which the last is the target.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ref.data import readers
+from ref.data.columns import KNOWN_COLUMNS
 
 EMBEDDED = Path(__file__).parent / "movielens"
 MIN_HISTORY = 4  # a training window of the losses "target" and "all" has at least as long a history
@@ -133,13 +134,16 @@ def _divide_rounding_up(numbers, divisor):
     return (numbers + divisor - 1) // divisor
 
 
-def load(folder=None, history=10, min_item=10, min_user=5, test_items=1) -> Dataset:
+def load(
+    folder=None, history=10, min_item=10, min_user=5, test_items=1, columns=KNOWN_COLUMNS
+) -> Dataset:
     """The Dataset in a folder (None: the embedded one).
 
     history: items shown before a target, at most. min_item, min_user: fewest interactions of an
     item and of a user; not used on data that comes split. test_items: N, the last items of a user
     that are test targets; the one before them is the validation target, and training ends before
-    that. A user with fewer than N + 2 items is in training only.
+    that. A user with fewer than N + 2 items is in training only. columns: names of the columns, and
+    the lowest rating that counts.
     Raises ValueError or FileNotFoundError naming the file or the option.
     """
     _check_at_least("history", history, 1)
@@ -150,7 +154,7 @@ def load(folder=None, history=10, min_item=10, min_user=5, test_items=1) -> Data
     folder = EMBEDDED if folder is None else Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    data = readers.read(folder)
+    data = readers.read(folder, columns)
     if isinstance(data, readers.PresplitWindows):
         if test_items != 1:
             raise ValueError(
@@ -158,8 +162,7 @@ def load(folder=None, history=10, min_item=10, min_user=5, test_items=1) -> Data
                 "it has to be 1"
             )
         return _split_as_given(data, source, history)
-    data = _filtered(data, min_item, min_user)
-    data = _in_order(data)
+    data = _in_order(_filtered(data, min_item, min_user))
     return _leave_last_out(data, source, history, test_items)
 
 
@@ -186,7 +189,18 @@ def _filtered(data, min_item, min_user):
             f"interactions) after keeping items with at least {min_item} and users with at least "
             f"{min_user} interactions"
         )
-    return _rows_of(data, keep)
+    return replace(_rows_of(data, keep), notes=(*data.notes, *_what_is_left(data, keep)))
+
+
+def _what_is_left(data, keep):
+    """Notes that say how much the filters kept, if they dropped anything."""
+    sizes = []
+    for name, column in (("titles", data.items), ("users", data.users)):
+        kept, all_ = len(np.unique(column[keep])), len(np.unique(column))
+        sizes.append(f"{kept:,} of {all_:,} {name}")
+    if keep.all():
+        return []
+    return [f"{sizes[0]}, {sizes[1]} and {keep.sum():,} of {len(keep):,} interactions are left"]
 
 
 def _occurrences(column, keep):
@@ -201,9 +215,7 @@ def _in_order(data):
 
 
 def _rows_of(data, index):
-    return readers.Interactions(
-        data.path, data.titles, data.users[index], data.items[index], data.times[index]
-    )
+    return replace(data, users=data.users[index], items=data.items[index], times=data.times[index])
 
 
 def _leave_last_out(data, source, history, test_items):
@@ -233,6 +245,7 @@ def _leave_last_out(data, source, history, test_items):
         test_users=np.repeat(np.arange(is_tested.sum()), test_items),
         history=history,
         presplit=False,
+        notes=data.notes,
     )
 
 

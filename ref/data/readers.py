@@ -1,27 +1,46 @@
-"""The forms in which interactions come, one reader a form.
+"""The forms in which interactions come.
 
-* `interactions.csv` (user_id, item_id, timestamp) and `items.csv` (item_id, title), plain or `.gz`.
-* `id2name4Rec.json` (item id: title), `train.csv` and `test.csv` (user_id, item_ids, timestamp):
-  windows, divided into training and test already. The last item of a row is its target.
+*Interactions*: a file of interactions with columns for user, item and, if there are any, time and
+rating, and a file of items with their titles. They are called
 
-To add a form, write a function of the folder that returns one of the two dataclasses, and list it
-in FORMS. Every error is a ValueError or FileNotFoundError that names the file and what is wrong.
+    interactions.* and items.*     .csv, .tsv, .txt, .jsonl, .json, each plain or .gz
+    ratings.* and movies.*         the same, or .dat: a download of MovieLens as it is
+    NAME.inter and NAME.item       RecBole
+
+The first may hold the titles itself; then there need not be a second.
+
+*Windows*, divided into training and test already: `id2name4Rec.json` (item id: title), `train.csv`
+and `test.csv` (user_id, item_ids, timestamp). The last item of a row is its target.
+
+Every error is a ValueError or FileNotFoundError that names the file and what is wrong.
 """
 
-import csv
-import gzip
-import io
 import json
-import os
-import zlib
+import math
+import re
 from array import array
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
+from ref.data import tables
+from ref.data.columns import KNOWN_COLUMNS
 from ref.files import read_json
 from ref.text import clean_title
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".dat")
+NAMES = (("interactions", "items"), ("ratings", "movies"))
+# The columns of MovieLens' .dat files, which have no header.
+DAT_HEADERS = {
+    "ratings": ["userId", "movieId", "rating", "timestamp"],
+    "movies": ["movieId", "title", "genres"],
+}
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
+_DECIMAL_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]+)?([eE][+]?[0-9]{1,2})?")
+_MICROSECONDS = 10**6
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Interactions:
 
     path: the file that they are from, for messages. titles: the cleaned title of each item.
     users, items, times: int64 (N,); users are numbered as they appear, items index `titles`.
+    user_ids: the id of each user. notes: what was left out or assumed, a sentence each.
     """
 
     path: Path
@@ -37,6 +57,8 @@ class Interactions:
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
+    user_ids: list
+    notes: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -53,40 +75,249 @@ class PresplitWindows:
     notes: tuple
 
 
-def read(folder):
+def read(folder, columns=KNOWN_COLUMNS):
     """The Interactions or PresplitWindows in a folder, whichever form it has."""
-    for has_form, reader in FORMS:
-        if has_form(folder):
-            return reader(folder)
-    return read_interactions(folder)  # also where there is nothing: its error says what is missing
+    if is_presplit(folder):
+        if columns != KNOWN_COLUMNS:
+            raise ValueError(f"{folder}: comes split, with fixed columns; no option may name any")
+        return read_presplit(folder)
+    return read_interactions(folder, columns)
 
 
-def read_interactions(folder):
-    """The Interactions in interactions.csv and items.csv. Each item has to have a title."""
-    items_path = find(folder, "items.csv")
-    path = find(folder, "interactions.csv")
-    item_numbers, titles = _read_titles(items_path)
-    user_numbers = {}
-    users, items, times = array("q"), array("q"), array("q")
-    for where, (user_id, item_id, time) in rows(path, ("user_id", "item_id", "timestamp")):
-        if item_id not in item_numbers:
-            raise ValueError(f"{where}: item {item_id!r} has no title in {items_path.name}")
-        users.append(user_numbers.setdefault(user_id, len(user_numbers)))
-        items.append(item_numbers[item_id])
-        times.append(timestamp(time, where))
-    return Interactions(path, titles, np.asarray(users), np.asarray(items), np.asarray(times))
+def read_interactions(folder, columns=KNOWN_COLUMNS):
+    """The Interactions in a folder. What has no title, or too low a rating, is left out."""
+    path, items_path = find_tables(folder)
+    numbers, titles = _read_titles(items_path, columns) if items_path else ({}, [])
+    reading = _Reading(numbers, titles, grows=items_path is None)
+    with tables.opened(path, header_of(path)) as table:
+        reading.read(table, columns)
+    if items_path and reading.untitled and not reading.items:
+        raise ValueError(
+            f"{path}: none of its {len(reading.untitled)} items has a title in {items_path.name}; "
+            "expected the same ids in both"
+        )
+    data = reading.interactions(path)
+    return _without_repetitions(data) if reading.has_times else data
 
 
-def _read_titles(path):
-    """{item id: number of the item}, and the title of each."""
-    numbers = {}
-    titles = []
-    for where, (item_id, title) in rows(path, ("item_id", "title")):
-        if item_id in numbers:
-            raise ValueError(f"{where}: item_id {item_id!r} stands twice")
-        numbers[item_id] = len(titles)
-        titles.append(clean_title(title, f"{where}, item {item_id!r}"))
+def find_tables(folder):
+    """(file of interactions, file of items or None) of a folder.
+
+    Raises FileNotFoundError if there are none, and says what else is there.
+    """
+    pairs = [_find_pair(folder, *names) for names in NAMES]
+    pairs += [(path, path.with_suffix(".item")) for path in sorted(folder.glob("*.inter"))]
+    for path, items_path in pairs:
+        if path is None:
+            continue
+        if items_path is not None and items_path.is_file():
+            return path, items_path
+        if _holds_titles(path):
+            return path, None
+        raise FileNotFoundError(
+            f"{folder}: {path.name} holds no titles, and there is no {items_path.name} beside it"
+        )
+    raise FileNotFoundError(f"{folder}: {_what_is_missing(folder)}")
+
+
+def _find_pair(folder, interactions, items):
+    """The paths of two files of these names; a name that is not there gets the first's suffix."""
+    path = _find(folder, interactions)
+    suffix = tables.suffix_of(path) if path else ".csv"
+    return path, _find(folder, items) or folder / f"{items}{suffix}"
+
+
+def _find(folder, name):
+    for suffix in SUFFIXES:
+        for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix}.gz"):
+            if path.is_file():
+                return path
+    return None
+
+
+def _holds_titles(path):
+    with tables.opened(path, header_of(path)) as table:
+        return KNOWN_COLUMNS.find("title", table, is_needed=False) is not None
+
+
+def _what_is_missing(folder):
+    parquet = sorted(folder.glob("*.parquet"))
+    if parquet:
+        name = parquet[0].name
+        return (
+            f'{name} is parquet, which is not read; convert it: python -c "import pandas; '
+            f"pandas.read_parquet('{name}').to_csv('interactions.csv', index=False)\""
+        )
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    return f"found {names}; expected interactions.csv and items.csv, or ratings.csv and movies.csv"
+
+
+def header_of(path):
+    """The columns of a file that has no header; None for one that has."""
+    if tables.suffix_of(path) != ".dat":
+        return None
+    return DAT_HEADERS.get(path.name.split(".")[0])
+
+
+def _read_titles(path, columns):
+    """{item id: number of the item, None if it has no title}, and the title of each number."""
+    numbers, titles = {}, []
+    with tables.opened(path, header_of(path)) as table:
+        item_column = columns.find("item", table)
+        title_column = columns.find("title", table)
+        for where, row in table.rows:
+            item_id = text_id(row[item_column], table.header[item_column], where)
+            if item_id in numbers:
+                raise ValueError(f"{where}: {table.header[item_column]} {item_id!r} stands twice")
+            numbers[item_id] = _number_of_title(row[title_column], titles, where, item_id)
     return numbers, titles
+
+
+def _number_of_title(text, titles, where, item_id):
+    """The number of an item whose title is appended to `titles`; None if it has none."""
+    if not text.strip():
+        return None
+    titles.append(clean_title(text, f"{where}, item {item_id!r}"))
+    return len(titles) - 1
+
+
+def text_id(text, column, where):
+    """An id of a row. Raises ValueError, beginning with `where`, if it is empty or holds NUL."""
+    if not text or "\0" in text:
+        raise ValueError(f"{where}: {column} is {text!r}; expected text without NUL characters")
+    return text
+
+
+class _Reading:
+    """A file of interactions while it is read, row after row.
+
+    numbers: {item id: number of the item, None if it has no title}. titles: of each number.
+    grows: the titles stand in the same file.
+    """
+
+    def __init__(self, numbers, titles, grows):
+        self.numbers = numbers
+        self.titles = titles
+        self.grows = grows
+        self.user_numbers = {}
+        self.users, self.items, self.times = array("q"), array("q"), Times()
+        self.untitled = {}  # item id -> rows
+        self.rated_lower = 0
+        self.has_times = True
+
+    def read(self, table, columns):
+        """Take in all rows of a table."""
+        user, item = columns.find("user", table), self._item_column(table, columns)
+        time = columns.find("time", table, is_needed=False)
+        rating = columns.find("rating", table, is_needed=columns.min_rating is not None)
+        title = columns.find("title", table) if self.grows else None
+        self.has_times = time is not None
+        for number, (where, row) in enumerate(table.rows):
+            user_id = text_id(row[user], table.header[user], where)
+            item_id = text_id(row[item], table.header[item], where)
+            if columns.min_rating is not None and not _reaches(row[rating], columns, where):
+                self.rated_lower += 1
+                continue
+            if self.grows and item_id not in self.numbers:
+                self.numbers[item_id] = _number_of_title(row[title], self.titles, where, item_id)
+            item_number = self.numbers.get(item_id)
+            if item_number is None:
+                self.untitled[item_id] = self.untitled.get(item_id, 0) + 1
+                continue
+            self.times.append(row[time] if self.has_times else str(number), where)
+            self.users.append(self.user_numbers.setdefault(user_id, len(self.user_numbers)))
+            self.items.append(item_number)
+
+    def _item_column(self, table, columns):
+        """Where titles stand beside the interactions, they may be all that tells items apart."""
+        place = columns.find("item", table, is_needed=not self.grows)
+        return columns.find("title", table) if place is None else place
+
+    def interactions(self, path):
+        """All that was read, as Interactions."""
+        notes = []
+        if not self.has_times:
+            notes.append(f"{path.name} has no column of times: its order is taken for time")
+        if self.rated_lower:
+            notes.append(f"{self.rated_lower:,} interactions rated lower than asked for left out")
+        if self.untitled:
+            examples = ", ".join(list(self.untitled)[:5])
+            notes.append(
+                f"{len(self.untitled):,} items without a title left out ({examples}), and "
+                f"{sum(self.untitled.values()):,} interactions"
+            )
+        columns = (np.asarray(column) for column in (self.users, self.items, self.times.values))
+        return Interactions(path, self.titles, *columns, list(self.user_numbers), tuple(notes))
+
+
+def _reaches(text, columns, where):
+    """Is a rating high enough?"""
+    try:
+        rating = float(text)
+    except ValueError:
+        rating = math.nan
+    if math.isnan(rating):
+        raise ValueError(f"{where}: the rating is {text[:40]!r}; expected a number")
+    return rating >= columns.min_rating
+
+
+def _without_repetitions(data):
+    """Rows that say the same once more (user, item and time) are left out."""
+    triples = np.stack((data.users, data.items, data.times), axis=1)
+    _, first = np.unique(triples, axis=0, return_index=True)
+    repeated = len(triples) - len(first)
+    if not repeated:
+        return data
+    kept = np.sort(first)
+    notes = (*data.notes, f"{repeated:,} rows that repeat an earlier one left out")
+    columns = (data.users[kept], data.items[kept], data.times[kept])
+    return Interactions(data.path, data.titles, *columns, data.user_ids, notes)
+
+
+class Times:
+    """A column of times, int64: whole numbers as they are.
+
+    From the first fraction or date on, they count microseconds: of a number, or since 1970.
+    """
+
+    def __init__(self):
+        self.values = array("q")
+        self.in_microseconds = False
+
+    def append(self, text, where):
+        """Take in a time. Raises ValueError, beginning with `where`, if it is none."""
+        if not self.in_microseconds:
+            if _WHOLE_NUMBER.fullmatch(text):
+                self.values.append(int(text))
+                return
+            microseconds(text, where)  # refuses what is no time, before anything is changed
+            self.in_microseconds = True
+            self.values = array(
+                "q", [_bounded(time * _MICROSECONDS, where) for time in self.values]
+            )
+        self.values.append(_bounded(microseconds(text, where), where))
+
+
+def microseconds(text, where) -> int:
+    """Of a number of seconds, or since 1970 of a date in ISO 8601 (UTC where no zone is said)."""
+    if _DECIMAL_NUMBER.fullmatch(text):
+        return int(Fraction(text) * _MICROSECONDS)
+    try:
+        date = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(
+            f"{where}: timestamp is {text[:40]!r}; expected a number of 0 or more (an integer "
+            "below 10^18, or a decimal fraction) or a date like 2015-03-31 or 2015-03-31T12:00:00"
+        ) from None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return round((date - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * _MICROSECONDS)
+
+
+def _bounded(number, where):
+    if abs(number) >= 2**63:
+        raise ValueError(f"{where}: the timestamp is too large beside fractions or dates")
+    return number
 
 
 def is_presplit(folder):
@@ -139,7 +370,7 @@ def _read_windows(folder, name, numbers, names_file):
         if items[-1] is None or len(titled) < 2:
             dropped += 1
         else:
-            windows.append((timestamp(time, where), titled))
+            windows.append((whole_time(time, where), titled))
     if len(windows) < 2:
         raise ValueError(f"{folder / name}: {len(windows)} usable rows; expected at least 2")
     return windows, dropped
@@ -162,9 +393,13 @@ def _item_ids(text, where, numbers, names_file):
     return [str(item) for item in items]
 
 
-FORMS = [  # (does a folder have this form?, its reader); the first that fits counts
-    (is_presplit, read_presplit),
-]
+def whole_time(text, where) -> int:
+    """The whole number that a field holds. Raises ValueError, beginning with `where`, if none."""
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise ValueError(
+            f"{where}: timestamp is {text[:40]!r}; expected an integer of 0 or more (below 10^18)"
+        )
+    return int(text)
 
 
 def find(folder, name):
@@ -175,65 +410,20 @@ def find(folder, name):
     raise FileNotFoundError(f"{folder}: has neither {name} nor {name}.gz")
 
 
-def timestamp(text, where) -> int:
-    """The number that a field holds. Raises ValueError, beginning with `where`, if it is none."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ValueError(
-            f"{where}: timestamp is {text[:40]!r}; expected an integer of 0 or more (below 10^18)"
-        )
-    return int(text)
-
-
 def rows(path, columns):
-    """Yield ("PATH, line N", [the value in each of `columns`]) for each row of a CSV file.
+    """Yield ("PATH, line N", [the value in each of `columns`]) for each row of a table.
 
-    path: plain or `.gz`, in UTF-8, with a header. Blank lines and other columns are passed over.
-    Columns whose name ends with _id have to hold text. Raises ValueError naming file and line.
+    Raises ValueError naming file and line.
     """
-    line = 1  # the last that could be read
-    try:
-        with open(path, "rb") as file:
-            unpacked = _BoundedGzip(fileobj=file) if path.suffix == ".gz" else file
-            reader = csv.reader(io.TextIOWrapper(unpacked, "utf-8-sig", newline=""), strict=True)
-            header = next(reader, [])
-            places = [_place(column, header, path) for column in columns]
-            ids = [place for place in places if header[place].endswith("_id")]
-            for row in reader:
-                line = reader.line_num
-                if row:
-                    where = f"{path}, line {line}"
-                    _check_row(row, header, ids, where)
-                    yield where, [row[place] for place in places]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8, after line {line}") from None
-    except csv.Error as error:
-        raise ValueError(f"{path}: broken CSV after line {line}: {error}") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: broken gzip: {error}") from None
+    with tables.opened(path) as table:
+        places = [_place(column, table) for column in columns]
+        for where, row in table.rows:
+            yield where, [row[place] for place in places]
 
 
-def _place(column, header, path):
-    if column not in header:
-        raise ValueError(f"{path}: column {column!r} is missing; found {header[:10]}")
-    if header.count(column) > 1:
-        raise ValueError(f"{path}: column {column!r} stands twice")
-    return header.index(column)
-
-
-def _check_row(row, header, ids, where):
-    if len(row) != len(header):
-        raise ValueError(f"{where}: {len(row)} fields; the header has {len(header)}")
-    for place in ids:
-        if not row[place] or "\0" in row[place]:
-            raise ValueError(
-                f"{where}: {header[place]} is {row[place]!r}; expected text without NUL characters"
-            )
-
-
-class _BoundedGzip(gzip.GzipFile):
-    """A .gz file that is no bomb: unpacked, a table is 10 times as large, and never 1,000 times."""
-
-    def read1(self, size=-1):
-        if self.tell() > max(1 << 24, 50 * os.fstat(self.fileno()).st_size):
-            raise gzip.BadGzipFile("what it holds is more than 50 times as large")
-        return super().read1(size)
+def _place(column, table):
+    if column not in table.header:
+        raise ValueError(f"{table.path}: column {column!r} is missing; found {table.header[:10]}")
+    if table.header.count(column) > 1:
+        raise ValueError(f"{table.path}: column {column!r} stands twice")
+    return table.header.index(column)

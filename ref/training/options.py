@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ref import cli
+from ref.data.columns import add_column_options
 from ref.training import processes, state
 
 USAGE = """Train a HatLLM recommender.
@@ -28,6 +29,7 @@ def make_parser():
     add_folder_options(parser.add_argument_group("folders").add_argument)
     add_mask_options(parser.add_argument_group("masks").add_argument)
     add_prompt_options(parser.add_argument_group("data and prompts").add_argument)
+    add_column_options(parser.add_argument_group("columns of your own data").add_argument)
     add_loss_options(parser.add_argument_group("loss").add_argument)
     add_step_options(parser.add_argument_group("steps").add_argument)
     add_model_options(parser.add_argument_group("a new model").add_argument)

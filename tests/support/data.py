@@ -48,15 +48,17 @@ TINY = (
 
 
 def made_up_rows(users=12, interactions=8, items=20, seed=0):
-    """[(user, item, time)]: so many of each user, with ties in time, all shuffled.
+    """[(user, item, time)]: so many of each user, none twice, with ties in time, all shuffled.
 
     The items are i0, i1, ...: those of TITLES, which has 20.
     """
     rng = random.Random(seed)
     rows = []
     for user in range(users):
-        for _ in range(interactions):
-            rows.append((f"u{user}", f"i{rng.randrange(items)}", rng.randrange(6)))
+        own = set()
+        while len(own) < interactions:
+            own.add((f"u{user}", f"i{rng.randrange(items)}", rng.randrange(6)))
+        rows += sorted(own)
     rng.shuffle(rows)
     return rows
 

@@ -1,0 +1,247 @@
+"""Data as people have it: every form gives the same Dataset as interactions.csv and items.csv."""
+
+import csv
+import gzip
+import io
+import json
+
+import numpy as np
+import pytest
+
+from ref.data import dataset, readers
+from ref.data.columns import Columns
+
+from support.data import made_up_rows, write_interactions
+
+TITLES = {f"i{n}": f"Title, number {n} (19{n:02d})" for n in range(20)}
+TITLES["i7"] = '"Quoted" tale'
+ROWS = [(user, item, 10 * time) for user, item, time in made_up_rows()]
+RATED = [(user, item, 1 + n % 5, time) for n, (user, item, time) in enumerate(ROWS)]
+
+
+def load(folder, **columns):
+    return dataset.load(folder, min_item=1, min_user=3, columns=Columns(**columns))
+
+
+def write(folder, files):
+    """Write {name: text}, in .gz files packed; return the folder."""
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return folder
+
+
+def table(header, rows, separator=","):
+    """A table as text; fields that hold a separator or a quote are quoted."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+def unquoted(header, rows, separator):
+    lines = [[str(field) for field in row] for row in rows]
+    return "".join(separator.join(line) + "\n" for line in [*([header] if header else []), *lines])
+
+
+def json_lines(names, rows):
+    return "".join(json.dumps(dict(zip(names, row))) + "\n" for row in rows)
+
+
+def iso(time):
+    return f"2015-03-01T00:{time // 60:02d}:{time % 60:02d}"
+
+
+MOVIELENS = ("userId", "movieId", "rating", "timestamp")
+ITEMS = table(("item_id", "title"), TITLES.items())
+# name of a form: its files
+FORMS = {
+    "MovieLens, csv": {
+        "ratings.csv": table(MOVIELENS, RATED),
+        "movies.csv": table(
+            ("movieId", "title", "genres"), [(item, title, "x|y") for item, title in TITLES.items()]
+        ),
+        "links.csv": "movieId,imdbId\n",
+    },
+    "MovieLens, dat": {
+        "ratings.dat": unquoted(None, RATED, "::"),
+        "movies.dat": unquoted(None, [(*pair, "x|y") for pair in TITLES.items()], "::"),
+    },
+    "RecBole": {
+        "any.inter": unquoted(
+            ("user_id:token", "item_id:token", "rating:float", "timestamp:float"), RATED, "\t"
+        ),
+        "any.item": unquoted(("item_id:token", "movie_title:token_seq"), TITLES.items(), "\t"),
+    },
+    "tsv": {
+        "interactions.tsv": table(("user", "item", "time"), ROWS, "\t"),
+        "items.tsv": table(("item", "name"), TITLES.items(), "\t"),
+    },
+    "semicolons": {
+        "interactions.csv": table(("user_id", "item_id", "timestamp"), ROWS, ";"),
+        "items.csv": table(("item_id", "title"), TITLES.items(), ";"),
+    },
+    "JSON lines, packed": {
+        "interactions.jsonl.gz": json_lines(("user_id", "item_id", "timestamp"), ROWS),
+        "items.jsonl.gz": json_lines(("item_id", "title"), TITLES.items()),
+    },
+    "fractions of a second": {
+        "interactions.csv": table(
+            ("user_id", "item_id", "timestamp"), [(u, i, f"{t}.25") for u, i, t in ROWS]
+        ),
+        "items.csv": ITEMS,
+    },
+    "fractions from the second row on": {
+        "interactions.csv": table(
+            ("user_id", "item_id", "timestamp"),
+            [(u, i, f"{t}.0" if n else t) for n, (u, i, t) in enumerate(ROWS)],
+        ),
+        "items.csv": ITEMS,
+    },
+    "dates": {
+        "interactions.csv": table(
+            ("user_id", "item_id", "date"), [(u, i, iso(t)) for u, i, t in ROWS]
+        ),
+        "items.csv": ITEMS,
+    },
+    "no times, in order": {
+        "interactions.csv": table(
+            ("user_id", "item_id"), [row[:2] for row in sorted(ROWS, key=lambda row: row[2])]
+        ),
+        "items.csv": ITEMS,
+    },
+    "one file": {
+        "interactions.csv": table(
+            ("user", "title", "time"), [(user, TITLES[item], time) for user, item, time in ROWS]
+        ),
+    },
+}
+
+
+@pytest.fixture
+def expected(tmp_path):
+    return load(write_interactions(tmp_path / "expected", ROWS, TITLES))
+
+
+def by_title(data):
+    """The windows of a Dataset as titles, user by user."""
+    names = {}
+    for part in ("train", "valid", "test"):
+        windows = getattr(data, part)
+        names[part] = [
+            [data.titles[item] for item in data.items[start:end]]
+            for start, end in zip(windows.starts, windows.ends)
+        ]
+    return names
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_windows(form, tmp_path, expected):
+    data = load(write(tmp_path / "form", FORMS[form]))
+    if form == "no times, in order":  # users are numbered as they appear in another file
+        assert sorted(by_title(data)["test"]) == sorted(by_title(expected)["test"])
+    else:
+        assert by_title(data) == by_title(expected)
+
+
+def test_the_order_of_the_file_is_said_to_be_taken_for_time(tmp_path):
+    data = load(write(tmp_path / "form", FORMS["no times, in order"]))
+    assert any("order is taken for time" in note for note in data.notes)
+
+
+def test_columns_of_any_name_are_read_where_options_name_them(tmp_path, expected):
+    files = {
+        "interactions.csv": table(("wer", "was", "wann"), ROWS),
+        "items.csv": table(("was", "wie"), TITLES.items()),
+    }
+    names = {"user_column": "wer", "item_column": "was", "time_column": "wann"}
+    data = load(write(tmp_path / "form", files), **names, title_column="wie")
+    assert by_title(data) == by_title(expected)
+
+
+def test_low_ratings_are_left_out_and_counted(tmp_path):
+    folder = write(tmp_path / "form", FORMS["MovieLens, csv"])
+    kept = [(user, item, time) for user, item, rating, time in RATED if rating >= 3]
+    expected = readers.read(write_interactions(tmp_path / "expected", kept, TITLES))
+    data = readers.read(folder, Columns(min_rating=3))
+    assert data.items.tolist() == expected.items.tolist()
+    assert data.times.tolist() == expected.times.tolist()
+    lower = sum(rating < 3 for _, _, rating, _ in RATED)
+    assert data.notes == (f"{lower} interactions rated lower than asked for left out",)
+
+
+def test_rows_that_stand_twice_are_left_out_and_counted(tmp_path, expected):
+    data = load(write_interactions(tmp_path / "form", [*ROWS, ROWS[3], ROWS[5], ROWS[3]], TITLES))
+    assert by_title(data) == by_title(expected)
+    assert data.notes == ("3 rows that repeat an earlier one left out",)
+
+
+def test_items_without_a_title_are_left_out_and_counted(tmp_path):
+    titles = {item: title for item, title in TITLES.items() if item != "i3"} | {"i4": " "}
+    data = readers.read(write_interactions(tmp_path / "form", ROWS, titles))
+    rows = [row for row in ROWS if row[1] not in ("i3", "i4")]
+    assert len(data.items) == len(rows)
+    assert data.notes[0].startswith("2 items without a title left out (i")
+    assert data.notes[0].endswith(f"and {len(ROWS) - len(rows)} interactions")
+
+
+def test_what_filters_leave_is_said(tmp_path):
+    folder = write_interactions(tmp_path / "form", ROWS, TITLES)
+    data = dataset.load(folder, min_item=5, min_user=3)
+    counts = np.unique([item for _, item, _ in ROWS], return_counts=True)[1]
+    (note,) = data.notes
+    assert note.startswith(f"{len(data.titles)} of {len(counts)} titles, 12 of 12 users")
+    assert f"{len(data.items)} of {len(ROWS)} interactions" in note
+
+
+def test_dates_with_and_without_a_zone_are_ordered_in_time():
+    times = readers.Times()
+    for text in ("2015-03-01", "2015-03-01T02:00:00+02:00", "2015-03-01 00:00:00.5Z", "1e3"):
+        times.append(text, "here")
+    day = 16495 * 86400 * 10**6  # days from 1970 to March 2015
+    assert times.values.tolist() == [day, day, day + 500_000, 10**9]
+
+
+@pytest.mark.parametrize(
+    "text", ["yesterday", "-4", "", "nan", "inf", "1,5", "2015-13-01", "\u0663", "9" * 30]
+)
+def test_what_is_no_time_is_refused_with_its_line(text, tmp_path):
+    rows = [*ROWS[:4], ("u1", "i1", text)]
+    folder = write_interactions(tmp_path / "form", rows, TITLES)
+    with pytest.raises(ValueError, match=r"interactions.csv, line 6: timestamp is '.*'; expected"):
+        readers.read(folder)
+
+
+@pytest.mark.parametrize(
+    "files, fragments",
+    [
+        ({"data.parquet": ""}, ("data.parquet is parquet", "to_csv")),
+        ({"other.csv": "a,b\n"}, ("found other.csv", "interactions.csv and items.csv")),
+        ({}, ("found nothing",)),
+        ({"x.inter": "user_id\titem_id\n"}, ("x.inter holds no titles", "x.item")),
+        ({"ratings.dat": "1::2::3\n", "movies.dat": "1::A::x\n"}, ("line 1: 3 fields", "has 4")),
+        ({"interactions.jsonl": "[1]\n"}, ("interactions.jsonl, line 1", "JSON object a line")),
+        ({"interactions.jsonl": '{"title"\n'}, ("interactions.jsonl, line 1", "broken JSON")),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_line(files, fragments, tmp_path):
+    folder = write(tmp_path / "form", files)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        readers.read(folder)
+    assert all(fragment in str(error.value) for fragment in (str(folder), *fragments))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_rating_that_is_no_number_is_refused_where_ratings_count(tmp_path):
+    files = FORMS["MovieLens, csv"]
+    ratings = files["ratings.csv"] + "u1,i1,good,7\n"
+    folder = write(tmp_path / "form", files | {"ratings.csv": ratings})
+    assert len(readers.read(folder).items) == len(ROWS) + 1
+    with pytest.raises(ValueError, match=r"ratings.csv, line \d+: the rating is 'good'"):
+        readers.read(folder, Columns(min_rating=2))
+
+
+def test_a_column_that_an_option_names_has_to_be_there(tmp_path):
+    folder = write_interactions(tmp_path / "form", ROWS, TITLES)
+    with pytest.raises(ValueError, match="column 'when' is missing; found .*'timestamp'"):
+        readers.read(folder, Columns(time_column="when"))
