@@ -1,7 +1,9 @@
 """The study's runner and report (tests/study): nothing is trained here."""
 
+import base64
 import json
 import re
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,16 +16,13 @@ from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
 from ref.report.users import test_users as users_to_rank_for
 
-from study import report, run
+from study import records, report, run, smollm
 from support.catalogue import TITLES
+from support.data import TITLES as DATA_TITLES
+from support.data import write_interactions
 from support.masks import mask_table
 
-RUNS = [
-    run.Run("scratch", (0, 0), 0),
-    run.Run("scratch", (1, 1), 0),
-    run.Run("flip-x", "best", 0, after=("scratch/1-1/0",)),
-]
-SCHEDULES = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (1, 2)]
+RUNS = [run.Run("movielens", schedule, 0) for schedule in ((0, 0), (1, 1), (2, 1))]
 
 
 # --- plan
@@ -41,55 +40,50 @@ def test_isolated_text_changes_no_mask_where_a_prompt_has_no_text(encoder_for, h
         assert visible[kind][0].tolist() == isolated[kind][0].tolist() == expected
 
 
-def seeds_by_model(runs):
-    """{(group, schedule): [seed, ...]}."""
-    seeds = {}
-    for each in runs:
-        seeds.setdefault((each.group, each.schedule), []).append(each.seed)
-    return seeds
+def test_the_list_of_runs_is_that_of_the_plan():
+    expected = set()
+    for data in ("movielens", "ml-100k"):
+        for schedule in ("0-0", "1-0", "1-1", "1-2", "2-1", "0-1", "2-2"):
+            expected |= {f"{data}/{schedule}/{seed}" for seed in range(5)}
+    names = [each.name for each in run.all_runs(["movielens", "ml-100k"])]
+    assert len(names) == 70 and set(names) == expected
 
 
-def test_the_grid_is_that_of_the_plan():
-    expected = {
-        ("books", (0, 0)): [0, 1, 2],
-        ("books", "best"): [0, 1, 2],
-        ("pretrain", (0, 0)): [0],
-        ("attention-pretrain", (0, 0)): ["all"],
-        ("sasrec", "-"): [0, 1, 2, 3, 4],
-        ("books-sasrec", "-"): [0, 1, 2],
-    }
-    for schedule in SCHEDULES:
-        expected["scratch", schedule] = expected["validation", schedule] = [0, 1, 2, 3, 4]
-        expected["tiny", schedule] = [0, 1, 2]
-        expected["attention-scratch", schedule] = expected["attention-tiny", schedule] = ["all"]
-    for option in ("cross-self", "delimiters", "target"):
-        expected[f"flip-{option}", "best"] = [0, 1, 2]
-    assert seeds_by_model(run.grid(books=True)) == expected
+def test_every_schedule_has_a_run_before_any_has_two():
+    first = run.all_runs(["movielens"])[:7]
+    assert {each.seed for each in first} == {0}
+    assert len({each.schedule for each in first}) == 7
+    assert first[0].schedule == (0, 0)
 
 
-def test_in_the_grid_every_run_comes_once_and_after_those_that_it_needs():
-    runs = run.grid(books=True)
-    before = set()
-    for each in runs:
-        assert each.name not in before
-        assert set(each.after) <= before
-        before.add(each.name)
+# --- records
 
 
-def test_without_the_books_nothing_of_them_is_run():
-    assert not any("books" in each.group for each in run.grid(books=None))
+def numbers_by_hand(text):
+    """The numbers of a packed text: first all low bytes, then all high ones."""
+    halves = zlib.decompress(base64.b64decode(text))
+    middle = len(halves) // 2
+    return [low + 256 * high for low, high in zip(halves[:middle], halves[middle:])]
 
 
-def test_the_best_schedule_is_chosen_by_validation_over_all_seeds():
-    losses = {(1, 1): (6.0, 6.9), (2, 1): (6.4, 6.4), (1, 2): (6.5, 6.5), (0, 0): (1.0, 1.0)}
-    records = {"u": {"run": "users/movielens"}}
-    for schedule, of_seeds in losses.items():
-        for seed, loss in enumerate(of_seeds):
-            figures = {"best": loss, "metrics": {"NLL": -loss}}
-            of_run = {"group": "scratch", "schedule": list(schedule)}
-            records[f"{schedule}/{seed}"] = of_run | figures
-    records["t"] = {"group": "tiny", "schedule": [1, 2], "best": 1.0}
-    assert run.best_schedule(records) == (2, 1)
+def test_a_packed_text_holds_the_numbers():
+    numbers = [0, 1, 255, 256, 65_535, 4711]
+    text = records.pack(numbers)
+    assert numbers_by_hand(text) == numbers
+    assert records.unpack(text).tolist() == numbers
+
+
+@pytest.mark.parametrize("number", (-1, 65_536, 0.5, np.nan))
+def test_a_number_that_two_bytes_cannot_hold_is_refused(number):
+    with pytest.raises(ValueError, match="65535"):
+        records.pack([1, number])
+
+
+def test_likelihoods_are_kept_in_hundredths_and_ranks_up_to_a_hundred():
+    text = records.pack_nll([6.688, 0.004, 12.0])
+    assert numbers_by_hand(text) == [669, 0, 1200]
+    assert records.unpack_nll(text).tolist() == [6.69, 0.0, 12.0]
+    assert numbers_by_hand(records.pack_ranks([1, 100, 101, None, np.inf])) == [1, 100, 0, 0, 0]
 
 
 # --- runner
@@ -99,20 +93,23 @@ class PretendedWork:
     """Work on RUNS, each of which is only noted; those of which the name is in `broken` fail."""
 
     def __init__(self, folder):
-        self.folder = folder
-        self.path = folder / "runs.jsonl"
+        self.place = run.Place(folder, {"movielens": None})
         self.done = []
         self.broken = set()
 
-    def pretend(self, one, folder, folders, records, extra):
+    def pretend(self, one, place):
         if one.name in self.broken:
             raise RuntimeError("exit code 1")
         self.done.append(one.name)
-        return {"run": one.name, "group": one.group, "seconds": 0}
+        return {"run": one.name, "seconds": 0}
+
+    def kept(self):
+        """Names of the runs that are on disk."""
+        return list(records.read(self.place.runs_file))
 
     def __call__(self, workers=1):
         """The number of runs that failed."""
-        return run.work(self.folder, RUNS, {}, workers)
+        return run.work(RUNS, self.place, workers)
 
 
 @pytest.fixture
@@ -128,49 +125,46 @@ def test_finished_runs_are_not_repeated(work, workers):
         assert work(workers) == 0
         names = sorted(each.name for each in RUNS)
         assert sorted(work.done) == names
-        assert sorted(run.read_runs(work.path)) == names
+        assert sorted(work.kept()) == names
 
 
-def test_a_run_that_fails_stops_only_those_that_need_it(work, capsys):
-    work.broken.add("scratch/1-1/0")
-    assert work() == 2
-    assert work.done == ["scratch/0-0/0"]
-    errors = capsys.readouterr().err
-    assert "scratch/1-1/0 failed: exit code 1" in errors
-    assert "flip-x/best/0 not done" in errors
-
-
-def test_a_run_that_failed_is_tried_again(work):
-    work.broken.add("scratch/1-1/0")
-    work()
+def test_a_run_that_fails_is_named_and_tried_again(work, capsys):
+    work.broken.add("movielens/1-1/0")
+    assert work() == 1
+    assert work.kept() == ["movielens/0-0/0", "movielens/2-1/0"]
+    assert "movielens/1-1/0 failed: exit code 1" in capsys.readouterr().err
     work.broken.clear()
     assert work() == 0
-    assert work.done == ["scratch/0-0/0", "scratch/1-1/0", "flip-x/best/0"]
+    assert work.done == ["movielens/0-0/0", "movielens/2-1/0", "movielens/1-1/0"]
 
 
 def test_a_crash_loses_only_the_run_in_progress(work, monkeypatch):
-    def crash(one, *arguments):
-        if one.group == "flip-x":
+    def crash(one, place):
+        if one.schedule == (2, 1):
             raise SystemError("power cut")
-        return work.pretend(one, *arguments)
+        return work.pretend(one, place)
 
     monkeypatch.setattr(run, "do", crash)
     with pytest.raises(SystemError):
         work()
-    assert list(run.read_runs(work.path)) == ["scratch/0-0/0", "scratch/1-1/0"]
+    assert work.kept() == ["movielens/0-0/0", "movielens/1-1/0"]
 
 
-def test_lists_of_titles_hold_every_item_and_no_order(tmp_path):
-    run.write_titles(tmp_path)
-    data = load(tmp_path)
-    counts = np.bincount(data.items, minlength=len(data.titles))
-    assert data.source != str(EMBEDDED)
-    assert len(data.titles) > 9000
-    assert counts.min() > 0 and counts.max() < 400
-    for start, end in zip(data.train.starts, data.train.ends):
-        titles = data.items[start : end + 2].astype(int)
-        assert len(titles) == 100
-        assert (np.diff(titles) < 0).any()
+def test_the_record_of_a_data_set_describes_its_targets(tmp_path):
+    rows = [(f"u{user}", f"i{(user + n * n) % 12}", n) for user in range(8) for n in range(30)]
+    folder = write_interactions(tmp_path / "data", rows)
+    record = run.targets_of("made-up", folder)
+    sequences = [
+        [DATA_TITLES[int(item[1:])] for _, item, _ in rows[i : i + 30]] for i in range(0, 240, 30)
+    ]
+    training = [title for sequence in sequences for title in sequence[:19]]
+    targets = [title for sequence in sequences for title in sequence[20:]]
+    assert (record["users"], record["targets"], record["training"]) == (8, 80, 8 * 19)
+    assert numbers_by_hand(record["count"]) == [training.count(title) for title in targets]
+    assert numbers_by_hand(record["characters"]) == [len(title) for title in targets]
+    shown = [sum(map(len, s[i - 10 : i])) / 10 for s in sequences for i in range(20, 30)]
+    assert numbers_by_hand(record["history_characters"]) == [round(mean) for mean in shown]
+    assert len(numbers_by_hand(record["ranks"]["most popular"])) == 80
 
 
 # --- report
@@ -409,7 +403,7 @@ def attention_of_two_layers(same):
 
 def test_attention_is_averaged_over_heads_models_and_or_layers():
     models = {"a": attention_of_two_layers(0.2), "b": attention_of_two_layers(0.4)}
-    figures = run.attention_figures({"models": models})
+    figures = smollm.attention_figures({"models": models})
     per_pair = figures["per_pair"]
     assert per_pair[0][0] == [[None] * 4] * 3
     assert per_pair[1][1][2][:2] == [0.6, 0.15]
@@ -430,9 +424,8 @@ def options_of(command):
 def pretend_to_train(command):
     options = options_of(command)
     model = Path(options.get("--out") or options["--resume"])
-    trained = {"intra_layers": 2, "cross_layers": 1, "seed": 4, "max_steps": None, "lr": 0.1}
     lines = [
-        {"options": trained | {"out": "here"}, "torch": "1"},
+        {"options": {"seed": 4, "lr": 0.1, "out": "here"}, "torch": "1"},
         {"step": 5, "train": 7.0, "valid": 6.5},
         {"step": 10, "train": 6.0, "valid": 6.75},
     ]
@@ -459,60 +452,53 @@ def do(tmp_path, monkeypatch):
     def call(command, log):
         words = [str(word) for word in command]
         commands.append(words)
-        if words[0].endswith("train.py"):
+        if words[0] == "train.py":
             pretend_to_train(words)
         else:
             pretend_to_evaluate(words)
 
-    def do_one(one, records=None):
-        return run.do(one, tmp_path, {"movielens": None}, records or {}, ()), commands
+    def do_one(one):
+        return run.do(one, run.Place(tmp_path, {"movielens": None})), commands
 
     monkeypatch.setattr(run, "call", call)
-    (tmp_path / "logs").mkdir()
     return do_one
 
 
 def test_a_run_trains_and_evaluates_what_its_name_says(do, tmp_path):
-    _, (train, evaluation) = do(run.Run("scratch", (2, 1), 4))
+    _, (train, evaluation) = do(run.Run("movielens", (2, 1), 4))
     options = options_of(train)
     assert options["--intra-layers"] == "2" and options["--cross-layers"] == "1"
     assert options["--seed"] == "4" and options["--threads"] == "1"
-    model = str(tmp_path / "models/scratch/2-1/4")
+    assert options["--min-user"] == "25" and options["--test-items"] == "10"
+    model = str(tmp_path / "models/movielens/2-1/4")
     assert options["--out"] == options_of(evaluation)["--weights"] == model
     assert options_of(evaluation)["--ranking"] == "full"
 
 
 def test_the_line_of_a_run_holds_figures_and_no_path(do, tmp_path):
-    line, _ = do(run.Run("scratch", (2, 1), 4))
+    line, _ = do(run.Run("movielens", (2, 1), 4))
     expected = {
         "schedule": (2, 1),
         "seed": 4,
-        "best": 6.5,
+        "options": {"seed": 4, "lr": 0.1},
         "valid": [6.5, 6.75],
         "steps": 10,
-        "ranks": [1, 0],
-        "nll": [1.235, 2.0],
         "metrics": {"HR@10": 0.5},
     }
     assert {name: line[name] for name in expected} == expected
+    assert numbers_by_hand(line["nll"]) == [123, 200]
+    assert numbers_by_hand(line["ranks"]) == [1, 0]
     assert str(tmp_path) not in json.dumps(line)
 
 
 def test_a_training_that_was_stopped_is_resumed(do, tmp_path):
-    do(run.Run("scratch", (2, 1), 4))
-    _, commands = do(run.Run("scratch", (2, 1), 4))
-    assert commands[2][1:] == ["--resume", str(tmp_path / "models/scratch/2-1/4")]
-
-
-def test_the_best_schedule_is_put_in_and_another_training_in_its_place_is_refused(do):
-    records = {str(s): {"group": "scratch", "schedule": list(s), "best": sum(s)} for s in run.BOTH}
-    refusal = "flip-x.best.4 holds another training: .*'intra_layers': 2"
-    with pytest.raises(ValueError, match=refusal):
-        do(run.Run("flip-x", "best", 4, after=("a",)), records)
+    do(run.Run("movielens", (2, 1), 4))
+    _, commands = do(run.Run("movielens", (2, 1), 4))
+    assert commands[2] == ["train.py", "--resume", str(tmp_path / "models/movielens/2-1/4")]
 
 
 def test_the_committed_runs_are_figures_and_small():
-    path = run.HERE / "runs.jsonl"
+    path = report.HERE / "runs.jsonl"
     assert path.stat().st_size < 1_000_000
     words = set(re.findall(r'"([^"]*)"', path.read_text()))
     others = {word for word in words if not re.fullmatch("[a-zA-Z0-9_@/.+,-]{1,40}", word)}
@@ -525,12 +511,12 @@ def test_likelihoods_are_those_that_evaluation_reports():
     folder = EMBEDDED.parents[2] / "weights" / "movielens-hat"
     data, options = load(), evaluate.parse_options(["--limit", "6"])
     result = evaluate.evaluate_model(folder, data, users_to_rank_for(data, options), options)
-    likelihoods = run.likelihoods(folder, None, limit=6)
+    likelihoods = smollm.likelihoods(folder, None, limit=6)
     np.testing.assert_allclose(likelihoods, result.metrics["NLL"], atol=6e-4)
 
 
 def test_likelihoods_of_validation_are_not_those_of_the_test():
     folder = EMBEDDED.parents[2] / "weights" / "movielens-hat"
-    validation = np.array(run.likelihoods(folder, None, "valid", limit=6))
+    validation = np.array(smollm.likelihoods(folder, None, "valid", limit=6))
     assert len(validation) == 6
-    assert np.abs(validation - run.likelihoods(folder, None, limit=6)).min() > 0.01
+    assert np.abs(validation - smollm.likelihoods(folder, None, limit=6)).min() > 0.01

@@ -18,7 +18,7 @@ LAST_RANK = 100  # ranks beyond it are kept as 0: no metric of the study looks f
 def pack(numbers) -> str:
     """The text of some whole numbers of 0 to 65,535. Raises ValueError for others."""
     numbers = np.asarray(numbers)
-    if (numbers != np.clip(numbers, 0, 65_535).astype(int)).any():
+    if not ((numbers % 1 == 0) & (numbers >= 0) & (numbers <= 65_535)).all():
         raise ValueError("cannot pack numbers that are not whole, or not 0 to 65535")
     pairs = numbers.astype("<u2").view(np.uint8).reshape(-1, 2)
     return base64.b64encode(zlib.compress(pairs.T.tobytes(), 9)).decode()
