@@ -169,6 +169,22 @@ def test_limit_takes_the_first_users(report_of, made_up_data, tiny_model):
 # --- rankings
 
 
+def test_each_of_several_targets_is_ranked_behind_the_true_items_before_it(
+    tmp_path, report_of, made_up_data
+):
+    options = "--test-items 3 --softmax full --max-steps 1".split()
+    weights = trained(made_up_data, tmp_path / "three", *options)
+    report = report_of(made_up_data, weights, *"--ranking full --dtype float64 --limit 2".split())
+    data = dataset.load(made_up_data, 10, 1, 3, test_items=3)
+    scores = scores_by_hand(weights, data, 6)
+    targets = [history_and_target(data, place)[1] for place in range(6)]
+    expected = [-scores[place, target] for place, target in enumerate(targets)]
+    assert (report["users"], report["targets"]) == (2, 6)
+    np.testing.assert_allclose(report["nll"][str(weights)], expected, rtol=1e-6)
+    ranks = [best_first(row).index(target) + 1 for row, target in zip(scores, targets)]
+    assert report["ranks"][str(weights)] == ranks
+
+
 def test_full_ranking_and_nll_are_those_of_a_loop_over_titles(
     data, report_of, made_up_data, full_softmax_model
 ):
@@ -383,6 +399,7 @@ WRONG_OPTIONS = (
     ("--ranking sampled --negatives 100", ("--negatives is 100", "other titles")),
     ("--beam-width 0", ("--beam-width", "0")),
     ("--limit 0", ("--limit", "0")),
+    ("--test-items 0", ("--test-items", "0")),
     ("--batch-size -1", ("--batch-size", "-1")),
     ("--show -1", ("--show", "-1")),
     ("--seed -1", ("--seed", "-1")),
@@ -405,6 +422,11 @@ def test_a_broken_model_folder_is_refused_in_one_line(
     changes, fragments = BROKEN[name]
     broken = changed_copy(tiny_model, tmp_path / "broken", **changes)
     assert_one_line(run(evaluate, "--data", made_up_data, "--weights", broken), *fragments)
+
+
+def test_targets_that_were_trained_on_are_refused(run, made_up_data, tiny_model):
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, "--test-items", 2)
+    assert_one_line(ended, tiny_model, "--test-items 1", "--test-items 2")
 
 
 def test_models_trained_with_other_filters_are_not_compared(

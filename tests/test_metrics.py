@@ -102,6 +102,31 @@ def test_all_metrics_see_the_same_draws():
     assert intervals["z"] == (1.0, 1.0, 1.0)
 
 
+def test_users_are_drawn_with_all_of_their_targets():
+    rng = np.random.default_rng(0)
+    user_ids = np.repeat(np.arange(40), rng.integers(1, 6, 40))
+    values = rng.normal(size=40)[user_ids] + rng.normal(size=len(user_ids))
+    draws, means = np.random.default_rng(7), []
+    for _ in range(200):
+        drawn = []
+        for user in draws.integers(0, 40, 40):
+            drawn += values[user_ids == user].tolist()
+        means.append(np.mean(drawn))
+    expected = (values.mean(), *np.percentile(means, (2.5, 97.5)))
+    interval = bootstrap({"x": values}, user_ids, resamples=200, seed=7)["x"]
+    assert interval == pytest.approx(expected, abs=1e-12)
+    assert paired_difference({"x": 2 * values}, {"x": values}, user_ids, 200, 7)["x"] == (
+        pytest.approx(expected, abs=1e-12)
+    )
+
+
+def test_targets_that_repeat_those_of_their_user_make_no_interval_narrower():
+    values = np.random.default_rng(0).normal(size=60)
+    once = bootstrap({"x": values})["x"]
+    tenfold = bootstrap({"x": np.repeat(values, 10)}, np.repeat(np.arange(60), 10))["x"]
+    assert tenfold == pytest.approx(once, abs=1e-12)
+
+
 def test_a_paired_difference_is_taken_user_by_user():
     rng = np.random.default_rng(0)
     one, noise = 100 * rng.normal(size=60), rng.normal(size=60)

@@ -578,6 +578,8 @@ WRONG_OPTIONS = (
     ("--layout nowhere.json", ("nowhere.json", "no such file")),
     ("--min-item 1000", ("no users left", "1000")),
     ("--min-user 2", ("min_user", "2", "3 or more")),
+    ("--test-items 0", ("test_items", "0", "1 or more")),
+    ("--test-items 1000", ("interactions.csv", "test_items 1000", "no user has the 1002")),
     ("--history 0", ("history", "0")),
     ("--batch-size 0", ("--batch-size", "0")),
     ("--lr nan", ("--lr", "nan")),
