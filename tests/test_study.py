@@ -16,7 +16,7 @@ from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
 from ref.report.users import test_users as users_to_rank_for
 
-from study import records, report, run, smollm
+from study import records, report, run, smollm, ten_targets
 from support.catalogue import TITLES
 from support.data import TITLES as DATA_TITLES
 from support.data import write_interactions
@@ -165,6 +165,72 @@ def test_the_record_of_a_data_set_describes_its_targets(tmp_path):
     shown = [sum(map(len, s[i - 10 : i])) / 10 for s in sequences for i in range(20, 30)]
     assert numbers_by_hand(record["history_characters"]) == [round(mean) for mean in shown]
     assert len(numbers_by_hand(record["ranks"]["most popular"])) == 80
+
+
+# --- ten targets a user
+
+
+@pytest.fixture
+def ten_target_runs(tmp_path):
+    """A file of runs: four users of ten targets; 1/1 is better by 0.5 in each of five seeds."""
+    rng = np.random.default_rng(0)
+    count = [0] * 20 + [50] * 20
+    packed = {name: records.pack(count) for name in ("count", "characters", "history_characters")}
+    runs = [{"run": "targets/m", "data": "m", "users": 4, "targets": 40, **packed}]
+    for seed in range(5):
+        nll = np.round(6 + rng.random(40), 2)
+        for schedule, values in (([0, 0], nll), ([1, 1], nll - 0.5), ([1, 0], nll[::-1])):
+            of_run = {"run": f"m/{schedule}/{seed}", "data": "m", "seed": seed}
+            figures = {"nll": records.pack_nll(values), "ranks": records.pack_ranks([1, 11] * 20)}
+            runs.append({"schedule": schedule, **of_run, **figures})
+    records.write(tmp_path / "runs.jsonl", {record["run"]: record for record in runs})
+    return tmp_path / "runs.jsonl"
+
+
+def test_the_means_of_the_table_are_those_of_the_packed_numbers(ten_target_runs):
+    lines = [json.loads(line) for line in ten_target_runs.read_text().splitlines()]
+    table = ten_targets.table(records.read(ten_target_runs), "m").splitlines()[2:]
+    for row, schedule in zip(table, ([0, 0], [1, 0], [1, 1]), strict=True):
+        nll = []
+        for line in lines:
+            if line.get("schedule") == schedule:
+                nll += numbers_by_hand(line["nll"])
+        assert row.split(" | ")[2].startswith(f"{sum(nll) / len(nll) / 100:.3f} [")
+        assert row.split(" | ")[4].startswith("0.500 [")
+
+
+def test_a_clear_difference_of_ten_targets_has_a_star(ten_target_runs):
+    _, _, _, reversed_row, better_row = ten_targets.table(
+        records.read(ten_target_runs), "m"
+    ).splitlines()
+    assert "| -0.500 [-0.500, -0.500] \\*; 5; [-0.500, -0.500] |" in better_row
+    assert "\\*" not in reversed_row
+
+
+def test_two_way_intervals_count_users_and_not_their_targets():
+    users = np.random.default_rng(1).normal(size=900)
+    mean, low, high = ten_targets.interval(np.tile(np.repeat(users, 10), (5, 1)), 900)
+    assert mean == pytest.approx(users.mean())
+    assert high - low == pytest.approx(2 * 1.96 * users.std() / 30, rel=0.05)
+
+
+def test_two_way_intervals_count_seeds():
+    seeds = np.random.default_rng(1).normal(size=(25, 1))
+    _, low, high = ten_targets.interval(np.zeros((1, 900)) + seeds, 90)
+    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / 5, rel=0.05)
+
+
+def test_a_slice_has_the_mean_of_its_targets_alone():
+    values = np.arange(12.0)[None]
+    mask = np.array([True, False, False] * 3 + [False] * 3)
+    mean, low, high = ten_targets.interval(values, 4, mask=mask)
+    assert mean == 3.0 and 0 <= low < mean < high <= 6  # of 0, 3 and 6
+
+
+def test_the_picture_of_ten_targets_has_a_row_for_each_schedule(ten_target_runs):
+    svg = ElementTree.fromstring(ten_targets.picture(records.read(ten_target_runs)))
+    assert {"1/0, m", "1/1, m"} <= set(texts_of(svg))
+    assert len(list(svg.iter(SVG + "circle"))) == 2 * (1 + 5)
 
 
 # --- report
