@@ -14,12 +14,18 @@ from safetensors.numpy import load_file, save
 from ref.files import read_json
 from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
-from ref.golden.recipes import decoding, loss, metrics, model
+from ref.golden.recipes import decoding, loss, metrics, model, prompts
 
 ROOT = Path(__file__).parent.parent
 ROUNDING = 1e-12  # of the largest number of a tensor
 # Of each stage, in the order of the stages.
-BUILDERS = {"model": model, "decoding": decoding, "loss": loss, "metrics": metrics}
+BUILDERS = {
+    "prompts": prompts,
+    "model": model,
+    "decoding": decoding,
+    "loss": loss,
+    "metrics": metrics,
+}
 
 
 def write(root=ROOT, stages=None):

@@ -1,8 +1,9 @@
 """The stages between a user's history and a metric, in the order in which a porter takes them."""
 
-from ref.golden.stages import decoding, loss, metrics, model
+from ref.golden.stages import decoding, loss, metrics, model, prompts
 
-STAGES = {stage.name: stage for stage in (model.STAGE, decoding.STAGE, loss.STAGE, metrics.STAGE)}
+_IN_ORDER = (prompts.STAGE, model.STAGE, decoding.STAGE, loss.STAGE, metrics.STAGE)
+STAGES = {stage.name: stage for stage in _IN_ORDER}
 
 
 def all_bugs():
