@@ -174,8 +174,16 @@ def intervals(values, draws, user_ids, prefix):
     outputs = {}
     for name, value in values.items():
         means = [mean_of_draw(value, users, user_ids) for users in draws]
-        outputs[f"{prefix}.{name}"] = np.percentile(means, PERCENTILES)
+        outputs[f"{prefix}.{name}"] = np.array([percentile(means, p) for p in PERCENTILES])
     return outputs
+
+
+def percentile(means, p):
+    """The value at the place p % of the way along the sorted means, interpolated."""
+    ordered = sorted(means)
+    place = p / 100 * (len(ordered) - 1)
+    below = int(place)
+    return ordered[below] + (place - below) * (ordered[below + 1] - ordered[below])
 
 
 def mean_of_draw(values, users, user_ids):

@@ -94,6 +94,34 @@ def after_last_token_at_this_depth(so_far, catalogue, V):
     return sorted(tokens)
 
 
+def in_any_order(so_far, catalogue, V):
+    """What continues titles that begin with the same tokens in any order."""
+    length = len(so_far)
+    tokens = set()
+    for title in catalogue:
+        if len(title) > length and sorted(title[:length]) == sorted(so_far):
+            tokens.add(title[length])
+    return sorted(tokens)
+
+
+def after_the_same_anywhere(so_far, catalogue, V):
+    """What follows the title so far in any title, at its beginning or further on."""
+    if not so_far:
+        return sorted(definition.next_tokens([], catalogue))
+    tokens = set()
+    for title in catalogue:
+        for begin in range(len(title) - len(so_far)):
+            end = begin + len(so_far)
+            if title[begin:end] == so_far:
+                tokens.add(title[end])
+    return sorted(tokens)
+
+
+def one_token_late(so_far, catalogue, V):
+    """The alternatives of the token before."""
+    return sorted(definition.next_tokens(so_far[:-1], catalogue))
+
+
 def first_token_free(so_far, catalogue, V):
     return sorted(definition.next_tokens(so_far, catalogue)) if so_far else range(V)
 
@@ -144,6 +172,13 @@ def full_is_catalogue(so_far, token, catalogue, V, softmax):
     if softmax == "full" and token not in tokens:
         return list(range(V))
     return tokens
+
+
+def padding_left_out(so_far, token, catalogue, V, softmax):
+    """Token 0, which is padding, is no alternative with "full"."""
+    if softmax == "full":
+        return list(range(1, V))
+    return definition.alternatives(so_far, token, catalogue, V, softmax)
 
 
 def prefix_is_whole_prompt(copy, case):
@@ -247,6 +282,7 @@ def only_with(softmax):
 LOSS_SOFTMAX = {
     "catalogue-softmax-ignored": chosen_from(whole_vocabulary),
     "full-softmax-over-catalogue": replaced(alternatives=full_is_catalogue),
+    "full-softmax-without-padding": replaced(alternatives=padding_left_out),
     "catalogue-not-on-first-token": chosen_from(first_token_free),
     "catalogue-on-first-token-only": chosen_from(only_first_token),
     "free-tokens-cost": chosen_from(free_tokens_cost),
@@ -254,6 +290,9 @@ LOSS_SOFTMAX = {
     "alternatives-by-depth": chosen_from(at_this_depth),
     "alternatives-after-last-token": chosen_from(after_last_token),
     "alternatives-after-last-token-at-depth": chosen_from(after_last_token_at_this_depth),
+    "alternatives-in-any-order": chosen_from(in_any_order),
+    "alternatives-after-the-same-anywhere": chosen_from(after_the_same_anywhere),
+    "alternatives-one-token-late": chosen_from(one_token_late),
     "alternatives-behind-whole-prompt": prefix_is_whole_prompt,
     "alternatives-of-last-title": chosen_from(last_title_alone),
     "alternatives-one-for-each-title": chosen_from(one_for_each_title),

@@ -132,6 +132,25 @@ def each_item_an_answer(case):
     return {"title_of": np.arange(len(case.title_of))}
 
 
+def rows_of_users(case):
+    """Rows are looked up by the user of a target, not by the target."""
+    names = ("scores", "second_scores", "lists", "second_lists", "candidates", "seen")
+    return {name: case.inputs[name][case.user_ids] for name in names if name in case.inputs}
+
+
+def summed_over_items(copy, case):
+    """The probability of a title is the sum of its items'."""
+
+    def title_scores(scores, title_of):
+        table = {}
+        for title in title_of.tolist():
+            table[title] = np.logaddexp.reduce(scores[title_of == title].astype(float))
+        return table
+
+    copy.title_scores = title_scores
+    return {}
+
+
 def title_of_last_item(case):
     """A title has the place of its last item in the catalogue."""
     last = {title: item for item, title in enumerate(case.title_of.tolist())}
@@ -167,6 +186,16 @@ def seen_target_stays(case):
     for u, target in enumerate(case.targets):
         seen[u, case.title_of == case.title_of[target]] = False
     return {"seen": seen}
+
+
+def removed_after_the_cut(case):
+    """The best titles within the width are taken first, and seen ones removed from them."""
+    if case.info["width"] is None or not case.info["exclude_seen"]:
+        return {}
+    scores = case.scores.copy()
+    for row in scores:
+        row[np.argsort(-row, kind="stable")[case.info["width"] :]] = -np.inf
+    return {"scores": scores}
 
 
 def removed_shift_the_others(case):
@@ -261,16 +290,19 @@ METRICS = {
     "rank-of-missing-behind-all": behind_all,
     "rank-width-ignored": replaced(is_within=lambda r, width: True),
     "rank-width-exclusive": replaced(is_within=lambda r, width: width is None or r < width),
+    "rank-rows-of-users": changed(rows_of_users),
     "rank-among-all": changed(among_all),
     "rank-candidates-of-first-target": changed(candidates_of_first_target),
     "rank-target-must-be-candidate": only_a_listed_target_counts,
     "rank-by-item": changed(each_item_an_answer),
     "rank-counts-items-of-title": items_counted_each,
+    "rank-sums-items-of-title": summed_over_items,
     "rank-title-at-last-item": changed(title_of_last_item),
     "seen-not-removed": changed(lambda case: {"exclude_seen": False}),
     "seen-always-removed": changed(lambda case: {"exclude_seen": True}),
     "seen-items-alone-removed": changed(seen_items_alone),
     "seen-target-stays": changed(seen_target_stays),
+    "seen-removed-behind-width": changed(removed_after_the_cut),
     "seen-deleted-without-renumbering": changed(removed_shift_the_others),
     "list-worst-first": changed_lists(worst_first),
     "list-filled-with-last-item": changed_lists(filled_with_last_item),

@@ -21,7 +21,11 @@ PADDING = -1  # item number of a padding token, and what follows a short title
 def build_all():
     """The cases of the stage `loss`."""
     content = json.loads(Path(__file__).with_name("loss.json").read_text(encoding="utf-8"))
-    return [build(content["defaults"] | recipe) for recipe in content["recipes"]]
+    recipes = [content["defaults"] | recipe for recipe in content["recipes"]]
+    for recipe in recipes:
+        numbers = range(1, recipe["numbered_titles"] + 1)
+        recipe["catalogue"] = recipe["catalogue"] + [f"Volume {number}" for number in numbers]
+    return [build(recipe) for recipe in recipes]
 
 
 def build(recipe):
