@@ -142,6 +142,8 @@ def parse_options():
     add = parser.add_argument
     add("--data", metavar="FOLDER", help=data)
     add("--limit", help="only the first so many test users")
+    add("--min-user", type=int, default=5, help="as in train.py")
+    add("--test-items", type=int, default=1, help="as in train.py")
     add("--seed", type=int, default=0)
     add("--size", type=int, help="with --dropout: this setting alone")
     add("--dropout", type=float)
@@ -153,7 +155,7 @@ def parse_options():
 def main():
     options = parse_options()
     torch.set_num_threads(1)
-    data = dataset.load(options.data)
+    data = dataset.load(options.data, min_user=options.min_user, test_items=options.test_items)
     settings, epochs = SETTINGS, EPOCHS
     if options.size:
         settings = [{"size": options.size, "dropout": options.dropout}]
