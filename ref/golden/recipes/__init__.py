@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from ref.files import read_json
 from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
-from ref.golden.recipes import decoding, loss, metrics, model, prompts
+from ref.golden.recipes import decoding, loss, metrics, model, prompts, search
 
 ROOT = Path(__file__).parent.parent
 ROUNDING = 1e-12  # of the largest number of a tensor
@@ -24,6 +24,7 @@ BUILDERS = {
     "model": model,
     "decoding": decoding,
     "loss": loss,
+    "search": search,
     "metrics": metrics,
 }
 

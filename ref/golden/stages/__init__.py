@@ -1,8 +1,15 @@
 """The stages between a user's history and a metric, in the order in which a porter takes them."""
 
-from ref.golden.stages import decoding, loss, metrics, model, prompts
+from ref.golden.stages import decoding, loss, metrics, model, prompts, search
 
-_IN_ORDER = (prompts.STAGE, model.STAGE, decoding.STAGE, loss.STAGE, metrics.STAGE)
+_IN_ORDER = (
+    prompts.STAGE,
+    model.STAGE,
+    decoding.STAGE,
+    loss.STAGE,
+    search.STAGE,
+    metrics.STAGE,
+)
 STAGES = {stage.name: stage for stage in _IN_ORDER}
 
 

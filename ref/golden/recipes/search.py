@@ -1,0 +1,197 @@
+"""How search.json becomes the golden cases of the stage `search`.
+
+A recipe with `table` makes a table of logits, so that no model is needed and ties are exact; one
+with `prompts` makes a model, as in the stage `decoding`. Shapes: N prompts, P tokens of each,
+S titles of at most M tokens, R prefixes, V vocabulary.
+"""
+
+import zlib
+
+import numpy as np
+
+from ref import llama_numpy
+from ref.golden.case import Case, segment_ids
+from ref.golden.definitions import search as definition
+from ref.golden.recipes.decoding import make_row, padded
+from ref.golden.recipes.model import (
+    LAYOUTS,
+    PAD,
+    draw_weights,
+    needs,
+    pieces_of_item,
+    read_recipes,
+    token_lists,
+    truncated_to_bfloat16,
+)
+from ref.golden.stages.search import compute
+
+FILLER = -1  # behind the last token of a title or prefix
+
+
+def build_all():
+    """The cases of the stage `search`."""
+    return [build(recipe) for recipe in read_recipes("search.json")]
+
+
+def build(recipe):
+    """A case from its recipe."""
+    fields, inputs, weights = table(recipe) if "table" in recipe else model(recipe)
+    inputs["excluded"] = marked(recipe.get("excluded", []), *shape_of_excluded(inputs))
+    info = {
+        "format": 2,
+        "name": recipe["name"],
+        "stage": "search",
+        "what": recipe["what"],
+        "also_for": recipe.get("also_for"),
+        "needs": fields.pop("needs") + needs_of_search(recipe),
+        "width": recipe["width"],
+        "softmax": recipe.get("softmax", "full"),
+        "temperature": recipe.get("temperature", 1.0),
+        **fields,
+        "tolerances": recipe["tolerances"],
+        "inputs": list(inputs),
+        "outputs": [],
+    }
+    case = Case(info, inputs | weights)
+    outputs = compute(definition, case)
+    info["outputs"] = list(outputs)
+    case.tensors |= outputs
+    return case
+
+
+def needs_of_search(recipe):
+    """What an implementation must be able to do for the case, beyond the plainest search."""
+    options = {
+        "catalogue softmax": recipe.get("softmax") == "catalogue",
+        "temperature": recipe.get("temperature", 1.0) != 1.0,
+        "excluded titles": "excluded" in recipe,
+    }
+    return [name for name, is_needed in options.items() if is_needed]
+
+
+def shape_of_excluded(inputs):
+    """(N, S)."""
+    of_prompts = inputs.get("prompt_ids", inputs.get("prefix_logits"))
+    return len(of_prompts), len(inputs["titles"])
+
+
+def marked(excluded, N, S):
+    """bool (N, S); excluded: for each prompt the numbers of titles."""
+    is_excluded = np.zeros((N, S), dtype=bool)
+    for n, titles in enumerate(excluded):
+        is_excluded[n, titles] = True
+    return is_excluded
+
+
+def filled_up(sequences, filler=FILLER):
+    """Sequences of different lengths as one array, filled up behind."""
+    longest = max(map(len, sequences))
+    return np.array([[*row, *[filler] * (longest - len(row))] for row in sequences])
+
+
+# A table of logits
+
+
+def table(recipe):
+    """The fields, inputs and weights of a case with a table of logits."""
+    titles = [tuple(title) for title in titles_of_table(recipe["table"])]
+    prefixes = sorted(prefixes_of(titles), key=lambda prefix: (len(prefix), prefix))
+    N = recipe["table"].get("prompts", 1)
+    inputs = {
+        "titles": filled_up(titles),
+        "prefixes": filled_up(prefixes),
+        "prefix_logits": draw_logits(recipe, N, prefixes),
+    }
+    return {"needs": ["several rows"] if N > 1 else []}, inputs, {}
+
+
+def titles_of_table(fields):
+    """The titles of a recipe: given, or every pair of a first and a second token, and the end."""
+    if "titles" in fields:
+        return fields["titles"]
+    num_first, num_second = fields["pairs"]
+    titles = []
+    for first in range(num_first):
+        for second in range(num_second):
+            titles.append((2 + first, 2 + num_first + second, 1))
+    return titles
+
+
+def prefixes_of(titles):
+    """The prefixes behind which a token of a title is chosen: all but the whole titles."""
+    return {title[:length] for title in titles for length in range(len(title))}
+
+
+def draw_logits(recipe, N, prefixes):
+    """Random logits float32 (N, R, V), the same in every run, with those that the recipe sets.
+
+    Like weights they are exact in bfloat16.
+
+    `favour`: [number of a title, what is added to the logits of its tokens] each.
+    `set`: [prefix, {token: logit}] each, for all prompts; for one prompt with its number behind.
+    """
+    fields = recipe["table"]
+    name = recipe["name"] + fields.get("draw", "")
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    logits = random.standard_normal((N, len(prefixes), fields["vocab_size"]))
+    logits = logits * fields.get("scale", 2.0) + fields.get("shift", 0.0)
+    for number, more in fields.get("favour", []):
+        title = tuple(fields["titles"][number])
+        for length, token in enumerate(title):
+            logits[:, prefixes.index(title[:length]), token] += more
+    for prefix, values, *prompt in fields.get("set", []):
+        of_prompts = prompt or range(N)
+        for token, value in values.items():
+            logits[of_prompts, prefixes.index(tuple(prefix)), int(token)] = value
+    return truncated_to_bfloat16(logits)
+
+
+# A model
+
+
+def model(recipe):
+    """The fields, inputs and weights of a case with a model."""
+    rows = padded([make_row(prompt) for prompt in recipe["prompts"]], recipe.get("pad", "right"))
+    layout = recipe["prompts"][0].get("layout", "lines")
+    titles = [title_row(title, layout) for title in recipe["titles"]]
+    tokens = vocabulary(rows + titles)
+    scheme, config = recipe["scheme"], recipe["config"] | {"vocab_size": len(tokens)}
+    segments = np.array([segment_ids(row, scheme) for row in rows])
+    inputs = {
+        "titles": filled_up([ids(row, tokens) for row in titles]),
+        "title_in_item": filled_up([in_item(row, scheme) for row in titles], filler=False),
+        "prompt_ids": np.array([ids(row, tokens) for row in rows]),
+        "prompt_segment_ids": segments,
+        "prompt_position_ids": llama_numpy.count_positions(segments),
+    }
+    fields = {
+        "needs": needs(config, scheme, rows),
+        "config": config,
+        "scheme": scheme,
+        "rows": rows,
+        "catalogue": recipe["titles"],
+    }
+    drawn = recipe | {"name": recipe["name"] + recipe.get("draw", "")}
+    return fields, inputs, draw_weights(config, drawn)
+
+
+def title_row(title, layout):
+    """The tokens and roles of a title behind a prompt without history: it is item number 1."""
+    opens, _, closes = LAYOUTS[layout]
+    pieces = pieces_of_item((opens, title, closes), 1)
+    return {"history": 0, **token_lists(pieces, [])}
+
+
+def vocabulary(rows):
+    """The tokens of all rows, sorted, behind padding: the index of a token is its id."""
+    tokens = {token for row in rows for token in row["tokens"]}
+    return [PAD, *sorted(tokens - {PAD})]
+
+
+def ids(row, tokens):
+    return [tokens.index(token) for token in row["tokens"]]
+
+
+def in_item(row, scheme):
+    """Which tokens of a title have the segment of the target; the others are text."""
+    return [segment == 1 for segment in segment_ids(row, scheme)]
