@@ -171,6 +171,12 @@ def test_the_seed_decides_the_first_weights(prepared):
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("options, dropout", [([], 0.2), (["--weights", "folder"], 0.0)])
+def test_dropout_is_for_new_models_unless_it_is_asked_for(options, dropout):
+    assert train.parse_options(options).dropout == dropout
+    assert train.parse_options([*options, "--dropout", "0.1"]).dropout == 0.1
+
+
 def test_validation_is_without_dropout_and_training_goes_on_with_it(prepared):
     run = prepared("--dropout", 0.5)
     run.nll.train()

@@ -141,7 +141,7 @@ def add_step_options(add):
     add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
     add("--warmup", type=int, default=100, help="steps until the peak (default: %(default)s)")
     add("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
-    add("--dropout", type=float, default=0.2, help="(default: %(default)s)")
+    add("--dropout", type=float, help="(default: 0.2, or 0 with --weights)")
     add(
         "--clip",
         type=float,
@@ -221,6 +221,8 @@ def parse_options(arguments=None):
     if options.resume:
         return resumed_options(options, parser)
     options.threads = options.threads or torch.get_num_threads()
+    if options.dropout is None:  # a language model has not learned with dropout
+        options.dropout = 0.0 if options.weights else 0.2
     if options.lora_rank and not options.lora_alpha:
         options.lora_alpha = 2.0 * options.lora_rank
     check_options(options)
@@ -300,7 +302,7 @@ def check_options(options):
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
     for name, limit in BELOW.items():
         value = getattr(options, name)
-        if not 0 <= value < limit:
+        if value is None or not 0 <= value < limit:
             raise ValueError(
                 f"--{name.replace('_', '-')} is {value}; expected 0 or more, below {limit}"
             )
