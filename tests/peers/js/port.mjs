@@ -2,8 +2,9 @@
 //
 //     node port.mjs GOLDEN OUT [NAME ...]
 //
-// reads GOLDEN/index.json, runs its cases (or those of these names) whose stage is in STAGES, and
-// writes OUT/NAME.safetensors for each: the dump that `check` compares with the case.
+// reads GOLDEN/index.json, runs its cases (or those of these names) and writes OUT/NAME.safetensors
+// for each: the dump that `check` compares with the case. Left out are prompts that need a
+// tokenizer.
 
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -12,10 +13,12 @@ import { runDecoding } from "./decoding.mjs";
 import { runLoss } from "./loss.mjs";
 import { runMetrics } from "./metrics.mjs";
 import { runModel } from "./model.mjs";
+import { runPrompts } from "./prompts.mjs";
 import { runSearch } from "./search.mjs";
 import { readSafetensors, writeSafetensors } from "./tensors.mjs";
 
 const STAGES = {
+  prompts: runPrompts,
   model: runModel,
   decoding: runDecoding,
   loss: runLoss,
@@ -40,8 +43,8 @@ function main(golden, out, ...names) {
   mkdirSync(out, { recursive: true });
   for (const name of names.length > 0 ? names : index.map((entry) => entry.name)) {
     const goldenCase = readCase(join(golden, "cases", name));
-    const run = STAGES[goldenCase.info.stage];
-    if (run) writeSafetensors(join(out, `${name}.safetensors`), run(goldenCase));
+    const outputs = STAGES[goldenCase.info.stage](goldenCase);
+    if (outputs !== null) writeSafetensors(join(out, `${name}.safetensors`), outputs);
   }
 }
 

@@ -137,17 +137,18 @@ class Model {
   }
 
   start(n) {
-    const { input_ids: ids, segment_ids: segments, position_ids: positions } = this.inputs;
+    const segments = this.inputs.prompt_segment_ids[n];
+    const positions = this.inputs.prompt_position_ids[n];
     const cache = this.llama.emptyCache();
     let logits = null;
     let length = 0;
-    ids[n].forEach((id, t) => {
-      const behind = this.llama.read(cache, id, segments[n][t], positions[n][t]);
-      if (segments[n][t] === -1) return;
+    this.inputs.prompt_ids[n].forEach((id, t) => {
+      const behind = this.llama.read(cache, id, segments[t], positions[t]);
+      if (segments[t] === -1) return;
       logits = behind; // of the last real token
       length += 1;
     });
-    return { cache, logits, target: Math.max(0, ...segments[n]) + 1, length };
+    return { cache, logits, target: Math.max(0, ...segments) + 1, length };
   }
 
   next({ cache, target, length }, node) {
