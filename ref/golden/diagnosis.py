@@ -24,9 +24,11 @@ from ref.golden.stages import STAGES, all_bugs
 
 # A case detects a bug that makes its decisive outputs deviate by so many float32 tolerances.
 DETECTED = 100
-# A bug is near from this score on (see nearest_bugs); so many are told. Wrong numbers that no bug
-# makes score at most 0.24 with the probes of the tests.
-NEAR, NUM_NEAREST = 0.35, 3
+# A bug is near from this score on (see nearest_bugs); so many are told. In the probes of the tests
+# numbers of no bug score below 0.05, three bugs at once 0.56, a bug with 1 % of noise 0.94.
+NEAR, NUM_NEAREST = 0.6, 3
+AS_NEAR = 0.15  # bugs that score so much less than the nearest are not told
+CLEAR = 0.1  # a case fails clearly that deviates by at least this share of the largest deviation
 # A bug explains a deviation if it leaves at most this share of it.
 LEFT_OVER = 0.5
 SECONDS_FOR_PAIRS = 20
@@ -135,7 +137,8 @@ class Suspects:
         outputs = self.computed(bugs, comparison)
         for name in comparison.evidence:
             values, precision = comparison.computed[name]
-            size = deviation(comparison.case, name, values, outputs[name]).size
+            others = in_precision(outputs[name], precision)
+            size = deviation(comparison.case, name, values, others).size
             largest = max(largest, size / tolerance(comparison.case, precision))
         return largest
 
@@ -165,6 +168,14 @@ class Suspects:
         return [bug for bug in self.stage.plants if bug not in refuted]
 
 
+def in_precision(values, precision):
+    """The values as float32 holds them, where that is the precision: too large ones become inf."""
+    if precision != "float32" or np.asarray(values).dtype != np.float64:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
 def is_sharp(comparison):
     """Whether a case that passes shows that none of the bugs that it catches is there."""
     decisive = [n for n in STAGES[comparison.case.stage].decisive if n in comparison.case.outputs]
@@ -178,7 +189,7 @@ def size_of(case):
     return sum(tensor.size for tensor in case.tensors.values())
 
 
-def diagnose_stages(comparisons):
+def diagnose_stages(comparisons, seconds=SECONDS_FOR_PAIRS):
     """A Diagnosis of each stage in which a case fails, in the order of the stages.
 
     A case with a model is diagnosed in a later stage only if the stage `model` is right.
@@ -194,7 +205,7 @@ def diagnose_stages(comparisons):
             remark = "the cases of this stage hold a model: get the stage model right first"
             diagnoses.append(Diagnosis(stage, remarks=[remark]))
             continue
-        diagnoses.append(diagnose(of_stage))
+        diagnoses.append(diagnose(of_stage, seconds))
         if stage == "model":
             model_is_wrong = not all(c.evidence_is_right for c in of_stage)
     return diagnoses
@@ -285,48 +296,77 @@ def promising_pairs(suspects, possible):
 def nearest_bugs(suspects, possible):
     """(bug, score, cases explained) of the bugs that come near, best first.
 
-    The score is the overlap times the share. Overlap: the cases that fail and catch the bug, of
-    those that do either. Share: how much of the deviation the bug explains, in the mean over the
-    smallest failing cases. A bug that a passing case refutes is not near.
+    The score is the overlap times the share. Overlap: the cases that clearly fail and catch the
+    bug, of those that do either. Share: how much of the deviation the bug explains in the smallest
+    of them. A bug that a passing case refutes is not near.
     """
-    finite = [c for c in suspects.failing if np.isfinite(c.largest)][:MOST_CASES]
-    failing = {comparison.case.name for comparison in suspects.failing}
+    clear = clearly_failing(suspects)
+    names = {comparison.case.name for comparison in clear}
     near = []
     for bug in possible:
         catching = {c.case.name for c in suspects.comparisons if bug in c.case.info["catches"]}
-        overlap = len(failing & catching) / len(failing | catching)
-        if overlap < NEAR or not finite:
+        overlap = len(names & catching) / max(1, len(names | catching))
+        if overlap < NEAR:
             continue
-        share = float(np.mean([share_explained(suspects, bug, c) for c in finite]))
-        if overlap * share >= NEAR:
-            explained = [c.case.name for c in finite if suspects.explains((bug,), c)]
-            near.append((bug, overlap * share, explained))
-    return sorted(near, key=lambda bug: -bug[1])[:NUM_NEAREST]
+        score = overlap * share_explained(suspects, bug, clear[:MOST_CASES])
+        if score >= NEAR:
+            explained = [c.case.name for c in clear[:MOST_CASES] if suspects.explains((bug,), c)]
+            near.append((bug, float(score), explained))
+    near.sort(key=lambda bug: -bug[1])
+    return [bug for bug in near if bug[1] >= near[0][1] - AS_NEAR][:NUM_NEAREST]
 
 
-def share_explained(suspects, bug, comparison):
-    """Which share of a case's squared deviation a bug explains, 0 to 1; of its worst tensor."""
-    outputs = suspects.computed((bug,), comparison)
-    shares = []
-    for name in set(comparison.evidence) & set(comparison.deviating):
-        values = comparison.computed[name].values
-        expected = comparison.case.tensors[name]
-        if not values.shape == expected.shape == outputs[name].shape:
-            return 0.0
-        is_specified = STAGES[comparison.case.stage].specified(comparison.case, name, values.shape)
-        left = squared_difference(values, outputs[name], is_specified)
-        shares.append(1 - left / squared_difference(values, expected, is_specified))
-    share = min(shares, default=0.0)
-    return max(0.0, share) if np.isfinite(share) else 0.0
+def clearly_failing(suspects):
+    """The failing cases with finite numbers that deviate at least a tenth as much as any."""
+    finite = [comparison for comparison in suspects.failing if np.isfinite(comparison.largest)]
+    if not finite:  # whole numbers deviate by inf
+        return [c for c in suspects.failing if not has_nan(c)]
+    largest = max(comparison.largest for comparison in finite)
+    return [comparison for comparison in finite if comparison.largest >= CLEAR * largest]
 
 
-def squared_difference(values, others, is_specified):
-    """The sum of squared differences where a tensor is specified; of whole numbers, their count."""
-    with np.errstate(invalid="ignore"):
-        difference = np.where(values == others, 0.0, np.subtract(values, others, dtype=float))
-    if np.asarray(others).dtype.kind in "biu":
-        difference = difference != 0
-    return float((np.where(is_specified, difference, 0.0) ** 2).sum())
+def has_nan(comparison):
+    """Whether there is NaN in what a bug is told from."""
+    return any(np.isnan(comparison.computed[name].values).any() for name in comparison.evidence)
+
+
+def share_explained(suspects, bug, comparisons):
+    """Which share of the squared deviations in some cases a bug explains, 0 to 1."""
+    deviating, left = 0.0, 0.0
+    for comparison in comparisons:
+        outputs = suspects.computed((bug,), comparison)
+        for name in comparison.evidence:
+            values = comparison.computed[name].values
+            expected = comparison.case.tensors[name]
+            if not values.shape == expected.shape == outputs[name].shape:
+                return 0.0
+            tensors = [values, outputs[name], expected]
+            of_tensor, left_of_tensor = squared_deviations(comparison.case, name, tensors)
+            deviating += of_tensor
+            left += left_of_tensor
+    if not deviating or not np.isfinite(left):
+        return 0.0
+    return max(0.0, 1 - left / deviating)
+
+
+def squared_deviations(case, name, tensors):
+    """The squares of values - expected and of values - of the bug, over those of expected.
+
+    tensors: values, those of the bug, expected. What is a multiple of the expected numbers is left
+    out of each: too many mistakes scale them. A single real number says nothing. Of whole numbers
+    it is the share of those that differ.
+    """
+    is_specified = STAGES[case.stage].specified(case, name, tensors[2].shape)
+    tensors = [np.where(is_specified, tensor, 0).astype(float) for tensor in tensors]
+    values, of_bug, expected = tensors
+    if case.tensors[name].dtype.kind in "biu":
+        return np.mean(values != expected), np.mean(values != of_bug)
+    size = (expected * expected).sum()
+    if expected.size < 2 or not 0 < size < np.inf or not np.isfinite(values).all():
+        return 0.0, 0.0
+    values = values - (values * expected).sum() / size * expected
+    of_bug = of_bug - (of_bug * expected).sum() / size * expected
+    return (values * values).sum() / size, ((values - of_bug) ** 2).sum() / size
 
 
 def case_to_run_next(suspects, diagnosis):

@@ -12,25 +12,27 @@ def of_failing(failing, passing):
     """Which cases fail, as few sentences as possible: [] where nothing distinguishes them."""
     if not passing:
         return [f"all {len(failing)} cases fail"] if len(failing) > 1 else []
-    if len(failing) < 2:
-        return by_feature(failing, passing)
     return by_feature(failing, passing) or by_size(failing, passing)
 
 
 def by_feature(failing, passing):
     """What all failing cases need, and none or few of those that pass."""
-    sentences = []
+    exact, within = [], []
     for feature in common_needs(failing):
         with_feature = [c for c in passing if feature in c.case.info["needs"]]
+        total = len(failing) + len(with_feature)
         if not with_feature:
-            sentences.append(f"exactly the {len(failing)} cases that need {feature!r} fail")
+            exact.append(exactly(failing, repr(feature)))
         elif len(failing) > 1:
-            total = len(failing) + len(with_feature)
-            sentences.append(
-                f"only cases that need {feature!r} fail: {len(failing)} of these {total}"
-            )
-    exact = [sentence for sentence in sentences if sentence.startswith("exactly")]
-    return exact or sentences
+            within.append(f"only cases with {feature!r} fail, {len(failing)} of these {total}")
+    return exact or within
+
+
+def exactly(failing, what):
+    """That the failing cases, one or more, are those with something."""
+    if len(failing) == 1:
+        return f"one case fails, the only one with {what}"
+    return f"exactly the {len(failing)} cases with {what} fail"
 
 
 def common_needs(comparisons):
@@ -45,7 +47,7 @@ def by_size(failing, passing):
         least = min(count(comparison.case) for comparison in failing)
         most = max(count(comparison.case) for comparison in passing)
         if least > most:
-            return [f"exactly the cases with more than {most} {words} fail"]
+            return [exactly(failing, f"more than {most} {words}")]
     return []
 
 

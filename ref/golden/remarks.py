@@ -67,6 +67,8 @@ def on_nan(comparison, name):
             "NaN in the backward pass: usually a softmax over a row without keys, or a where() "
             "that hides such a row in the forward pass only"
         )
+    if name == "loss":
+        return "NaN in the loss alone: usually a mean over no labelled token"
     if name in BEFORE_SOFTMAX:
         return "NaN before the first softmax: the masks do not make it"
     if is_at_padding_only(values, case.segment_ids):
@@ -98,7 +100,7 @@ def on_values(values, expected):
         return on_mask(values, expected)
     if expected.dtype.kind != "f" or expected.size < 2 or not np.isfinite(expected).all():
         return []
-    if not np.isfinite(values).all():
+    if not np.isfinite(values).all() or not expected.any():
         return []
     if values.shape != expected.shape:
         return on_shape(values, expected)

@@ -34,5 +34,7 @@ def plant_all(plants, copy, case):
     altered, changed = copies.copy(case), {}
     for plant in plants:
         changed |= plant(copy, altered)
-        vars(altered).update(changed)
+        for name, value in changed.items():
+            if value is not None:  # None leaves an argument to the definition
+                setattr(altered, name, value)
     return altered, changed

@@ -1,0 +1,59 @@
+"""What the known bugs compute in the golden cases, once a process, and ports that have them."""
+
+from functools import cache
+
+import numpy as np
+
+from ref.golden import case as cases
+from ref.golden import compare, diagnosis
+from ref.golden.stages import STAGES
+
+
+@cache
+def case_of(name):
+    """A golden case, read once."""
+    return cases.load(name)
+
+
+def cases_of(stage):
+    """The golden cases of a stage, by name."""
+    return [case_of(info["name"]) for info in cases.infos() if info["stage"] == stage]
+
+
+@cache
+def decisive_outputs(bugs, name):
+    """What bugs (a tuple of ids) make of the decisive outputs of a case, by name."""
+    case = case_of(name)
+    outputs = diagnosis.outputs_with_all(bugs, case)
+    return {key: outputs[key] for key in STAGES[case.stage].decisive if key in case.outputs}
+
+
+def let_diagnosis_remember(monkeypatch):
+    """The diagnosis looks up what single bugs make of the decisive outputs."""
+    monkeypatch.setattr(
+        diagnosis, "outputs_with", lambda bug, case: decisive_outputs((bug,), case.name)
+    )
+
+
+def detection_matrix():
+    """The detection matrix of all cases."""
+    return diagnosis.detection_matrix([case_of(name) for name in cases.names()])
+
+
+def as_float32(values, random, noise=3e-6):
+    """As of a port in float32: errors of a third of the tolerance; whole numbers stay."""
+    values = np.asarray(values)
+    if values.dtype.kind != "f":
+        return compare.Computed(values, "float64")
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    noisy = values + noise * largest * random.uniform(-1, 1, values.shape)
+    with np.errstate(over="ignore"):  # a perplexity may be too large
+        return compare.Computed(noisy.astype(np.float32), "float32")
+
+
+def port_with(bugs, case, seed=0):
+    """The Comparison of a port in float32 that has these bugs, from its decisive outputs."""
+    random = np.random.default_rng(seed)
+    outputs = decisive_outputs(tuple(bugs), case.name)
+    computed = {name: as_float32(values, random) for name, values in outputs.items()}
+    return compare.examine(case, computed)

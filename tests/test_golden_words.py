@@ -1,0 +1,115 @@
+"""The checker says what is true of wrong numbers, and nothing that is false; bugs are named."""
+
+import re
+
+import pytest
+
+from ref.golden import compare, diagnosis, report
+from ref.golden.stages import STAGES
+
+from support import known_bugs
+from support.known_bugs import cases_of, port_with
+from support.probes import PROBES, with_bugs
+
+# Of each stage the bugs that are not named first from what a port gives, and why.
+NOT_NAMED_FIRST = {}
+
+
+@pytest.fixture(autouse=True)
+def remembered(monkeypatch):
+    """What a bug makes of the decisive outputs is computed once, not once a test."""
+    monkeypatch.setattr(diagnosis.Suspects, "computed", computed_or_remembered)
+
+
+def computed_or_remembered(suspects, bugs, comparison):
+    name = comparison.case.name
+    if set(comparison.evidence) <= set(STAGES[comparison.case.stage].decisive) and len(bugs) == 1:
+        return known_bugs.decisive_outputs(bugs, name)
+    outputs = diagnosis.outputs_with_all(bugs, comparison.case)
+    return {name: outputs[name] for name in comparison.evidence}
+
+
+def comparisons_of(port, stage="model"):
+    """A port compared with all cases of a stage that it runs."""
+    comparisons = []
+    for case in cases_of(stage):
+        computed = port(case)
+        if computed is not None:
+            comparisons.append(compare.examine(case, computed))
+    return comparisons
+
+
+def told(comparisons, capsys, seconds=1):
+    """All that `run` prints of comparisons; `seconds` bounds the time for pairs of bugs."""
+    for comparison in comparisons:
+        report.print_comparison(comparison)
+    report.print_diagnoses(diagnosis.diagnose_stages(comparisons, seconds))
+    report.print_summary(comparisons, {})
+    return capsys.readouterr().out
+
+
+def named_bugs(text):
+    """The bugs that a report names as a diagnosis, as one of a pair or as near."""
+    named = set(re.findall(r"^(?:\d+\. |\+ |Nearest: )([\w-]+)", text, re.MULTILINE))
+    for line in re.findall(r"^Or(?: one of these)?: (.*)$", text, re.MULTILINE):
+        named.update(re.findall(r"[\w-]+", line))
+    return named
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_what_is_said_of_a_probe_is_true_and_nothing_false_is_said(name, capsys):
+    probe = PROBES[name]
+    seconds = 60 if len(probe.bugs) == 2 else 1
+    text = told(comparisons_of(probe.port), capsys, seconds)
+    assert probe.sentence in text
+    assert named_bugs(text) <= set(probe.bugs)
+    assert [words for words in probe.forbidden if words in text] == []
+
+
+def test_there_are_at_least_30_probes():
+    assert len(PROBES) >= 30
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_nearly_every_bug_is_named_first_from_decisive_outputs_in_float32(stage):
+    not_first = set()
+    for bug in STAGES[stage].plants:
+        comparisons = [port_with([bug], case) for case in cases_of(stage)]
+        equal = diagnosis.diagnose(comparisons, seconds=0).equal
+        if not equal or equal[0][0] != bug:
+            not_first.add(bug)
+    assert not_first == set(NOT_NAMED_FIRST.get(stage, ()))
+    assert len(not_first) <= 0.05 * len(STAGES[stage].plants)
+
+
+def test_the_first_stage_that_fails_is_where_to_begin(capsys):
+    comparisons = comparisons_of(with_bugs("scale-twice"))
+    comparisons += comparisons_of(with_bugs("decode-plain-causal"), "decoding")
+    text = told(comparisons, capsys)
+    assert "Diagnosis of the stage model: begin here" in text
+    assert "The cases of this stage hold a model: get the stage model right first." in text
+    assert named_bugs(text) == {"scale-twice"}
+
+
+def test_a_later_stage_is_diagnosed_where_the_model_is_right(capsys):
+    comparisons = comparisons_of(with_bugs())
+    comparisons += comparisons_of(with_bugs("decode-misses-newest-key"), "decoding")
+    assert "decode-misses-newest-key" in named_bugs(told(comparisons, capsys))
+
+
+def test_what_failing_cases_have_in_common_is_said(capsys):
+    text = told(comparisons_of(with_bugs("rope-llama3-as-linear")), capsys)
+    assert "One case fails, the only one with 'rope llama3'." in text
+
+
+def test_that_only_the_longest_cases_fail_is_said(capsys):
+    text = told(comparisons_of(with_bugs("mask-ends-at-128")), capsys)
+    assert "One case fails, the only one with more than" in text
+    assert "tokens." in text
+
+
+def test_one_case_alone_gives_a_caveat_and_the_case_to_run_next(capsys):
+    case = known_bugs.case_of("three-kinds")
+    comparison = port_with(["schedule-reversed"], case)
+    text = told([comparison], capsys)
+    assert "Next, run the case" in text or "A single case was compared" in text
