@@ -404,7 +404,7 @@ def bugs_with_pattern(layers, case):
 
 
 def plant_bug(plant, case, heads):
-    """The weights that a model with a bug gives if all scores are equal: i -> (B, H, T, T).
+    """The weights that a model with a bug gives if all scores are equal: i -> (B, H or 1, T, T).
 
     i is the index of a layer. None where the case lacks what the plant needs.
     """
@@ -416,6 +416,8 @@ def plant_bug(plant, case, heads):
         masks = copy.layer_masks(segment_ids, case.config["num_hidden_layers"], case.scheme)
     except (AttributeError, KeyError):  # of the case, or of one of its rows
         return None
+    if is_as_defined(copy, "masked_softmax"):
+        heads = 1  # all heads are alike
     computed = {}  # by mask: most layers share theirs with others
 
     def weights_of_layer(i):
@@ -460,8 +462,8 @@ def fit_of(weights_of_layer, layers):
     for layer in layers:
         evidence = layer.evidence
         Q = evidence.allowed.shape[2]
-        weights = weights_of_layer(layer.finding.layer)[:, :, -Q:]  # (B, H, Q, T)
-        is_off = np.abs(weights.sum(axis=-1) - 1) > SUM_TOLERANCE  # (B, H, Q)
+        weights = weights_of_layer(layer.finding.layer)[:, :, -Q:]  # (B, H or 1, Q, T)
+        is_off = np.abs(weights.sum(axis=-1) - 1) > SUM_TOLERANCE  # (B, H or 1, Q)
         allowed, forbidden = evidence.over_heads  # (B, 1, Q, T)
         mask = (weights > 0).any(axis=1, keepdims=True)
         is_other = contradicts(allowed, forbidden, mask) or (evidence.is_off & ~is_off).any()
