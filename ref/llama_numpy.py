@@ -120,7 +120,8 @@ def rope_angles(position_ids, frequencies):
 def rotate(x, angles):
     """Turn the pairs (d, d + D/2) of x (B, heads, T, D): the half-split layout of checkpoints."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # (B, 1, T, D/2)
-    first, second = np.split(x, 2, axis=-1)  # (B, heads, T, D/2) each
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]  # (B, heads, T, D/2) each
     turned = [first * cos - second * sin, second * cos + first * sin]
     return np.concatenate(turned, axis=-1)  # (B, heads, T, D)
 

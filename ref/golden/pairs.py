@@ -13,6 +13,7 @@ import numpy as np
 from ref import llama_numpy
 
 PREDICATES = ("OR", "IN", "CR")
+NUM_CLASSES = 4 * 4 * 2 * 3  # roles of query and key, of the same segment or not, their order
 
 
 def speed_up_masks(copy):
@@ -45,19 +46,26 @@ def row_mask_with(predicates):
 
 def pairs_allowed(predicate, s, scheme):
     """predicate(s, j, k, scheme) for all pairs of tokens: bool (T, T)."""
-    ids, T = np.array(s), len(s)
-    role = np.clip(ids, -1, 1) + 1  # 0 padding, 1 text, 2 item
-    role[(ids == ids.max()) & (ids >= 1)] = 3
-    order = np.sign(np.arange(T) - np.arange(T)[:, None]) + 1
-    is_same = np.equal.outer(ids, ids)
-    classes = ((role[:, None] * 4 + role) * 2 + is_same) * 3 + order  # (T, T), below 96
-    answers = np.zeros(96, dtype=bool)
-    pair_of_class = np.full(96, -1)
+    T = len(s)
+    classes = classes_of_pairs(np.array(s))
+    pair_of_class = np.full(NUM_CLASSES, -1)
     pair_of_class[classes.ravel()] = np.arange(T * T)  # any pair of the class will do
+    answers = np.zeros(NUM_CLASSES, dtype=bool)
     for number, pair in enumerate(pair_of_class.tolist()):
         if pair != -1:
             answers[number] = predicate(s, pair // T, pair % T, scheme)
     return answers[classes]
+
+
+def classes_of_pairs(ids):
+    """The class of each pair of tokens: int8 (T, T), below NUM_CLASSES. ids: segment ids (T,)."""
+    role = np.clip(ids, -1, 1) + 1  # 0 padding, 1 text, 2 item
+    role[(ids == ids.max()) & (ids >= 1)] = 3  # the last item
+    role = role.astype(np.int8)
+    before, after = np.tri(len(ids), k=-1, dtype=np.int8), np.tri(len(ids), dtype=np.int8)
+    order = before + after  # 2: the key is before the query, 1: it is the query, 0: it is behind
+    is_same = np.equal.outer(ids, ids)
+    return ((role[:, None] * 4 + role) * 2 + is_same) * 3 + order
 
 
 def remembered_row_mask(kind, s, scheme):

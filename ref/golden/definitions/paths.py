@@ -32,11 +32,12 @@ def values_along(case, kind, step, slot):
 
 
 def row_along(info, parents, step, slot):
-    """An object of `rows` in case.json with the tokens of the path behind it."""
+    """An object of `rows` in case.json with the tokens of the path behind it.
+
+    The last of its `items` is the title of the target, as far as it is generated.
+    """
     prompt, nodes = path(parents, step, slot)
     row = info["rows"][prompt]
-    if not nodes:
-        return row
     tokens = [info["step_tokens"][t][w] for t, w in nodes]
     roles = [info["step_roles"][t][w] for t, w in nodes]
     title = "".join(token for token, role in zip(tokens, roles) if role == "title")

@@ -1,75 +1,66 @@
-"""Bugs of decoding with a cache. The executor is `ref.golden.definitions.decoding`.
+"""All bugs of decoding. Each is planted in the executor, `ref.golden.definitions.decoding`.
 
-Letters: N prompts, P tokens of a prompt, W slots, S steps, L layers, T tokens so far.
+Ports have a kernel for prompts and another for steps: a bug of the model stands in both here, and
+some are there once more in steps alone.
 """
-
-import numpy as np
 
 from ref.golden.plants import masks, model, numerics, positions, schedule, segments
 from ref.golden.plants.cached import in_both, in_steps
-from ref.golden.plants.edits import replaced, with_empty_rows_filled
+from ref.golden.plants.decoding_cache import CACHE
+from ref.golden.plants.decoding_inputs import INPUTS
+from ref.golden.plants.decoding_rows import ROWS
 
-
-def changed_rows(change):
-    """Other rows of the masks in steps. change(rows (L, W, 1, T), segment ids (W, T), P) -> rows.
-
-    Rule R4 fills the rows that it leaves empty.
-    """
-
-    def plant(copy, case):
-        P = case.prompt_ids.shape[1]
-        right = copy.mask_rows
-
-        def mask_rows(model, segment_ids, Q, network):
-            rows = right(model, segment_ids, Q, network)
-            if model is copy.prompt_model:
-                return rows
-            return with_empty_rows_filled(change(rows.copy(), segment_ids, P))
-
-        return replaced(mask_rows=mask_rows)(copy, case)
-
-    return plant
-
-
-def changed_inputs(kind, change):
-    """Other segment ids or position ids in steps. change(case, step, slot) -> the id.
-
-    `kind` is "segment_ids" or "position_ids". Slots that nobody is in keep theirs.
-    """
-
-    def plant(copy, case):
-        name = f"step_{kind}"
-        changed = case.tensors[name].copy()
-        for step, slot in np.argwhere(case.parents != -1):
-            changed[step, slot] = change(case, step, slot)
-        return {name: changed}
-
-    return plant
-
-
-def hidden_from_steps(is_hidden):
-    """Keys that no step sees. is_hidden(indices of keys (T,), P, T) -> bool, broadcast to rows."""
-
-    def change(rows, segment_ids, P):
-        T = rows.shape[-1]
-        return rows & ~is_hidden(np.arange(T), P, T)
-
-    return changed_rows(change)
-
-
-# What only whole rows of given positions show.
+MODEL = (
+    masks.MASKS
+    | schedule.SCHEDULE
+    | segments.SEGMENTS
+    | positions.POSITIONS
+    | numerics.NUMERICS
+    | model.MODEL
+)
+# What only positions show that are given, not counted.
 NOT_HERE = ("positions-ignored", "causal-by-position")
+# Bug of decoding: the bug of the model that it is, in steps alone.
+STEPS = {
+    "decode-plain-causal": "mask-never-applied",
+    "decode-cross-self-forgotten": "cr-keeps-self",
+    "decode-cross-self-always-off": "cr-drops-self",
+    "decode-isolation-forgotten": "in-isolation-ignored",
+    "decode-text-always-isolated": "in-hides-text-from-items",
+    "decode-empty-row-uniform": "empty-row-uniform",
+    "decode-empty-row-zero": "empty-row-zero",
+    "decode-sees-padding": "padding-attended",
+    "decode-mask-of-first-slot": "mask-of-first-row",
+    "decode-mask-of-first-layer": "mask-of-first-layer",
+    "decode-mask-of-last-layer": "mask-of-last-layer",
+    "decode-schedule-reversed": "schedule-reversed",
+    "decode-layers-counted-from-one": "layers-counted-from-one",
+    "decode-mask-on-first-head-only": "mask-on-first-head-only",
+    "decode-kv-heads-tiled": "kv-heads-tiled",
+    "decode-first-kv-head-for-all": "first-kv-head-for-all",
+    "decode-rope-theta-forgotten": "rope-theta-ignored",
+    "decode-rope-scaling-forgotten": "rope-scaling-ignored",
+    "decode-rope-interleaved": "rope-interleaved",
+    "decode-keys-not-rotated": "rope-on-queries-only",
+    "decode-rope-of-hidden-over-heads": "rope-of-hidden-over-heads",
+    "decode-attention-bias-lost": "attention-bias-lost",
+    "decode-output-bias-lost": "output-bias-lost",
+    "decode-mlp-bias-lost": "mlp-bias-lost",
+    "decode-scale-missing": "scale-missing",
+    "decode-scale-by-hidden-size": "scale-by-hidden-size",
+    "decode-norm-eps-fixed": "norm-eps-fixed",
+    "decode-softmax-in-bfloat16": "softmax-in-bfloat16",
+}
 
 
 def of_the_model():
     """The bugs of the stage `model` that decoding shows, in prompts and steps."""
-    plants = masks.MASKS | schedule.SCHEDULE | segments.SEGMENTS | positions.POSITIONS
-    plants |= numerics.NUMERICS | model.MODEL
-    return {bug: in_both(plant) for bug, plant in plants.items() if bug not in NOT_HERE}
+    return {bug: in_both(plant) for bug, plant in MODEL.items() if bug not in NOT_HERE}
 
 
-DECODING = of_the_model() | {
-    "decode-plain-causal": in_steps(masks.MASKS["mask-never-applied"]),
-    "decode-misses-newest-key": hidden_from_steps(lambda k, P, T: k == T - 1),
-    "decode-position-always-zero": changed_inputs("position_ids", lambda case, t, w: 0),
-}
+def of_the_model_in_steps():
+    """The same in steps alone, under their own ids."""
+    return {bug: in_steps(MODEL[of_model]) for bug, of_model in STEPS.items()}
+
+
+DECODING = of_the_model() | of_the_model_in_steps() | ROWS | INPUTS | CACHE

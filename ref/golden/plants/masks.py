@@ -56,10 +56,25 @@ def masked_in_first_heads(count):
     return changed_softmax(change)
 
 
-def masked_up_to_128(masks, segment_ids):
-    index = np.arange(masks.shape[-1])
-    is_short = np.maximum.outer(index, index) < 128  # (T, T)
-    return np.where(is_short, masks, plain_causal_masks(segment_ids))
+def masked_up_to(length):
+    """Queries from index length(T) on have the plain causal mask."""
+
+    def change(masks, segment_ids):
+        T = masks.shape[-1]
+        is_masked = np.arange(T) < length(T)
+        return np.where(is_masked[:, None], masks, plain_causal_masks(segment_ids))
+
+    return changed_masks(change)
+
+
+def window_of(length):
+    """A query sees the last `length` tokens, itself one of them."""
+
+    def change(masks, segment_ids):
+        index = np.arange(masks.shape[-1])
+        return masks & (np.subtract.outer(index, index) < length)
+
+    return changed_masks(change)
 
 
 def blocks_of_128_alone(masks, segment_ids):
@@ -144,7 +159,19 @@ MASKS = {
     "mask-of-first-row":
         changed_masks(lambda masks, s: masks[:, :1].repeat(masks.shape[1], axis=1)),
     "mask-ends-at-128":
-        changed_masks(masked_up_to_128),
+        masked_up_to(lambda T: 128),
+    "mask-ends-at-256":
+        masked_up_to(lambda T: 256),
+    "mask-ends-at-512":
+        masked_up_to(lambda T: 512),
+    "last-block-of-64-unmasked":
+        masked_up_to(lambda T: T // 64 * 64),
+    "window-of-128":
+        window_of(128),
+    "window-of-256":
+        window_of(256),
+    "window-of-512":
+        window_of(512),
     "blocks-of-128-alone":
         changed_masks(blocks_of_128_alone),
     "empty-row-uniform":

@@ -125,6 +125,8 @@ SEGMENTS = {
     "first-item-is-text": changed_ids(lambda i: max(i - 1, 0)),
     "history-is-one-item": changed_segments(join_history),
     "every-token-is-item": changed_segments(number_tokens),
+    "segment-ids-in-int8": changed_ids(lambda i: (i + 128) % 256 - 128),
+    "segment-ids-in-uint8": changed_ids(lambda i: i % 256),
     "segments-alternate": changed_ids(lambda i: 1 + i % 2 if i >= 1 else 0),
     "padding-is-text": call_padding_text,
 }

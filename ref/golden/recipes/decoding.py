@@ -14,6 +14,7 @@ from ref.golden.recipes.model import (
     PAD,
     draw_weights,
     needs,
+    piece_of_text,
     pieces_of_prompt,
     read_recipes,
     token_lists,
@@ -51,7 +52,7 @@ def build(recipe, tokens):
         "stage": "decoding",
         "what": recipe["what"],
         "also_for": recipe.get("also_for"),
-        "needs": needs(config, recipe["scheme"], rows),
+        "needs": [*needs(config, recipe["scheme"], rows), *needs_of_steps(recipe)],
         "config": config,
         "scheme": recipe["scheme"],
         "rows": rows,
@@ -70,8 +71,14 @@ def build(recipe, tokens):
 
 
 def make_row(row):
-    """An object of `rows` in case.json, a prompt, from one of a recipe's `prompts`."""
+    """An object of `rows` in case.json, a prompt, from one of a recipe's `prompts`.
+
+    `opened`: what opens the target stands in the prompt already.
+    """
     pieces = pieces_of_prompt(row)
+    if row.get("opened"):
+        opens = LAYOUTS[row["layout"]][0]
+        pieces.append(piece_of_text(opens, "open", len(row["history"]) + 1))
     return {
         "prompt": "".join(piece.text for piece in pieces),
         "items": row["history"],
@@ -101,6 +108,16 @@ def step_tokens(recipe):
 def parents_of_slots(recipe):
     """`parents`, (S, W)."""
     return np.array([[slot[0] if slot else NOBODY for slot in slots] for slots in recipe["steps"]])
+
+
+def needs_of_steps(recipe):
+    """What an implementation must be able to do in the steps of the case."""
+    parents = parents_of_slots(recipe)
+    options = {
+        "beams": parents.shape[1] > len(recipe["prompts"]),
+        "slots that end": (parents == NOBODY).any(),
+    }
+    return [name for name, is_needed in options.items() if is_needed]
 
 
 def step_roles(recipe):

@@ -59,8 +59,16 @@ def read_recipes(file_name):
         fields = {}
         for field, default in content["defaults"].items():
             fields[field] = default | recipe.get(field, {})
+        for field in ("rows", "prompts"):
+            if field in recipe:
+                fields[field] = [with_repeated_history(row) for row in recipe[field]]
         filled.append(recipe | fields)
     return filled
+
+
+def with_repeated_history(row):
+    """A row of a recipe whose `history` is what it says, `repeat` times in a row."""
+    return row | {"history": row["history"] * row.get("repeat", 1)}
 
 
 def vocabulary(recipes):

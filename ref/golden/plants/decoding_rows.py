@@ -1,0 +1,168 @@
+"""Bugs of decoding in the rows of the masks that a step builds, and in the keys that it can see.
+
+W slots   L layers   P tokens of a prompt   T tokens of a row so far
+"""
+
+import numpy as np
+
+from ref.golden.plants.edits import replaced, with_empty_rows_filled
+from ref.llama_numpy import layer_kind, masked_softmax
+
+PAGE = 16  # tokens
+
+
+def changed_rows(change):
+    """Other rows of the masks in steps. change(rows (L, W, 1, T), segment ids (W, T), P) -> rows.
+
+    Rule R4 fills the rows that it leaves empty.
+    """
+
+    def plant(copy, case):
+        P = case.prompt_ids.shape[1]
+        right = copy.mask_rows
+
+        def mask_rows(model, segment_ids, Q, network):
+            rows = right(model, segment_ids, Q, network)
+            if model is copy.step_model:
+                rows = with_empty_rows_filled(change(rows.copy(), segment_ids, P))
+            return rows
+
+        return replaced(mask_rows=mask_rows)(copy, case)
+
+    return plant
+
+
+def hidden_keys(is_hidden):
+    """Keys that no step sees. is_hidden(indices of keys (T,), P, T) -> bool (T,)."""
+
+    def change(rows, segment_ids, P):
+        T = rows.shape[-1]
+        return rows & ~is_hidden(np.arange(T), P, T)
+
+    return changed_rows(change)
+
+
+def dropped_keys(kind, is_dropped):
+    """Keys that layers of a kind do not hold. is_dropped(segment ids (W, T), indices (T,), P)."""
+
+    def plant(copy, case):
+        L = case.config["num_hidden_layers"]
+        has_kind = np.array([layer_kind(i, L, case.scheme) == kind for i in range(L)])
+
+        def change(rows, segment_ids, P):
+            index = np.arange(rows.shape[-1])
+            dropped = is_dropped(segment_ids, index, P) & (index < index[-1])  # (W, T)
+            return rows & ~(has_kind[:, None, None, None] & dropped[None, :, None])
+
+        return changed_rows(change)(copy, case)
+
+    return plant
+
+
+def row_from_start(rows, segment_ids, P):
+    """The first row: the first token sees itself, if it is no padding."""
+    is_first = np.arange(rows.shape[-1]) == 0
+    return np.broadcast_to(is_first, rows.shape) & (segment_ids[:, :1] != -1)[:, None]
+
+
+def last_prompt_row_repeated(copy, case):
+    """Slots keep the last row of their prompt's mask, with the generated keys allowed."""
+    right = copy.mask_rows
+    P = case.prompt_ids.shape[1]
+
+    def mask_rows(model, segment_ids, Q, network):
+        if model is copy.prompt_model:
+            return right(model, segment_ids, Q, network)
+        rows = right(model, segment_ids[:, :P], 1, network)
+        return with_generated_keys(rows, segment_ids.shape[1] - P, True)
+
+    return replaced(mask_rows=mask_rows)(copy, case)
+
+
+def first_row_repeated(new_keys):
+    """Slots keep the row of their first step; are the generated keys allowed or not?"""
+
+    def plant(copy, case):
+        right = copy.mask_rows
+        P = case.prompt_ids.shape[1]
+
+        def mask_rows(model, segment_ids, Q, network):
+            if model is copy.prompt_model:
+                return right(model, segment_ids, Q, network)
+            rows = right(model, segment_ids[:, : P + 1], 1, network)
+            rows = with_generated_keys(rows, segment_ids.shape[1] - P - 1, new_keys)
+            rows[..., -1] = True
+            return rows
+
+        return replaced(mask_rows=mask_rows)(copy, case)
+
+    return plant
+
+
+def with_generated_keys(rows, count, are_allowed):
+    """Rows (L, W, 1, T) with `count` keys more."""
+    new_keys = np.full((*rows.shape[:-1], count), are_allowed)
+    return np.concatenate([rows, new_keys], axis=-1)
+
+
+def cache_is_text(copy, case):
+    """The segment ids of the prompt are 0 in steps."""
+    right = copy.mask_rows
+    P = case.prompt_ids.shape[1]
+
+    def mask_rows(model, segment_ids, Q, network):
+        if model is copy.step_model:
+            segment_ids = segment_ids.copy()
+            segment_ids[:, :P] = np.minimum(segment_ids[:, :P], 0)
+        return right(model, segment_ids, Q, network)
+
+    return replaced(mask_rows=mask_rows)(copy, case)
+
+
+def written_at_length_of_first(rows, segment_ids, P):
+    """New keys overwrite those behind the length of the first slot's prompt."""
+    is_real = segment_ids[:, :P] != -1  # (W, P)
+    length = is_real[0].sum()
+    rank = is_real.cumsum(axis=1) - 1
+    num_new = rows.shape[-1] - P
+    is_lost = is_real & (rank >= length) & (rank < length + num_new)
+    rows[..., :P] &= ~is_lost[None, :, None]
+    return rows
+
+
+def softmax_over_whole_pages(copy, case):
+    """Scores are padded to whole pages with 0 in place of -inf."""
+
+    def softmax(scores, mask):
+        missing = -scores.shape[-1] % PAGE
+        padded_scores = np.pad(scores, [(0, 0)] * 3 + [(0, missing)])
+        padded_mask = np.pad(mask, [(0, 0)] * 2 + [(0, missing)], constant_values=True)
+        probabilities = masked_softmax(padded_scores, padded_mask)[1]
+        return scores, probabilities[..., : scores.shape[-1]]
+
+    return replaced(masked_softmax=softmax)(copy.step_model, case)
+
+
+ROWS = {
+    "decode-misses-newest-key": hidden_keys(lambda k, P, T: k == T - 1),
+    "decode-rows-from-start": changed_rows(row_from_start),
+    "decode-repeats-last-prompt-row": last_prompt_row_repeated,
+    "decode-repeats-first-row": first_row_repeated(new_keys=True),
+    "decode-row-does-not-grow": first_row_repeated(new_keys=False),
+    "decode-cache-is-text": cache_is_text,
+    "decode-last-prompt-token-lost": hidden_keys(lambda k, P, T: k == P - 1),
+    "decode-drops-history-in-in": dropped_keys("IN", lambda s, k, P: (s >= 1) & (k < P)),
+    "decode-drops-text-in-in": dropped_keys("IN", lambda s, k, P: s == 0),
+    "decode-drops-text-in-cr": dropped_keys("CR", lambda s, k, P: s == 0),
+    "decode-drops-generated-in-cr": dropped_keys("CR", lambda s, k, P: (s == s) & (k >= P)),
+    "decode-window-of-128": hidden_keys(lambda k, P, T: k < T - 128),
+    "decode-window-of-256": hidden_keys(lambda k, P, T: k < T - 256),
+    "decode-window-of-512": hidden_keys(lambda k, P, T: k < T - 512),
+    "decode-ring-of-16": hidden_keys(lambda k, P, T: (k >= P) & (k < T - PAGE)),
+    "decode-last-page-missed": hidden_keys(
+        lambda k, P, T: (k >= (T - 1) // PAGE * PAGE) & (k < T - 1)
+    ),
+    "decode-last-prompt-page-lost": hidden_keys(lambda k, P, T: (k >= P // PAGE * PAGE) & (k < P)),
+    "decode-writes-at-length-of-first": changed_rows(written_at_length_of_first),
+    "decode-pages-padded-with-zeros": softmax_over_whole_pages,
+}
