@@ -291,7 +291,7 @@ def after_joins(offset):
 
     def change(listed):
         history = [label.number for _, label in listed[: last_text(listed)]]
-        label = Label(max(history) + offset, "close" if offset == 0 else "open")
+        label = Label(max(history, default=0) + offset, "close" if offset == 0 else "open")
         changed = list(listed)
         changed[last_text(listed)] = (listed[last_text(listed)][0], label)
         return changed
@@ -301,7 +301,7 @@ def after_joins(offset):
 
 def last_text(listed):
     """Where the text after the history stands among the parts."""
-    return max(i for i, (_, label) in enumerate(listed) if label == TEXT)
+    return max((i for i, (_, label) in enumerate(listed) if label == TEXT), default=0)
 
 
 def close_to_next(listed):

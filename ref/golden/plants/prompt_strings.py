@@ -60,6 +60,14 @@ def with_semicolons(title):
     return definition.clean(re.sub(r"&(?!#?\w+;)", "&amp;", title))
 
 
+def read_as_template(title):
+    return re.sub(r"(\$|%|{|})\1", r"\1", title)
+
+
+def read_escapes(title):
+    return title.replace("\\n", "\n").replace("\\t", "\t")
+
+
 def target_not_cleaned(copy, case):
     """Only the titles of the history are cleaned."""
     right_parts = copy.parts
@@ -164,7 +172,7 @@ def item_by_item(listed):
 
 def target_apart(listed):
     """The last three parts are the target's, where it is an item behind what comes after."""
-    last_text = max(i for i, (_, label) in enumerate(listed) if label == TEXT)
+    last_text = max((i for i, (_, label) in enumerate(listed) if label == TEXT), default=-1)
     return [some for some in (listed[: last_text + 1], listed[last_text + 1 :]) if some]
 
 
@@ -270,6 +278,18 @@ def relabelled_special_tokens(name, label):
     return changed_special_tokens(change)
 
 
+def at_first_character(placed, task, target_number, tokenizer):
+    """The special tokens lie at the first character of the string."""
+    if not placed:
+        return placed
+    label = placed[0].label
+    placed = definition.with_special_tokens(placed, task, target_number, tokenizer)
+    tokens = []
+    for token in placed:
+        tokens.append(token._replace(label=label) if token.begin == SPECIAL else token)
+    return tokens
+
+
 def special_ids_of_llama(copy, case):
     right_special = copy.with_special_tokens
 
@@ -309,6 +329,8 @@ STRINGS = {
     "quotes-escaped": changed_after_cleaning(lambda title: title.replace('"', '\\"')),
     "quotes-stripped": changed_after_cleaning(lambda title: title.strip('"')),
     "titles-cut-at-64": changed_after_cleaning(lambda title: title[:64]),
+    "titles-read-as-templates": changed_after_cleaning(read_as_template),
+    "backslashes-read-as-escapes": changed_after_cleaning(read_escapes),
     "target-not-cleaned": target_not_cleaned,
     "layout-texts-cleaned": changed_layout(cleaned_texts),
     "layout-texts-stripped": changed_layout(stripped_texts),
@@ -338,5 +360,6 @@ STRINGS = {
     "eos-is-padding": relabelled_special_tokens("eos", lambda number: Label(-1, "text")),
     "eos-is-title": relabelled_special_tokens("eos", lambda number: Label(number, "title")),
     "eos-is-next-item": relabelled_special_tokens("eos", lambda number: Label(number + 1, "title")),
+    "special-tokens-at-first-character": changed_special_tokens(at_first_character),
     "special-ids-of-llama": special_ids_of_llama,
 }
