@@ -1,0 +1,83 @@
+"""How a model is asked, where the command line says it otherwise than the model's folder."""
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+from ref.layouts import load_layout
+from ref.masks import MaskScheme
+from ref.settings import SETTINGS_FILE, Settings, read_settings
+
+_ASKED = ("softmax", "temperature", "history", "min_item", "min_user", "min_rating")
+
+
+def add_mask_options(add):
+    """The options of a command line that become a MaskScheme."""
+    add(
+        "--intra-layers",
+        type=int,
+        help="IN layers (default: what --weights says; 1 for new models)",
+    )
+    add(
+        "--cross-layers",
+        type=int,
+        help="CR layers (default: what --weights says; 1 for new models)",
+    )
+    add(
+        "--cross-self",
+        action=argparse.BooleanOptionalAction,
+        help="does a token see itself in CR layers? (yes)",
+    )
+    add(
+        "--text",
+        choices=("visible", "isolated"),
+        help="what items see of text in IN layers (visible)",
+    )
+    add(
+        "--delimiters", choices=("item", "text"), help="what delimiters of an item belong to (item)"
+    )
+    add("--target", choices=("item", "text"), help="what the target is to the masks (item)")
+
+
+def add_asking_options(add):
+    """The options of a command line that replace Settings of a model folder."""
+    saved = "(default: what the folder says)"
+    add("--layout", help=f"lines, instruction, or a JSON file {saved}")
+    add("--softmax", choices=("catalogue", "full"), help=f"alternatives of a token {saved}")
+    add("--temperature", type=float, help=f"divides the logits {saved}")
+    add("--history", type=int, help=f"items shown before a target {saved}")
+    add("--min-item", type=int, help=f"fewest interactions of an item {saved}")
+    add("--min-user", type=int, help=f"fewest interactions of a user {saved}")
+
+
+def scheme_from(options, saved) -> MaskScheme:
+    """The MaskScheme of the command line; what it does not say is as in `saved`."""
+    given = {field.name: getattr(options, field.name) for field in fields(MaskScheme)}
+    return replace(saved, **{name: value for name, value in given.items() if value is not None})
+
+
+def settings_from(options, folder) -> Settings:
+    """The Settings of a model folder, changed as the command line says."""
+    given = {name: getattr(options, name) for name in _ASKED}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if options.layout:
+        changes["layout"] = load_layout(options.layout)
+    return replace(read_settings(folder), **changes)
+
+
+def says_how(folder) -> bool:
+    """Does a folder say how its model is asked? A language model from elsewhere does not."""
+    return (Path(folder) / SETTINGS_FILE).exists()
+
+
+def assumption(folder, settings, scheme) -> str | None:
+    """A sentence on how a folder without recommender.json is asked; None for all others."""
+    if says_how(folder):
+        return None
+    masks = f"{scheme.intra_layers} IN and {scheme.cross_layers} CR layers"
+    if not scheme.intra_layers and not scheme.cross_layers:
+        masks = "plain causal attention"
+    return (
+        f"{folder} has no {SETTINGS_FILE}: asked as a language model with {masks}, layout "
+        f"{settings.layout.name}, softmax {settings.softmax}; options can say otherwise"
+    )
