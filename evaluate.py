@@ -20,6 +20,14 @@ from ref.data import dataset
 from ref.data.columns import add_column_options, columns_of
 from ref.files import write_atomically, write_json
 from ref.loss import Objective
+from ref.protocol import (
+    add_asking_options,
+    add_mask_options,
+    assumption,
+    says_how,
+    scheme_from,
+    settings_from,
+)
 from ref.report import attention
 from ref.report.baselines import Baselines
 from ref.report.draw_attention import attention_svg
@@ -40,7 +48,6 @@ from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
-from ref.settings import read_settings
 from ref.training import processes
 from ref.trie import build_trie
 
@@ -55,6 +62,9 @@ def parse_options(arguments=None):
     add_input_options(parser.add_argument)
     add_ranking_options(parser.add_argument)
     add_report_options(parser.add_argument)
+    asked = parser.add_argument_group("how models are asked, all of them, whatever they say")
+    add_asking_options(asked.add_argument)
+    add_mask_options(asked.add_argument)
     add_column_options(parser.add_argument_group("columns of your own data").add_argument)
     return parser.parse_args(arguments)
 
@@ -117,7 +127,7 @@ def main():
     check_options(options)
     with processes.joined(options.device):
         folders = model_folders(options)
-        settings = [read_settings(folder) for folder in folders]
+        settings = [settings_from(options, folder) for folder in folders]
         data = load_data(options, folders, settings)
         users = test_users(data, options)
         if options.attention:
@@ -148,9 +158,14 @@ def model_folders(options):
 
 
 def load_data(options, folders, settings):
-    """The Dataset, filtered and cut as all of the models saw it in training."""
+    """The Dataset, filtered and cut as all of the models saw it in training.
+
+    Models that do not say how they saw it take what the others say.
+    """
+    saying = [model for folder, model in zip(folders, settings) if says_how(folder)]
     protocols = {
-        (model.history, model.min_item, model.min_user, model.min_rating) for model in settings
+        (model.history, model.min_item, model.min_user, model.min_rating)
+        for model in saying or settings
     }
     if len(protocols) > 1:
         raise ValueError(
@@ -158,12 +173,10 @@ def load_data(options, folders, settings):
             f"compared: {sorted(protocols, key=str)}"
         )
     history, min_item, min_user, min_rating = protocols.pop()
-    columns = columns_of(options)
-    if options.min_rating is None:
-        columns = replace(columns, min_rating=min_rating)
+    columns = replace(columns_of(options), min_rating=min_rating)
     test_items = options.test_items or min(model.test_items for model in settings)
     for folder, model in zip(folders, settings):
-        if model.test_items < test_items and Path(folder, "recommender.json").exists():
+        if model.test_items < test_items and says_how(folder):
             raise ValueError(
                 f"{folder}: was trained with --test-items {model.test_items}, so it has seen "
                 f"targets of --test-items {test_items}; train it with that, or evaluate with fewer"
@@ -193,12 +206,21 @@ def evaluate_model(folder, data, users, options) -> Result:
 
 def load_model(folder, titles, options):
     """The model of a folder for a catalogue: a Decoder, and the Objective that gives the NLL."""
-    dtype = cli.DTYPES[options.dtype]
-    model, encoder, settings = recommender.load(folder, dtype, options.device, options.base)
+    model, encoder, settings = load_as_asked(folder, options)
     trie = build_trie(encoder, titles)
     item_states = ItemStates(model, encoder, titles) if options.cache_items else None
     decoder = Decoder(model, trie, settings, item_states)
     return decoder, Objective(encoder, trie, titles, settings, "target")
+
+
+def load_as_asked(folder, options):
+    """(model, PromptEncoder, Settings) of a folder, under the protocol of the command line."""
+    _, saved, _ = adapters.read_config(folder, options.base)
+    scheme, settings = scheme_from(options, saved), settings_from(options, folder)
+    if note := assumption(folder, settings, scheme):
+        processes.say(note)
+    dtype = cli.DTYPES[options.dtype]
+    return recommender.load(folder, dtype, options.device, options.base, scheme, settings)
 
 
 def rank_in_batches(folder, decoder, objective, users, options):
@@ -337,8 +359,7 @@ def report_attention(folders, data, users, options):
 
 def measure_attention(folder, data, users, options):
     """Where the attention of a model goes, over the prompts and targets of the test users."""
-    dtype = cli.DTYPES[options.dtype]
-    model, encoder, _ = recommender.load(folder, dtype, options.device, options.base)
+    model, encoder, _ = load_as_asked(folder, options)
     prompts = []
     for history, target in zip(users.histories, users.targets):
         titles = [data.titles[title] for title in history]

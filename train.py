@@ -9,7 +9,7 @@ the loss "titles" and the softmax "catalogue" (ref/loss.py).
 import argparse
 import itertools
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ref.llama import Llama
 from ref.loss import Objective
 from ref.masks import MaskScheme
 from ref.prompt import PromptEncoder
+from ref.protocol import scheme_from
 from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
 from ref.training import processes, state
@@ -172,12 +173,6 @@ def new_model(options, data):
     dtype = torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
     model = Llama(new_config(options, tokenizer.vocab_size), scheme, dropout=options.dropout)
     return model.to(options.device, dtype), tokenizer, layout
-
-
-def scheme_from(options, saved):
-    """The MaskScheme of the command line; what it does not say is as in `saved`."""
-    given = {field.name: getattr(options, field.name) for field in fields(MaskScheme)}
-    return replace(saved, **{name: value for name, value in given.items() if value is not None})
 
 
 def new_config(options, vocab_size):

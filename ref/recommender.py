@@ -17,10 +17,14 @@ from ref.trie import build_trie
 LEAST_BEAMS = 10  # a search for fewer titles is as wide as that: wider ones find better titles
 
 
-def load(folder, dtype=torch.float32, device="cpu", base=None):
-    """(model in eval mode, PromptEncoder, Settings) of a folder; `base` as in load_model."""
-    settings, tokenizer = read_settings(folder), read_tokenizer(folder, base)
-    model = load_model(folder, dtype=dtype, device=device, base=base).eval()
+def load(folder, dtype=torch.float32, device="cpu", base=None, scheme=None, settings=None):
+    """(model in eval mode, PromptEncoder, Settings) of a folder.
+
+    base, scheme: as in load_model. settings: replaces those of the folder.
+    """
+    settings = settings or read_settings(folder)
+    tokenizer = read_tokenizer(folder, base)
+    model = load_model(folder, dtype, device, scheme, base).eval()
     check_vocabulary(tokenizer, model.config)
     encoder = PromptEncoder(
         tokenizer, settings.layout, model.scheme, model.config.max_position_embeddings

@@ -11,6 +11,7 @@ from ref.layouts import LAYOUTS, layout_from_dict
 from ref.prompt import Layout
 from ref.text import clean_title
 
+SETTINGS_FILE = "recommender.json"
 CATALOGUE = "catalogue.json"
 _INTEGERS = ("history", "min_item", "min_user", "test_items")
 
@@ -21,7 +22,7 @@ class Settings:
 
     softmax: what probabilities are normalized over, "full" the vocabulary or "catalogue" the tokens
     that continue some title; temperature divides the logits. history, min_item, min_user,
-    test_items, min_rating: as in `ref.data.dataset.load`. The defaults are those of a plain language
+    test_items, min_rating: as in `ref.data.dataset.load`. The defaults are those of a language
     model. Raises ValueError naming a field that makes no sense.
     """
 
@@ -50,7 +51,7 @@ class Settings:
 
     def save(self, folder):
         """Write FOLDER/recommender.json."""
-        write_json(Path(folder) / "recommender.json", asdict(self))
+        write_json(Path(folder) / SETTINGS_FILE, asdict(self))
 
 
 def read_settings(folder) -> Settings:
@@ -58,7 +59,7 @@ def read_settings(folder) -> Settings:
 
     Raises ValueError naming the file for a field that is unknown or wrong.
     """
-    path = Path(folder) / "recommender.json"
+    path = Path(folder) / SETTINGS_FILE
     if not path.exists():
         return Settings()
     values = read_json(path)

@@ -1,5 +1,6 @@
 """evaluate.py from end to end, on made-up data and tiny models."""
 
+import json
 import shutil
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from ref.report.baselines import Baselines
 from support.broken_models import BROKEN
 from support.commands import ROOT, assert_one_line, changed_copy, trained
 from support.crowded import write_crowded
-from support.data import write_interactions
+from support.data import TITLES, sentencepiece_model, write_interactions, write_llm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RANKINGS = {
@@ -446,3 +447,29 @@ def test_a_json_path_that_cannot_be_written_is_named(tmp_path, run, made_up_data
 def test_without_any_model_it_says_how_to_get_one(tmp_path, run, made_up_data, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_one_line(run(evaluate, "--data", made_up_data), "--weights")
+
+
+def test_options_ask_a_model_as_another_was_trained(report_of, made_up_data, tiny_model, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare, ignore=shutil.ignore_patterns("recommender.json"))
+    config = json.loads((bare / "config.json").read_text())
+    del config["hatllm"]
+    (bare / "config.json").write_text(json.dumps(config))
+    asked = "--layout lines --softmax catalogue --intra-layers 1 --cross-layers 1".split()
+    asked += "--min-item 1 --min-user 3".split()
+    options = ("--limit", 4, "--ranking", "full")
+
+    expected = report_of(made_up_data, tiny_model, *options)
+    report = report_of(made_up_data, bare, *options, *asked)
+
+    assert report["nll"][str(bare)] == expected["nll"][str(tiny_model)]
+
+
+def test_a_folder_that_says_nothing_is_said_to_be_a_plain_language_model(
+    run, tmp_path, tiny_model, made_up_data
+):
+    llm = write_llm(tmp_path / "llm", sentencepiece_model(TITLES, 470))
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, llm, "--limit", 1)
+    assert ended.code == 0, ended.err
+    assert f"{llm} has no recommender.json" in ended.out
+    assert "plain causal attention, layout instruction, softmax full" in ended.out

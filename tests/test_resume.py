@@ -81,7 +81,7 @@ def never_killed(folder, tmp_path_factory):
 def killed_once(folder, tmp_path_factory):
     """A training that was killed while it wrote a state, with two complete ones."""
     out = tmp_path_factory.mktemp("killed") / "m"
-    assert kill_at(14, "half", "--data", folder, "--out", out, *LONG)
+    assert kill_at(15, "half", "--data", folder, "--out", out, *LONG)
     assert len(list(out.glob("state-?.json"))) == 2
     return out
 

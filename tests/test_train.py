@@ -659,13 +659,13 @@ def test_wrong_data_is_one_line_in_the_shell(tmp_path, wrong_data, tiny_model, s
     if script == "evaluate.py":
         options = ("--weights", tiny_model)
     ended = run_in_shell(script, "--data", wrong_data, *options)
-    assert_one_line(ended, wrong_data / "items.csv", "'title'", "name")
+    assert_one_line(ended, wrong_data / "items.csv", "'title'", "label")
 
 
 @pytest.fixture
 def wrong_data(tmp_path, made_up_data):
     """A data folder whose items have no titles."""
-    return changed_copy(made_up_data, tmp_path / "data", items=b"item_id,name\n1,A\n")
+    return changed_copy(made_up_data, tmp_path / "data", items=b"item_id,label\n1,A\n")
 
 
 def test_more_threads_than_a_machine_can_start_are_refused(tmp_path, made_up_data):

@@ -9,6 +9,7 @@ import torch
 
 from ref import cli
 from ref.data.columns import add_column_options
+from ref.protocol import add_mask_options
 from ref.training import processes, state
 
 USAGE = """Train a HatLLM recommender.
@@ -57,25 +58,6 @@ def add_folder_options(add):
         metavar="FOLDER",
         help="go on with the training in this folder, with its options (but for --threads)",
     )
-
-
-def add_mask_options(add):
-    add("--intra-layers", type=int, help="IN layers (default: 1, or what --weights says)")
-    add("--cross-layers", type=int, help="CR layers (default: 1, or what --weights says)")
-    add(
-        "--cross-self",
-        action=argparse.BooleanOptionalAction,
-        help="does a token see itself in CR layers? (yes)",
-    )
-    add(
-        "--text",
-        choices=("visible", "isolated"),
-        help="what items see of text in IN layers (visible)",
-    )
-    add(
-        "--delimiters", choices=("item", "text"), help="what delimiters of an item belong to (item)"
-    )
-    add("--target", choices=("item", "text"), help="what the target is to the masks (item)")
 
 
 def add_prompt_options(add):
