@@ -115,6 +115,32 @@ def as_they_come(given, prefix):
     return 0
 
 
+def ended_first(given, prefix):
+    return prefix not in given.titles, definition.first_title(given, prefix)
+
+
+def ended_last(given, prefix):
+    return prefix in given.titles, definition.first_title(given, prefix)
+
+
+def tied_by_titles_left(copy, case):
+    """Of equal scores the one comes first that begins the earlier title that is not excluded."""
+    right = copy.beam_search
+
+    def beam_search(given, n):
+        def first_title(given, prefix):
+            excluded = definition.excluded_titles(given, n)
+            for number, title in enumerate(given.titles):
+                if title[: len(prefix)] == prefix and title not in excluded:
+                    return number
+            return len(given.titles)
+
+        copy.first_title = first_title
+        return right(given, n)
+
+    return replaced(beam_search=beam_search)(copy, case)
+
+
 def keep_width_of_each_parent(given, candidates):
     return kept_of_each_parent(given, candidates, given.width)
 
@@ -266,6 +292,9 @@ BEAMS = {
     "search-ties-last-title-first": tied_by(last_title_first),
     "search-ties-by-tokens": tied_by(by_tokens),
     "search-ties-as-they-come": tied_by(as_they_come),
+    "search-ties-ended-first": tied_by(ended_first),
+    "search-ties-ended-last": tied_by(ended_last),
+    "search-ties-by-titles-left": tied_by_titles_left,
     "search-width-for-each-parent": replaced(going_on=keep_width_of_each_parent),
     "search-best-child-alone": replaced(going_on=keep_best_child),
     "search-one-beam-per-last-token": replaced(going_on=one_of_each_last_token),

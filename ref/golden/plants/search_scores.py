@@ -171,6 +171,13 @@ def softmax_that_overflows(logits, among, temperature):
     return logits - np.log(np.exp(logits[list(among)]).sum())
 
 
+def logarithm_of_softmax(logits, among, temperature):
+    """Probabilities are computed in float32, where small ones are 0, and then their logarithms."""
+    logits = logits / temperature
+    exponentials = np.exp((logits - logits[list(among)].max()).astype(np.float32))
+    return np.log(exponentials / exponentials[list(among)].sum()).astype(float)
+
+
 def changed_temperature(change):
     return lambda copy, case: {"temperature": change(case.info["temperature"])}
 
@@ -194,6 +201,7 @@ SCORES = {
     "search-softmax-over-tokens-behind-last": among_where_catalogue(behind_last_token),
     "search-softmax-over-first-tokens": among_where_catalogue(first_tokens),
     "search-softmax-overflows": replaced(log_softmax=softmax_that_overflows),
+    "search-logarithm-of-softmax": replaced(log_softmax=logarithm_of_softmax),
     "search-temperature-ignored": changed_temperature(lambda temperature: 1.0),
     "search-temperature-after-softmax": replaced(log_softmax=temperature_after_softmax),
     "search-temperature-multiplies": changed_temperature(lambda temperature: 1 / temperature),
