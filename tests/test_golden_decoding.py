@@ -1,0 +1,164 @@
+"""The stage `decoding`: its expected values, the executor with a cache, and bugs of steps alone."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ref import llama_numpy
+from ref.golden import pairs
+from ref.golden.copies import copy_of
+from ref.golden.definitions import decoding as executor
+from ref.golden.definitions.paths import path, row_along
+from ref.golden.plants.decoding import STEPS
+from ref.golden.plants.masks import MASKS
+from ref.golden.stages.decoding import STAGE, place
+from ref.masks import MaskScheme
+from ref.search.cache import KVCache, drop_what_no_target_sees
+from ref.search.decoder import cached_hidden_states
+
+from support.golden import torch_model
+from support.known_bugs import case_of, cases_of, decisive_outputs
+
+NAMES = [case.name for case in cases_of("decoding")]
+KINDS = ("ids", "segment_ids", "position_ids")
+
+
+def deviation(case, name, values, expected):
+    """The largest difference where values are specified, over the largest expected one."""
+    is_specified = STAGE.specified(case, name, values.shape)
+    difference = np.where(is_specified, np.abs(values - expected), 0)
+    return np.nan_to_num(difference, nan=np.inf).max() / np.abs(case.outputs[name]).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_executor_without_a_bug_makes_the_numbers_of_one_pass(name):
+    case = case_of(name)
+    outputs = STAGE.compute(copy_of(executor), case)
+    for tensor, expected in case.outputs.items():
+        assert deviation(case, tensor, outputs[tensor], expected) < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cache_of_the_search_with_what_it_drops_makes_the_same_numbers(name):
+    case = case_of(name)
+    model = torch_model(model_config(case), MaskScheme(**case.info["scheme"]), case.weights)
+    cache = KVCache(model.kinds)
+    prompts = [case.tensors[f"prompt_{kind}"] for kind in KINDS]
+    outputs = {"prompt_logits": torch_logits(model, cache, prompts), "step_logits": []}
+    if not any(holds_target(row) for row in case.rows):
+        drop_what_no_target_sees(cache, model.scheme)
+    for step, parents in enumerate(case.parents):
+        cache = cache.rows(torch.tensor(parents.clip(0)))
+        tokens = [case.tensors[f"step_{kind}"][step, :, None] for kind in KINDS]
+        outputs["step_logits"].append(torch_logits(model, cache, tokens)[:, 0])
+    for tensor, expected in case.outputs.items():
+        assert deviation(case, tensor, np.stack(outputs[tensor]), expected) < 1e-12
+
+
+def model_config(case):
+    return case.config | {"rope_parameters": llama_numpy.rope_settings(case.config)}
+
+
+def torch_logits(model, cache, tokens):
+    """Logits (B, Q, V) of new tokens: their ids, segment ids and position ids, (B, Q) each."""
+    hidden = cached_hidden_states(model, cache, *(torch.tensor(values) for values in tokens))
+    return model.lm_head(hidden).numpy()
+
+
+def holds_target(row):
+    """Whether a prompt ends with a token of the target; the search puts these behind a prompt."""
+    return max(row["entries"]) > row["history"]
+
+
+def test_a_path_is_found_by_walking_up_the_parents():
+    parents = np.array([[1, 0, 0], [2, -1, 0], [2, 2, 0]])
+    assert path(parents, 2, 1) == (1, [(0, 0), (1, 2), (2, 1)])
+    assert path(parents, 2, 2) == (0, [(0, 2), (1, 0), (2, 2)])
+    assert path(parents, -1, 1) == (1, [])
+
+
+def test_a_path_from_an_empty_slot_is_refused():
+    with pytest.raises(ValueError, match="nobody is in slot 1 at step 1"):
+        path(np.array([[0, 0], [1, -1]]), 1, 1)
+
+
+def test_the_row_of_a_path_holds_the_title_so_far():
+    case = case_of("decode-delimiters-text")
+    row = row_along(case.info, case.parents, 3, 1)
+    assert row["items"] == ["Heat", "Toy Story", "Dead Man Walking"]
+    assert row["roles"][-4:] == ["open", "title", "title", "title"]
+    assert row["entries"][-5:] == [0, 3, 3, 3, 3]
+
+
+def test_ids_of_a_case_with_text_delimiters_are_those_counted_by_hand():
+    case = case_of("decode-delimiters-text")
+    # Seen : "Heat", "Toy Story" \n Next : with quotes, comma and text as 0
+    assert case.prompt_segment_ids.tolist() == [[0, 0, 0, 1, 0, 0, 0, 2, 2, 0, 0, 0, 0]]
+    # quote; Dead, Toy; Story, Man; quote, Walking; nobody, quote
+    assert case.step_segment_ids.tolist() == [[0, 0], [3, 3], [3, 3], [0, 3], [-1, 0]]
+    assert case.step_position_ids[:, 1].tolist() == [13, 14, 15, 16, 17]
+
+
+def test_positions_skip_padding_wherever_it_stands():
+    case = case_of("decode-padding-inside")
+    assert case.prompt_position_ids[0].tolist() == [0, 1, 2, 0, 0, 3, 4, 5, 0, 6, 7, 8, 9]
+    assert case.step_position_ids.tolist() == [[10, 9], [11, 10], [12, 11]]
+
+
+@pytest.mark.parametrize("bug, in_both", STEPS.items())
+def test_a_bug_in_steps_alone_is_told_from_one_in_prompts_too_by_the_steps(bug, in_both):
+    differences = []
+    for case in cases_of("decoding"):
+        alone = decisive_outputs((bug,), case.name)["step_logits"]
+        both = decisive_outputs((in_both,), case.name)["step_logits"]
+        differences.append(deviation(case, "step_logits", alone, both))
+    assert max(differences) > 1e-3
+
+
+SEQUENCES = {
+    "padding": [-1, 0, 0, 1, 1, -1, 1, 2, 0, 3, 3, -1],
+    "without text": [1, 1, 2, 3, 3, 4],
+    "without items": [0, 0, -1, 0],
+    "a number again": [1, 0, 1, 2, 2, 1],
+}
+
+
+@pytest.mark.parametrize("s", SEQUENCES.values(), ids=SEQUENCES)
+@pytest.mark.parametrize("bug", MASKS)
+def test_masks_by_classes_of_pairs_are_those_of_the_loops(bug, s):
+    looping, fast = copy_of(llama_numpy), copy_of(llama_numpy)
+    for copy in (looping, fast):
+        MASKS[bug](copy, None)
+    pairs.speed_up_masks(fast)
+    for scheme in schemes():
+        for kind in ("IN", "OR", "CR"):
+            expected = looping.row_mask(kind, s, scheme)
+            assert np.array_equal(fast.row_mask(kind, s, scheme), expected)
+
+
+def schemes():
+    for cross_self in (True, False):
+        for text in ("visible", "isolated"):
+            yield SimpleNamespace(intra_layers=1, cross_layers=1, cross_self=cross_self, text=text)
+
+
+def test_a_place_is_told_with_prompt_text_and_segment():
+    case = case_of("decode-delimiters-text")
+    assert place(case, "step_logits", (3, 1, 5)) == (
+        "step 3, slot 1 (prompt 0, '\"Dead Man Walking', segment 3), vocabulary 5"
+    )
+    assert place(case, "prompt_logits", (0, 3, 5)) == (
+        "prompt 0, token 3 'Heat' (segment 1), vocabulary 5"
+    )
+
+
+def test_what_an_empty_slot_and_padding_give_is_free():
+    case = case_of("decode-slots-end")
+    assert STAGE.specified(case, "step_logits", None)[:, :, 0].tolist()[1] == [False, *[True] * 3]
+    case = case_of("decode-padding-left")
+    assert (
+        STAGE.specified(case, "prompt_logits", None)[1, :, 0].tolist() == [False] * 5 + [True] * 7
+    )
