@@ -26,12 +26,13 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 
 LENGTHS = 64  # sequences are padded to a multiple of this
-PADDING = {"ids": 0, "segment_ids": -1, "position_ids": 0, "labels": -100}
+IGNORED = -100  # the label of a token that nobody predicts
+PADDING = {"ids": 0, "segment_ids": -1, "position_ids": 0, "labels": IGNORED}
 
 
 def run(case):
     """What the port computes for a golden case, by the names of the case's outputs."""
-    stages = {"model": run_model, "decoding": run_decoding}
+    stages = {"model": run_model, "decoding": run_decoding, "loss": run_loss}
     if case.stage not in stages:
         raise NotImplementedError(f"stage {case.stage}")
     return stages[case.stage](case)
@@ -247,19 +248,88 @@ def frequencies(config):
     return plain
 
 
-# The loss
+# Losses
 
 
 @jax.jit
 def mean_cross_entropy(logits, labels):
     """Mean over all labelled tokens of the batch; position t predicts labels[:, t + 1]."""
     labels = labels[:, 1:]
-    is_labelled = labels != PADDING["labels"]
+    is_labelled = labels != IGNORED
     log_probs = jax.nn.log_softmax(logits[:, :-1], axis=-1)
     # an index outside of the array raises no error in JAX: it is clamped, or gives NaN
     tokens = jnp.where(is_labelled, labels, 0)[..., None]
     chosen = jnp.take_along_axis(log_probs, tokens, axis=-1)[..., 0]
     return -jnp.mean(chosen, where=is_labelled)
+
+
+def run_loss(case):
+    """What the tokens of titles cost, and the gradient with respect to the logits."""
+    B, T, V = case.logits.shape
+    in_scope, count = scope(case.item_numbers, case.info["loss"])
+    # where nothing is predicted all tokens are alternatives: a softmax over none has the gradient
+    # NaN, also where its value is not used
+    is_alternative = np.ones((B, T, V), bool)
+    if case.info["softmax"] == "catalogue":
+        for b, t in np.argwhere(in_scope):
+            is_alternative[b, t] = continues_title(case, b, t)
+    num_alternatives = np.where(in_scope, is_alternative.sum(-1), 0)
+    before = np.roll(case.logits, 1, axis=1).astype(float)  # those that predict token t
+    room = ((0, 0), (0, -T % LENGTHS), (0, -V % LENGTHS))
+    arguments = (
+        np.pad(is_alternative, room, constant_values=True) & (np.arange(V + room[2][1]) < V),
+        np.pad(case.input_ids.clip(0), room[:2]),
+        np.pad(in_scope, room[:2]),
+        count,
+    )
+    scaled = np.pad(before / case.info["temperature"], room)
+    (loss, log_probs), gradient = loss_of_titles(scaled, *arguments)
+    gradient = gradient[:, :T, :V] / case.info["temperature"]
+    return {
+        "num_alternatives": num_alternatives,
+        "predicted": num_alternatives > 1,
+        "token_log_probs": log_probs[:, :T],
+        "num_predicted": np.array(count),
+        "loss": loss,
+        "gradients.logits": jnp.roll(gradient, -1, axis=1),
+    }
+
+
+def scope(item_numbers, loss):
+    """Which tokens are predicted, bool (B, T), and what the loss is a mean over.
+
+    item_numbers: int (B, T), -1 padding, 0 text, 1..n the history, n + 1 the target.
+    """
+    real = item_numbers != -1
+    first = {"all": 0, "titles": 2, "target": item_numbers.max(1, keepdims=True)}[loss]
+    in_scope = real & (item_numbers >= first)
+    in_scope[:, 1:] &= real[:, :-1]
+    in_scope[:, 0] = False  # nothing stands before it
+    if loss == "all":
+        return in_scope, in_scope.sum()
+    rows, columns = np.nonzero(in_scope)
+    return in_scope, len(set(zip(rows.tolist(), item_numbers[rows, columns].tolist())))
+
+
+def continues_title(case, b, t):
+    """Which tokens continue a title of the catalogue from where that of token t stands: (V,)."""
+    same_item = case.item_numbers[b, :t] == case.item_numbers[b, t]
+    so_far = case.input_ids[b, :t][same_item]
+    begins_so = (case.titles[:, : len(so_far)] == so_far).all(1)
+    continues = np.zeros(case.logits.shape[-1], bool)
+    next_tokens = case.titles[begins_so, len(so_far)]
+    continues[next_tokens[next_tokens != -1]] = True
+    return continues
+
+
+@jax.jit
+@partial(jax.value_and_grad, has_aux=True)
+def loss_of_titles(logits, is_alternative, tokens, in_scope, count):
+    """((loss, log-probabilities (B, T)), gradient (B, T, V)); logits at t choose the token at t."""
+    log_probs = jax.nn.log_softmax(logits, axis=-1, where=is_alternative)
+    chosen = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+    chosen = jnp.where(in_scope, chosen, 0)
+    return -chosen.sum() / count, chosen
 
 
 # Decoding

