@@ -145,9 +145,18 @@ def distinct_titles(copy, case):
     return {}
 
 
-def mean_over_choices(log_probs, num_predicted, case):
-    num_choices = (log_probs != 0).sum()
-    return -log_probs.sum() / max(num_choices, 1)
+def mean_over_choices(copy, case):
+    """The loss is divided by the number of tokens with two alternatives or more."""
+    copied_trace = copy.trace
+
+    def trace(**given):
+        outputs = copied_trace(**given)
+        num_choices = outputs["predicted"].sum()
+        outputs["loss"] = -outputs["token_log_probs"].sum() / max(num_choices, 1)
+        return outputs
+
+    copy.trace = trace
+    return {}
 
 
 def mean_over_positions(log_probs, num_predicted, case):
@@ -202,7 +211,7 @@ LOSS_TOKENS = {
     "loss-text-counted": counted_too(0),
     "loss-padding-counted": counted_too(-1),
     "loss-per-token": replaced(denominator=mean_over_tokens),
-    "loss-per-choice": mean(mean_over_choices),
+    "loss-per-choice": mean_over_choices,
     "loss-mean-of-title-means": mean(mean_of_title_means),
     "loss-mean-of-row-means": mean(mean_of_row_means),
     "loss-per-row": mean(mean_over_rows),
