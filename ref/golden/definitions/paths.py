@@ -42,7 +42,7 @@ def row_along(info, parents, step, slot):
     roles = [info["step_roles"][t][w] for t, w in nodes]
     title = "".join(token for token, role in zip(tokens, roles) if role == "title")
     return row | {
-        "items": [*row["items"], title.strip()],
+        "items": [*row["items"], title],
         "tokens": row["tokens"] + tokens,
         "roles": row["roles"] + roles,
         "entries": row["entries"] + [row["history"] + 1] * len(nodes),

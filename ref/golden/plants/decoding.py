@@ -9,6 +9,20 @@ from ref.golden.plants.cached import in_both, in_steps
 from ref.golden.plants.decoding_cache import CACHE
 from ref.golden.plants.decoding_inputs import INPUTS
 from ref.golden.plants.decoding_rows import ROWS
+from ref.golden.plants.edits import replaced
+from ref.llama_numpy import OR
+
+
+def items_in_both_directions(s, j, k, c):
+    return OR(s, j, k, c) or (s[j] >= 1 and s[k] != -1)
+
+
+def history_in_both_directions(copy, case):
+    """As in the stage `model`, but in prompts that hold no target every item is history."""
+    hold_target = any(max(row["entries"]) > row["history"] for row in case.rows)
+    wrong = masks.history_in_both_directions if hold_target else items_in_both_directions
+    return replaced(OR=wrong)(copy, case)
+
 
 MODEL = (
     masks.MASKS
@@ -17,6 +31,7 @@ MODEL = (
     | positions.POSITIONS
     | numerics.NUMERICS
     | model.MODEL
+    | {"history-bidirectional": history_in_both_directions}
 )
 # What only positions show that are given, not counted.
 NOT_HERE = ("positions-ignored", "causal-by-position")
