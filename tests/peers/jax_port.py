@@ -7,8 +7,8 @@ array is made. A port that leaves it out is right, too, and is held to float32's
 
 XLA compiles a jitted function anew for each combination of shapes, and of arguments named static.
 To compile takes a second, to compute these cases a millisecond. So the layers are a Python loop
-over one jitted function, the options of the masks are data, and lengths are rounded up: what is
-added is padding. No shape may depend on what is in an array, so the cache has room for all steps
+over one jitted function, the options of the masks are data, and sizes are rounded up: what is added
+is padding. No shape may depend on what is in an array, so the cache has room for all steps
 from the start; a token that is not there yet is padding, too.
 
 Shapes: B batch, T tokens, Q queries, H query heads, K key/value heads, D head dim, C hidden,
@@ -25,9 +25,9 @@ jax.config.update("jax_enable_x64", True)
 # compile in less time what is computed once; not for a model that is to be fast
 jax.config.update("jax_disable_most_optimizations", True)
 
-LENGTHS = 64  # sequences are padded to a multiple of this
+ROWS, LENGTHS = 4, 64  # batches and sequences are padded to a multiple of these
 IGNORED = -100  # the label of a token that nobody predicts
-PADDING = {"ids": 0, "segment_ids": -1, "position_ids": 0, "labels": IGNORED}
+PADDING = {"ids": 0, "segment_ids": -1, "position_ids": 0, "labels": IGNORED, "parents": -1}
 
 
 def run(case):
@@ -40,14 +40,14 @@ def run(case):
 
 def run_model(case):
     """Logits, loss, and the gradients where the case has them."""
-    T = case.input_ids.shape[1]
+    B, T = case.input_ids.shape
+    shape = rounded_up(B, ROWS), rounded_up(T, LENGTHS)
     tokens = {
-        "ids": case.input_ids,
-        "segment_ids": case.segment_ids,
-        "position_ids": case.position_ids,
+        "ids": padded("ids", case.input_ids, shape),
+        "segment_ids": padded("segment_ids", case.segment_ids, shape),
+        "position_ids": padded("position_ids", case.position_ids, shape),
     }
-    tokens = rounded_up(tokens)
-    labels = rounded_up({"labels": case.labels})["labels"]
+    labels = padded("labels", case.labels, shape)
     network = Network(case)
 
     def loss_of(weights):
@@ -56,19 +56,21 @@ def run_model(case):
 
     if not any(name.startswith("gradients.") for name in case.outputs):
         loss, logits = loss_of(network.weights)
-        return {"logits": logits[:, :T], "loss": loss}
+        return {"logits": logits[:B, :T], "loss": loss}
     (loss, logits), gradients = jax.value_and_grad(loss_of, has_aux=True)(network.weights)
     outputs = {f"gradients.{name}": gradient for name, gradient in gradients.items()}
-    return outputs | {"logits": logits[:, :T], "loss": loss}
+    return outputs | {"logits": logits[:B, :T], "loss": loss}
 
 
-def rounded_up(tokens, room=0):
-    """Arrays (B, T) by name, padded at the right to T + room and on to a multiple of LENGTHS."""
-    padded = {}
-    for name, values in tokens.items():
-        more = room + -(values.shape[1] + room) % LENGTHS
-        padded[name] = np.pad(values, ((0, 0), (0, more)), constant_values=PADDING[name])
-    return padded
+def rounded_up(size, multiple):
+    """The next multiple."""
+    return size + -size % multiple
+
+
+def padded(kind, values, shape):
+    """An array of a kind that PADDING names, padded at its ends to a shape."""
+    more = [(0, size - length) for length, size in zip(values.shape, shape)]
+    return np.pad(values, more, constant_values=PADDING[kind])
 
 
 # Masks
@@ -267,31 +269,29 @@ def run_loss(case):
     """What the tokens of titles cost, and the gradient with respect to the logits."""
     B, T, V = case.logits.shape
     in_scope, count = scope(case.item_numbers, case.info["loss"])
-    # where nothing is predicted all tokens are alternatives: a softmax over none has the gradient
+    shape = rounded_up(B, ROWS), rounded_up(T, LENGTHS), rounded_up(V, LENGTHS)
+    # where nothing is predicted, all tokens are alternatives: a softmax over none has the gradient
     # NaN, also where its value is not used
-    is_alternative = np.ones((B, T, V), bool)
+    is_alternative = np.ones(shape, bool)
+    is_alternative[:, :, V:] = False
     if case.info["softmax"] == "catalogue":
         for b, t in np.argwhere(in_scope):
-            is_alternative[b, t] = continues_title(case, b, t)
-    num_alternatives = np.where(in_scope, is_alternative.sum(-1), 0)
-    before = np.roll(case.logits, 1, axis=1).astype(float)  # those that predict token t
-    room = ((0, 0), (0, -T % LENGTHS), (0, -V % LENGTHS))
-    arguments = (
-        np.pad(is_alternative, room, constant_values=True) & (np.arange(V + room[2][1]) < V),
-        np.pad(case.input_ids.clip(0), room[:2]),
-        np.pad(in_scope, room[:2]),
-        count,
+            is_alternative[b, t, :V] = continues_title(case, b, t)
+    num_alternatives = np.where(in_scope, is_alternative[:B, :T].sum(-1), 0)
+    logits = np.zeros(shape)
+    logits[:B, 1:T, :V] = case.logits[:, :-1]  # at t those that choose token t
+    tokens = np.zeros(shape[:2], int), np.zeros(shape[:2], bool)
+    tokens[0][:B, :T], tokens[1][:B, :T] = case.input_ids, in_scope
+    (loss, log_probs), gradient = loss_of_titles(
+        logits, is_alternative, tokens, count, case.info["temperature"]
     )
-    scaled = np.pad(before / case.info["temperature"], room)
-    (loss, log_probs), gradient = loss_of_titles(scaled, *arguments)
-    gradient = gradient[:, :T, :V] / case.info["temperature"]
     return {
         "num_alternatives": num_alternatives,
         "predicted": num_alternatives > 1,
-        "token_log_probs": log_probs[:, :T],
+        "token_log_probs": log_probs[:B, :T],
         "num_predicted": np.array(count),
         "loss": loss,
-        "gradients.logits": jnp.roll(gradient, -1, axis=1),
+        "gradients.logits": np.roll(gradient[:B, :T, :V], -1, axis=1),
     }
 
 
@@ -324,10 +324,14 @@ def continues_title(case, b, t):
 
 @jax.jit
 @partial(jax.value_and_grad, has_aux=True)
-def loss_of_titles(logits, is_alternative, tokens, in_scope, count):
-    """((loss, log-probabilities (B, T)), gradient (B, T, V)); logits at t choose the token at t."""
-    log_probs = jax.nn.log_softmax(logits, axis=-1, where=is_alternative)
-    chosen = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+def loss_of_titles(logits, is_alternative, tokens, count, temperature):
+    """((loss, log-probabilities (B, T)), gradient (B, T, V)); logits at t choose the token at t.
+
+    tokens: ids, and whether they are predicted, (B, T) each.
+    """
+    ids, in_scope = tokens
+    log_probs = jax.nn.log_softmax(logits / temperature, axis=-1, where=is_alternative)
+    chosen = jnp.take_along_axis(log_probs, ids[..., None], axis=-1)[..., 0]
     chosen = jnp.where(in_scope, chosen, 0)
     return -chosen.sum() / count, chosen
 
@@ -337,31 +341,37 @@ def loss_of_titles(logits, is_alternative, tokens, in_scope, count):
 
 def run_decoding(case):
     """Logits of the prompts, then of one token a slot and step."""
-    network, S, P = Network(case), len(case.step_ids), case.prompt_ids.shape[1]
-    prompts = {
-        "ids": case.prompt_ids,
-        "segment_ids": case.prompt_segment_ids,
-        "position_ids": case.prompt_position_ids,
-    }
-    tokens = rounded_up(prompts, room=S)
-    segment_ids = tokens["segment_ids"]
+    network = Network(case)
+    (N, P), (S, W) = case.prompt_ids.shape, case.step_ids.shape
+    prompts = inputs_of(case, "prompt_", (rounded_up(N, ROWS), rounded_up(P + S, LENGTHS)))
+    steps = inputs_of(case, "step_", (S, rounded_up(W, ROWS)))
+    all_parents = padded("parents", case.parents, steps["ids"].shape)
+    segment_ids = prompts["segment_ids"]
     cache = network.empty_cache(*segment_ids.shape)
-    logits, cache = network.logits_and_cache(network.weights, tokens, cache, 0)
-    prompt_logits, step_logits = logits[:, :P], []
+    logits, cache = network.logits_and_cache(network.weights, prompts, cache, 0)
+    prompt_logits, step_logits = logits[:N, :P], []
     for t in range(S):
         # in a slot that nobody is in, any row may stand: its segment id says that it is padding
-        parents = np.maximum(case.parents[t], 0)
+        parents = np.maximum(all_parents[t], 0)
         segment_ids = segment_ids[parents]
-        segment_ids[:, P + t] = case.step_segment_ids[t]
+        segment_ids[:, P + t] = steps["segment_ids"][t]
         cache = reordered(cache, parents)
         tokens = {
-            "ids": case.step_ids[t][:, None],
+            "ids": steps["ids"][t][:, None],
             "segment_ids": segment_ids,
-            "position_ids": case.step_position_ids[t][:, None],
+            "position_ids": steps["position_ids"][t][:, None],
         }
         logits, cache = network.logits_and_cache(network.weights, tokens, cache, P + t)
-        step_logits.append(logits[:, 0])
+        step_logits.append(logits[:W, 0])
     return {"prompt_logits": prompt_logits, "step_logits": np.stack(step_logits)}
+
+
+def inputs_of(case, prefix, shape):
+    """Ids, segment ids and position ids of prompts or of steps, padded to a shape."""
+    inputs = {}
+    for kind in ("ids", "segment_ids", "position_ids"):
+        inputs[kind] = padded(kind, case.inputs[prefix + kind], shape)
+    return inputs
 
 
 @jax.jit
