@@ -173,7 +173,7 @@ def in_precision(values, precision):
     if precision != "float32" or np.asarray(values).dtype != np.float64:
         return values
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return np.asarray(values, dtype=np.float32)
 
 
 def is_sharp(comparison):

@@ -16,7 +16,7 @@ from ref.files import write_atomically
 
 ROOT = Path(__file__).parent
 FOLDER = "hatllm-golden"
-PATTERNS = ("README.md", "*.json", "*.svg", "schemas/*.json", "cases/*/*")
+PATTERNS = ("README.md", "*.json", "*.svg", "schemas/*.json", "tokenizers/*", "cases/*/*")
 FORMAT = 2  # of case.json
 OLDEST_IN_ZIP = (1980, 1, 1, 0, 0, 0)
 
