@@ -282,10 +282,10 @@ def rank_by_exact_scores(decoder, prompts, users, options):
     targets = canonical[users.targets]
     scores = scores.astype(np.float32)  # the model's precision: less than that apart is a tie
     for row, history, target in zip(scores, users.histories, targets):
-        rank, auc = rank_target(row, history, target, candidates, options)
-        seen = canonical[history] if options.exclude_seen else []
-        top = best_titles(row, np.setdiff1d(all_titles, seen))
-        rankings.append(Ranking(rank, auc, top))
+        seen = canonical[history]
+        rank, auc = rank_target(row, seen, target, candidates, options)
+        unseen = np.setdiff1d(all_titles, seen if options.exclude_seen else [])
+        rankings.append(Ranking(rank, auc, best_titles(row, unseen)))
     return rankings
 
 

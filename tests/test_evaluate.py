@@ -18,7 +18,7 @@ from ref.report.baselines import Baselines
 from support.broken_models import BROKEN
 from support.commands import ROOT, assert_one_line, changed_copy, trained
 from support.crowded import write_crowded
-from support.data import TITLES, sentencepiece_model, write_interactions, write_llm
+from support.data import TITLES, made_up_rows, sentencepiece_model, write_interactions, write_llm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RANKINGS = {
@@ -473,3 +473,18 @@ def test_a_folder_that_says_nothing_is_said_to_be_a_plain_language_model(
     assert ended.code == 0, ended.err
     assert f"{llm} has no recommender.json" in ended.out
     assert "plain causal attention, layout instruction, softmax full" in ended.out
+
+
+def test_a_seen_title_is_excluded_under_every_name_that_reads_the_same(report_of, tmp_path):
+    titles = {f"i{n}": f"Title {'abcdefghijklmnopqrst'[n]}" for n in range(20)}
+    for n in range(10):  # SentencePiece reads U+2581 as a space
+        titles[f"i{10 + n}"] = titles[f"i{n}"].replace(" ", "\u2581")
+    folder = write_interactions(tmp_path / "data", made_up_rows(), titles)
+    model = trained(folder, tmp_path / "model", "--vocabulary", 280)
+    options = ("--exclude-seen", "--beam-width", 20, "--ranking")
+
+    full = report_of(folder, model, *options, "full")["ranks"][str(model)]
+    beam = report_of(folder, model, *options, "beam")["ranks"][str(model)]
+
+    assert full == beam
+    assert None in full and max(rank for rank in full if rank) > 1
