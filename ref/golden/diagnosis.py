@@ -189,7 +189,7 @@ def size_of(case):
     return sum(tensor.size for tensor in case.tensors.values())
 
 
-def diagnose_stages(comparisons, seconds=SECONDS_FOR_PAIRS):
+def diagnose_stages(comparisons, seconds=None):
     """A Diagnosis of each stage in which a case fails, in the order of the stages.
 
     A case with a model is diagnosed in a later stage only if the stage `model` is right.
@@ -211,10 +211,11 @@ def diagnose_stages(comparisons, seconds=SECONDS_FOR_PAIRS):
     return diagnoses
 
 
-def diagnose(comparisons, seconds=SECONDS_FOR_PAIRS):
+def diagnose(comparisons, seconds=None):
     """The known bugs that explain a list of Comparison of one stage: a Diagnosis.
 
-    `seconds` bounds the time for pairs of bugs. It is empty where all is right.
+    `seconds` bounds the time for pairs of bugs, by default to SECONDS_FOR_PAIRS. The diagnosis is
+    empty where all is right.
     """
     usable = [comparison for comparison in comparisons if comparison.problem is None]
     if not usable or all(comparison.is_right for comparison in usable):
@@ -224,7 +225,7 @@ def diagnose(comparisons, seconds=SECONDS_FOR_PAIRS):
     if not suspects.failing:
         diagnosis.remarks.append(pattern.only_intermediates(usable))
         return diagnosis
-    find_bugs(suspects, diagnosis, seconds)
+    find_bugs(suspects, diagnosis, SECONDS_FOR_PAIRS if seconds is None else seconds)
     if not diagnosis.equal and not diagnosis.pairs:
         diagnosis.remarks += pattern.rounding(suspects.comparisons)
     diagnosis.remarks += pattern.of_failing(suspects.failing, suspects.passing)

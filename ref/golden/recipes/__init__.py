@@ -12,9 +12,11 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from ref.files import read_json
-from ref.golden.diagnosis import DETECTED, detected_bugs, detection_matrix
+from ref.golden import case as cases
+from ref.golden.diagnosis import detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
 from ref.golden.recipes import decoding, loss, metrics, model, prompts, search
+from ref.golden.stages import all_bugs
 
 ROOT = Path(__file__).parent.parent
 ROUNDING = 1e-12  # of the largest number of a tensor
@@ -30,42 +32,53 @@ BUILDERS = {
 
 
 def write(root=ROOT, stages=None):
-    """Write the cases of some stages anew; returns how many bytes all cases are then.
+    """Write the cases of some stages anew, or of all, and the two lists, index.json and bugs.json.
 
-    With all stages (None) index.json and bugs.json are written, too.
+    Returns how many bytes all cases are then.
     """
-    cases = []
+    built = []
     for stage in stages or BUILDERS:
-        cases += BUILDERS[stage].build_all()
-    matrix = detection_matrix(cases)
-    folder = Path(root) / "cases"
-    for case in cases:
+        built += BUILDERS[stage].build_all()
+    matrix = detection_matrix(built)
+    for case in built:
         case.info["catches"] = detected_bugs(matrix, case.name)
-        case.info["only_here"] = [
-            bug for bug in case.info["catches"] if num_detecting(matrix[bug]) == 1
-        ]
+    folder = Path(root) / "cases"
+    for case in built:
+        case.info["only_here"] = bugs_caught_alone(case, built)
         write_case(case, folder / case.name)
-    if stages is None:
-        write_list(Path(root) / "index.json", [entry_of_index(case) for case in cases])
-        write_list(Path(root) / "bugs.json", [entry_of_bug(bug, matrix) for bug in matrix])
+    write_lists(root, [case.name for case in built])
     return sum(path.stat().st_size for path in folder.rglob("*.*"))
 
 
+def write_lists(root, names_in_order):
+    """Write index.json and bugs.json from the files of the cases, also of those not written now.
+
+    Within a stage `names_in_order` come first, then those that the index has already.
+    """
+    names = list(dict.fromkeys([*names_in_order, *names_in_index(root)]))
+    stages = list(BUILDERS)
+    infos = [info for info in cases.infos(Path(root) / "cases") if info["name"] in names]
+    infos.sort(key=lambda info: (stages.index(info["stage"]), names.index(info["name"])))
+    write_list(Path(root) / "index.json", [entry_of_index(info, root) for info in infos])
+    write_list(Path(root) / "bugs.json", [entry_of_bug(bug, infos) for bug in all_bugs()])
+
+
 def names_in_index(root=ROOT):
-    """The names of the cases in the order in which to take them."""
-    return [entry["name"] for entry in read_json(Path(root) / "index.json", list)]
+    """The names of the cases in the order in which to take them; none where there is no index."""
+    path = Path(root) / "index.json"
+    return [entry["name"] for entry in read_json(path, list)] if path.is_file() else []
 
 
-def entry_of_index(case):
+def entry_of_index(info, root):
     """What index.json says of a case: enough to choose which to take next."""
     fields = ("name", "stage", "what", "needs")
-    num_bytes = sum(tensor.nbytes for tensor in case.tensors.values())
-    return {field: case.info[field] for field in fields} | {"bytes": num_bytes}
+    tensors = Path(root) / "cases" / info["name"] / "tensors.safetensors"
+    return {field: info[field] for field in fields} | {"bytes": tensors.stat().st_size}
 
 
-def entry_of_bug(bug, matrix):
+def entry_of_bug(bug, infos):
     """What bugs.json says of a bug: its description, and the cases that show it."""
-    shown_by = [name for name, size in matrix[bug].items() if size >= DETECTED]
+    shown_by = [info["name"] for info in infos if bug in info["catches"]]
     return descriptions()[bug] | {"shown_by": shown_by}
 
 
@@ -75,9 +88,11 @@ def write_list(path, entries):
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
 
-def num_detecting(sizes):
-    """In how many cases a bug shows; sizes: name of case -> deviation in tolerances."""
-    return sum(size >= DETECTED for size in sizes.values())
+def bugs_caught_alone(case, built):
+    """The bugs that a case catches, and no other case of its stage."""
+    others = [other for other in built if other.stage == case.stage and other is not case]
+    caught_by_others = {bug for other in others for bug in other.info["catches"]}
+    return [bug for bug in case.info["catches"] if bug not in caught_by_others]
 
 
 def write_case(case, folder):
