@@ -15,10 +15,10 @@ from ref.training import processes, state
 USAGE = """Train a HatLLM recommender.
 
     python train.py                      the embedded MovieLens and 4 layers, into runs/movielens
-    python train.py --data FOLDER        your own interactions (README, "Your own data")
+    python train.py --data FOLDER        your own interactions (ref/data/README.md)
     python train.py --weights FOLDER     start from a Hugging Face Llama folder
     python train.py --resume FOLDER      go on with a training that was stopped or killed
-    torchrun --nproc-per-node=N train.py ...    the same in N processes (README, "Many processes")
+    torchrun --nproc-per-node=N train.py ...    the same in N processes (ref/training/README.md)
 """
 
 
