@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ref import cli, recommender
 from ref.checkpoints import adapters
@@ -104,6 +103,7 @@ def add_report_options(add):
     add("--seed", type=int, default=0, help=f"of negatives and bootstrap {default}")
     add("--dtype", choices=cli.DTYPES, default="float32")
     add("--device", default="cpu", help=f"cpu, cuda, mps {default}")
+    add("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()})")
     add("--json", metavar="FILE", help="write the report, ranks of every target included")
     add("--attention", action="store_true", help=attention_help)
     add("--svg", metavar="FILE", help="draw what --attention measures")
@@ -111,7 +111,9 @@ def add_report_options(add):
 
 def check_options(options):
     """Raise ValueError naming an option that makes no sense."""
-    smallest = dict(test_items=1, beam_width=1, negatives=1, limit=1, batch_size=1, show=0, seed=0)
+    smallest = dict(
+        test_items=1, beam_width=1, negatives=1, limit=1, batch_size=1, threads=1, show=0, seed=0
+    )
     for name, least in smallest.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -125,6 +127,7 @@ def main():
     """Rank, compare, print; raises ValueError or FileNotFoundError for what cannot be used."""
     options = parse_options()
     check_options(options)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     with processes.joined(options.device):
         folders = model_folders(options)
         settings = [settings_from(options, folder) for folder in folders]
@@ -230,8 +233,11 @@ def rank_in_batches(folder, decoder, objective, users, options):
         size = 1  # each user has candidates of its own
     begins = range(0, len(users), size)
     batches = {}
-    for begin in progress(begins[processes.RANK :: processes.WORLD], folder, "batch"):
-        batches[begin] = rank_batch(decoder, objective, users[begin : begin + size], options)
+    with cli.progress_bar(len(users), folder, "target", processes.is_first()) as bar:
+        for begin in begins[processes.RANK :: processes.WORLD]:
+            part = users[begin : begin + size]
+            batches[begin] = rank_batch(decoder, objective, part, options)
+            bar.update(min(processes.WORLD * len(part), bar.total - bar.n))
     for others in processes.gather(batches):
         batches |= others
     return [batches[begin] for begin in begins]
@@ -305,12 +311,6 @@ def target_nll(model, objective, windows, device):
     return -np.bincount(batch.rows.cpu().numpy(), log_probs, minlength=len(windows))
 
 
-def progress(sequence, folder, unit="it"):
-    """The sequence with a progress bar: in the first process, where there is a terminal."""
-    is_hidden = None if processes.is_first() else True  # None: where there is no terminal
-    return tqdm(sequence, desc=str(folder), disable=is_hidden, unit=unit)
-
-
 def report(data, users, results, softmaxes, options):
     """Print the tables and some users; write what --json asks for."""
     lengths = np.array([len(history) for history in users.histories])
@@ -365,7 +365,15 @@ def measure_attention(folder, data, users, options):
         titles = [data.titles[title] for title in history]
         prompts.append(encoder.encode(titles, data.titles[target]))
     say_dropped(folder, encoder, sum(prompt.dropped for prompt in prompts))
-    return attention.measure(model, progress(prompts, folder))
+    return attention.measure(model, with_progress(prompts, folder))
+
+
+def with_progress(prompts, folder):
+    """Yield the prompts, and show how many are done."""
+    with cli.progress_bar(len(prompts), folder, "prompt", processes.is_first()) as bar:
+        for prompt in prompts:
+            yield prompt
+            bar.update()
 
 
 def say_dropped(name, encoder, dropped):

@@ -237,7 +237,7 @@ def train_epochs(run, progress):
     """The training loop. After every epoch `progress` and the files in --out are up to date."""
     options, optimizer, tally = run.options, run.optimizer, Tally(progress.dropped)
     step, total = progress.step, progress.total or options.max_steps
-    with tqdm(disable=None if processes.is_first() else True, unit="step", initial=step) as bar:
+    with cli.progress_bar(total, options.out, "step", processes.is_first(), step) as bar:
         for epoch in itertools.count(progress.epoch + 1):
             if total is not None and step >= total:
                 return

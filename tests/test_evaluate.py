@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import evaluate
-from ref import recommender
+from ref import cli, recommender
 from ref.data import dataset
 from ref.report import users as report_users
 from ref.report.baselines import Baselines
@@ -488,3 +488,26 @@ def test_a_seen_title_is_excluded_under_every_name_that_reads_the_same(report_of
 
     assert full == beam
     assert None in full and max(rank for rank in full if rank) > 1
+
+
+def test_without_a_terminal_progress_is_a_line_that_says_how_long_it_takes(capfd):
+    with cli.progress_bar(8, "work", "target") as bar:
+        bar.delay = 0
+        bar.update(2)
+        bar.refresh()
+    line = capfd.readouterr().err.splitlines()[0]
+    assert line.startswith("work: 2 of 8 targets in 00:00, ")
+    assert line.endswith(" left")
+
+
+def test_work_of_less_than_half_a_minute_shows_no_line(capfd):
+    with cli.progress_bar(2, "work", "target") as bar:
+        bar.update(2)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_number_of_threads_is_what_is_asked_for(run, tiny_model, made_up_data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    run(evaluate, "--data", made_up_data, "--weights", tiny_model, "--limit", 1, "--threads", 7)
+    assert asked[0] == 7
