@@ -35,7 +35,6 @@ class Case:
         self.stage = info["stage"]
         self.config = info.get("config")
         self.rows = info.get("rows")
-        self.decode = info.get("decode")
         self.scheme = SimpleNamespace(**info["scheme"]) if "scheme" in info else None
         self.weights = {}
         for name, tensor in tensors.items():

@@ -17,7 +17,9 @@ warnings.filterwarnings("ignore", message="flex_attention called without torch.c
 
 
 def run(case):
-    """Logits of a golden case."""
+    """Logits of a golden case of the stage `model`."""
+    if case.stage != "model":
+        raise NotImplementedError("only the stage model")
     B, T = case.segment_ids.shape
     masks = {}
     for kind, function in mask_functions(torch.tensor(case.segment_ids), case.scheme).items():

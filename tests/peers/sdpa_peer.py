@@ -12,7 +12,9 @@ from ref.masks import MaskScheme, build_masks
 
 
 def run(case):
-    """Logits and loss of a golden case."""
+    """Logits and loss of a golden case of the stage `model`."""
+    if case.stage != "model":
+        raise NotImplementedError("only the stage model")
     scheme = MaskScheme(**case.info["scheme"])
     masks = build_masks(torch.tensor(case.segment_ids), scheme)  # bool (B, T, T) of each kind
     kinds = scheme.kinds(case.config["num_hidden_layers"])
