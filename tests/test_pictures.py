@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import evaluate
+from ref.masks import MaskScheme
 from ref.report import draw_masks
 from ref.report.svg import Svg
 
@@ -88,6 +89,55 @@ def test_the_committed_attention_is_what_the_command_draws(drawn):
             assert float(element.get(name)) == pytest.approx(float(other.get(name)), abs=0.11)
 
 
+def numbers(element, *names):
+    return [float(element.get(name)) for name in names]
+
+
+def test_a_framed_row_is_the_one_that_the_target_is_predicted_from(drawn):
+    root = ElementTree.fromstring(drawn(draw_masks.main))
+    frames = [rect for rect in root.iter(NAMESPACE + "rect") if rect.get("fill") == "none"]
+    labels = [text for text in root.iter(NAMESPACE + "text") if text.text == "Next:"]
+    (base_line,) = {float(label.get("y")) for label in labels if label.get("text-anchor") == "end"}
+    assert len(frames) == 3 + 1  # one a kind, and one of the legend
+    for frame in frames[:3]:
+        y, height = numbers(frame, "y", "height")
+        assert y < base_line < y + height < y + 20
+
+
+@pytest.mark.parametrize(
+    "kinds, layers",
+    [
+        (["IN", "OR", "OR", "CR"], {"IN": "layer 0", "OR": "layers 1–2", "CR": "layer 3"}),
+        (["OR"] * 3, {"OR": "layers 0–2"}),
+        (["IN", "IN", "CR"], {"IN": "layers 0–1", "CR": "layer 2"}),
+    ],
+)
+def test_layers_are_numbered_from_0_and_only_the_kinds_of_the_model_are_drawn(kinds, layers):
+    prompt = draw_masks.masked_prompt(["a", "b"], [1, 2], 1, MaskScheme(), kinds)
+    assert (prompt.layers, list(prompt.masks)) == (layers, list(layers))
+
+
+@pytest.mark.parametrize("target, name", [("item", "target"), ("text", "item 2")])
+def test_the_last_segment_is_named_target_if_the_target_has_one(target, name):
+    scheme = MaskScheme(target=target)
+    prompt = draw_masks.masked_prompt(["a", "b", "c"], [0, 1, 2], 2, scheme)
+    assert [prompt.name(segment) for segment in (-1, 0, 1, 2)] == [
+        "padding",
+        "text",
+        "item 1",
+        name,
+    ]
+
+
+@pytest.mark.parametrize("num_tokens, columns", [(13, 3), (28, 2), (50, 1), (200, 1)])
+def test_panels_stand_side_by_side_only_where_letters_stay_legible(num_tokens, columns):
+    prompt = draw_masks.masked_prompt(["·Paradiso"] * num_tokens, [1] * num_tokens, 1, MaskScheme())
+    grid = draw_masks.grid_for(prompt)
+    assert grid.columns == columns
+    assert grid.cell >= 12  # the letters are 11 high
+    assert grid.width * columns <= 920 or num_tokens == 200
+
+
 def test_titles_without_a_model_are_refused(drawn):
     with pytest.raises(ValueError, match="titles and --weights go together"):
         drawn(draw_masks.main, "Willow (1988)")
@@ -99,4 +149,5 @@ def test_the_terminal_shows_the_masks_row_by_row(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:20].strip(): line[20:] for line in lines[3:16]}
     assert lines[0] == "IN · shallow layers: no look into another item"
+    assert [line.split()[1] for line in lines if line.startswith("→")] == ["Next:"] * 3 + ["the"]
     assert rows["Heat  item 2"] == "█  ·  ·  ·  █  ·  ·  ·  ·  ·  ·  ·  ·"
