@@ -1,7 +1,11 @@
 """The fixtures of the tests; plain functions and tables are in tests/support."""
 
 import json
+import os
 from dataclasses import replace
+
+# Two processes run the tests; more threads than cores would make each of them slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -16,6 +20,14 @@ from support import commands
 from support.catalogue import TITLES
 from support.data import made_up_rows, presplit_rows, write_interactions, write_presplit
 from support.models import config_of, let_float32_mean_float64, random_model
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of a file run in one process, so that what they share is made once."""
+    for item in items:
+        file = item.path.name
+        shares_outputs = file in ("test_golden.py", "test_golden_words.py")
+        item.add_marker(pytest.mark.xdist_group("known bugs" if shares_outputs else file))
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from ref.golden import case as cases
-from ref.golden import diagnosis
 from ref.golden.definitions import search as definition
 from ref.golden.recipes.model import truncated_to_bfloat16
-from ref.golden.stages.search import STAGE, arguments, compute
+from ref.golden.stages.search import arguments, compute
 from ref.masks import MaskScheme
 from ref.prompt import Prompt
 from ref.search.beam import beam_search
@@ -28,8 +27,6 @@ from support.golden import torch_model
 
 NAMES = [name for name in cases.names() if cases.load(name).stage == "search"]
 WITH_TABLE = [name for name in NAMES if cases.load(name).config is None]
-LISTS = ("beam_titles", "beam_scores")
-ONLY_IN_LOG_PROBS = {"search-excluded-without-log-prob"}
 
 
 class TableDecoder(Decoder):
@@ -223,44 +220,3 @@ def test_the_best_title_behind_an_unlikely_token_is_not_in_the_list():
 def test_numbers_of_titles_and_tokens_leave_eight_bits():
     assert cases.load("search-306-titles").outputs["beam_titles"].max() > 255
     assert cases.load("search-tokens-beyond-255").titles.max() > 255
-
-
-@pytest.fixture(scope="module")
-def outputs_of_bugs():
-    """(bug, name of case) -> what the bug computes there."""
-    computed = {}
-    for name in NAMES:
-        case = cases.load(name)
-        for bug in STAGE.plants:
-            computed[bug, name] = diagnosis.outputs_with(bug, case)
-    return computed
-
-
-def largest_difference(outputs, others, output):
-    """Over all cases, relative to the largest expected number; inf where infinities differ."""
-    differences = [0.0]
-    for name in NAMES:
-        values, other = outputs[name][output].astype(float), others[name][output].astype(float)
-        differs = values != other
-        if differs.any():
-            expected = cases.load(name).outputs[output]
-            largest = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
-            differences.append((np.abs(values[differs] - other[differs]) / largest).max())
-    return max(differences)
-
-
-def test_two_bugs_differ_in_the_lists_of_some_case(outputs_of_bugs):
-    bugs = [bug for bug in STAGE.plants if bug not in ONLY_IN_LOG_PROBS]
-    by_case = {bug: {name: outputs_of_bugs[bug, name] for name in NAMES} for bug in bugs}
-    for number, bug in enumerate(bugs):
-        for other in bugs[:number]:
-            pair = by_case[bug], by_case[other]
-            assert max(largest_difference(*pair, output) for output in LISTS) > 1e-3, (bug, other)
-
-
-@pytest.mark.parametrize("bug", STAGE.plants)
-def test_a_bug_shows_with_a_hundred_times_the_float32_tolerance(bug, outputs_of_bugs):
-    planted = {name: outputs_of_bugs[bug, name] for name in NAMES}
-    right = {name: cases.load(name).outputs for name in NAMES}
-    outputs = STAGE.decisive if bug in ONLY_IN_LOG_PROBS else LISTS
-    assert max(largest_difference(planted, right, output) for output in outputs) > 1e-3
