@@ -7,7 +7,6 @@ the loss "titles" and the softmax "catalogue" (ref/loss.py).
 """
 
 import argparse
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -226,24 +225,26 @@ def make_optimizer(parameters, options):
 
 
 def learning_rate(step, total, options):
-    """Linear warm-up to the peak, then a cosine down to a hundredth of it."""
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    progress = (step - options.warmup) / max(total - options.warmup, 1)
+    """Linear warm-up to the peak, then a cosine down to a hundredth of it.
+
+    The peak is reached in every training: a warm-up that is longer than `total` is shortened.
+    """
+    warmup = min(options.warmup, total)
+    if step < warmup:
+        return options.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(total - warmup, 1)
     return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def train_epochs(run, progress):
     """The training loop. After every epoch `progress` and the files in --out are up to date."""
     options, optimizer, tally = run.options, run.optimizer, Tally(progress.dropped)
-    step, total = progress.step, progress.total or options.max_steps
+    step, epoch, total = progress.step, progress.epoch, progress.total or planned_steps(run)
+    say_if_warmup_is_shortened(options.warmup, total)
     with cli.progress_bar(total, options.out, "step", processes.is_first(), step) as bar:
-        for epoch in itertools.count(progress.epoch + 1):
-            if total is not None and step >= total:
-                return
-            epoch_batches = shuffled_batches(run, epoch)
-            bar.total = total = total or options.epochs * len(epoch_batches)
-            for windows in epoch_batches[: total - step]:
+        while step < total:
+            epoch += 1
+            for windows in shuffled_batches(run, epoch)[: total - step]:
                 shares, num_predicted = shares_of_step(
                     items_of(windows, run.data), run.objective, options.accumulate, options.device
                 )
@@ -267,6 +268,18 @@ def train_epochs(run, progress):
             progress.last = record
             state.write_state(options.out, run.model, optimizer, progress)
             state.add_to_log(options.out, record)
+
+
+def planned_steps(run):
+    """How many steps the training takes: --max-steps, or --epochs times those of the first one."""
+    return run.options.max_steps or run.options.epochs * len(shuffled_batches(run, epoch=1))
+
+
+def say_if_warmup_is_shortened(warmup, total):
+    if warmup > total:
+        processes.say(
+            f"--warmup {warmup} is longer than the {total} steps of this training: {total} are used"
+        )
 
 
 def shuffled_batches(run, epoch):

@@ -243,6 +243,25 @@ def test_five_steps_are_those_of_adamw_written_out(prepared):
         torch.testing.assert_close(p.detach(), adamw.parameters[name], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("warmup, total", [(100, 12), (12, 12), (3, 12), (0, 12), (100, 1)])
+def test_the_learning_rate_reaches_its_peak_once(warmup, total):
+    options = train.parse_options(["--lr", "0.5", "--warmup", str(warmup)])
+    rates = [train.learning_rate(step, total, options) for step in range(total)]
+    last_of_warmup = min(warmup, total) - 1
+    for step in range(last_of_warmup):
+        assert rates[step] == pytest.approx(0.5 * (step + 1) / min(warmup, total))
+    assert max(rates) == rates[max(last_of_warmup, 0)] == 0.5
+
+
+def test_a_warm_up_longer_than_the_training_is_said_to_be_shortened(tmp_path, run, made_up_data):
+    options = ("--data", made_up_data, *TINY, "--max-steps", 3, "--warmup")
+    longer = run(train, *options, 4, "--out", tmp_path / "a")
+    as_long = run(train, *options, 3, "--out", tmp_path / "b")
+    assert "--warmup 4 is longer than the 3 steps of this training: 3 are used" in longer.out
+    assert "--warmup" not in as_long.out
+    assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
+
+
 def test_validation_can_be_limited_to_the_first_users(tmp_path, made_up_data, prepared):
     out = trained(made_up_data, tmp_path / "m", "--valid-limit", 3)
     _, epochs = read_log(out)

@@ -121,7 +121,12 @@ def add_step_options(add):
         help="parts that a step is computed in, to save memory (default: %(default)s)",
     )
     add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
-    add("--warmup", type=int, default=100, help="steps until the peak (default: %(default)s)")
+    add(
+        "--warmup",
+        type=int,
+        default=100,
+        help="steps until the peak, at most all (default: %(default)s)",
+    )
     add("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
     add("--dropout", type=float, help="(default: 0.2, or 0 with --weights)")
     add(
