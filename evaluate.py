@@ -41,7 +41,7 @@ from ref.report.ranking import (
     summarize,
     summary_values,
 )
-from ref.report.tables import attention_table, heading, summary_text, user_text
+from ref.report.tables import attention_table, heading, summary_text, user_text, wrapped
 from ref.report.users import size_text, test_users
 from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
@@ -104,6 +104,7 @@ def add_report_options(add):
     add("--dtype", choices=cli.DTYPES, default="float32")
     add("--device", default="cpu", help=f"cpu, cuda, mps {default}")
     add("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()})")
+    add("--wide", action="store_true", help="print all metrics, in tables of more than 80 columns")
     add("--json", metavar="FILE", help="write the report, ranks of every target included")
     add("--attention", action="store_true", help=attention_help)
     add("--svg", metavar="FILE", help="draw what --attention measures")
@@ -317,7 +318,7 @@ def report(data, users, results, softmaxes, options):
     counts = data.training_counts()[users.targets]
     summary = summarize(results, users.user_ids, slices(lengths, counts), options.seed)
     print("", *heading(data, users, softmaxes, options), "", sep="\n")
-    print(summary_text(summary))
+    print(summary_text(summary, options.wide))
     if options.json:
         values = description(data, users, options) | {"titles": len(data.titles)}
         write_json(options.json, values | summary_values(summary, results))
@@ -342,12 +343,13 @@ def report_attention(folders, data, users, options):
     models = {folder: measure_attention(folder, data, users, options) for folder in folders}
     if not processes.is_first():
         return
-    print(
-        f"\n{data.source}: attention over the prompts and targets of "
-        f"{size_text(users.user_ids, 'test users')}; means over heads\n"
+    heading_line = (
+        f"{data.source}: attention over the prompts and targets of "
+        f"{size_text(users.user_ids, 'test users')}; means over heads"
     )
+    print("", *wrapped(heading_line), "", sep="\n")
     for name, measured in models.items():
-        print(attention_table(name, measured))
+        print(attention_table(name, measured, options.wide))
     if options.json:
         values = description(data, users, options)
         write_json(options.json, values | attention.values_of(models))

@@ -1,4 +1,6 @@
-"""What evaluate.py prints: lines for a terminal."""
+"""What evaluate.py prints: lines for a terminal, of at most 80 columns unless they are wide."""
+
+import textwrap
 
 import numpy as np
 
@@ -6,30 +8,41 @@ from ref.report.attention import KEYS, QUERIES, Attention
 from ref.report.ranking import Summary
 from ref.report.users import size_text
 
-COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1 is HR@1
-SLICE_COLUMNS = ("HR@10", "NDCG@10", "NLL")
+COLUMNS = ("HR@10", "NDCG@10", "NLL")
+WIDE_COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1: HR@1
 
-_METRIC = 19  # width of a column of `table`
+_WIDTH = 80
+_NAME = 25  # width of the names of `table`
+_METRIC = 18  # width of a column of `table`
 _NUMBER = 12  # width of a column of `attention_table`
 
 
 def table(rows, columns):
     """Lines of means, each with a line of 95 % intervals below it.
 
-    rows: {name: {metric: (mean, low, high)}}; columns: the metrics to show, a dash where a row has
-    none.
+    rows: {name: {metric: (mean, low, high)}}; columns: the metrics to show. Those that no row has
+    are left out; where a single row has none, there is a dash.
     """
-    width = max(map(len, rows)) + 1
-    lines = [" " * width + "".join(f"{column:>{_METRIC}}" for column in columns)]
+    columns = [column for column in columns if any(column in values for values in rows.values())]
+    lines = [" " * _NAME + "".join(f"{column:>{_METRIC}}" for column in columns)]
     for name, values in rows.items():
         means, intervals = "", ""
         for column in columns:
             mean, interval = _metric_cells(values.get(column))
             means += f"{mean:>{_METRIC}}"
             intervals += f"{interval:>{_METRIC}}"
-        lines.append(f"{name:<{width}}{means}")
-        lines.append(" " * width + intervals)
+        lines += _named_line(name, means)
+        lines.append((" " * _NAME + intervals).rstrip())
     return "\n".join(lines)
+
+
+def _named_line(name, cells):
+    """A name and cells in a line; a long name, its end at least, stands in a line of its own."""
+    if len(name) < _NAME:
+        return [f"{name:<{_NAME}}{cells}"]
+    if len(name) > _WIDTH:
+        name = "…" + name[1 - _WIDTH :]  # what tells folders apart stands at their end
+    return [name, " " * _NAME + cells]
 
 
 def _metric_cells(value):
@@ -40,8 +53,13 @@ def _metric_cells(value):
     return f"{mean:.4f}", f"[{low:.4f} {high:.4f}]"
 
 
+def percent_text(probability):
+    """A probability in percent, "3.46%"; "<0.01%" for what would be rounded to 0."""
+    return f"{probability:.2%}" if probability >= 0.00005 else "<0.01%"
+
+
 def heading(data, users, softmaxes, options):
-    """Lines that say what the tables show.
+    """Lines that say what the tables show, wrapped.
 
     softmaxes: over what the models normalize, "full" or "catalogue", each once.
     """
@@ -60,18 +78,29 @@ def heading(data, users, softmaxes, options):
     nll = f"NLL: nats a target title, normalized over the {' and the '.join(softmaxes)}"
     if len(softmaxes) > 1:
         nll += "; do not compare them"
-    return [*lines, nll]
+    return [part for line in [*lines, nll] for part in wrapped(line)]
 
 
-def summary_text(summary: Summary) -> str:
-    """The tables of a ranking: all targets, differences, slices."""
-    differences = table(summary.differences, COLUMNS)
-    blocks = [
-        table(summary.overall, COLUMNS),
-        f"differences to the first, user by user\n{differences}",
-    ]
+def wrapped(line):
+    """A line as lines of at most 80 columns; the name of a file is never broken."""
+    return textwrap.wrap(
+        line, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def summary_text(summary: Summary, is_wide=False) -> str:
+    """The tables of a ranking: all targets, differences, slices; is_wide: with all metrics."""
+    columns = WIDE_COLUMNS if is_wide else COLUMNS
+    blocks = [table(summary.overall, columns)]
+    if summary.differences:
+        first = next(iter(summary.overall))
+        differences = {
+            name.removesuffix(f" - {first}"): values for name, values in summary.differences.items()
+        }
+        heading = "\n".join(wrapped(f"differences to {first}, user by user"))
+        blocks.append(f"{heading}\n{table(differences, columns)}")
     for name, rows in summary.slices.items():
-        blocks.append(f"{name}\n{table(rows, SLICE_COLUMNS)}")
+        blocks.append(f"{name}\n{table(rows, COLUMNS)}")
     return "\n\n".join(blocks)
 
 
@@ -94,38 +123,40 @@ def _recommended_lines(model, number, titles):
     lines = []
     for place, (title, log_prob) in enumerate(model.rankings[number].top, start=1):
         mark = "  <- the true one" if title == model.targets[number] else ""
-        lines.append(f"    {place}. {np.exp(log_prob):7.2%}  {titles[title]}{mark}")
+        lines.append(f"    {place}. {percent_text(np.exp(log_prob)):>7}  {titles[title]}{mark}")
     return lines
 
 
-def attention_table(name, attention: Attention):
-    """Lines of share, per pair and skew under the name of a model; means over heads.
+def attention_table(name, attention: Attention, is_wide=False):
+    """Lines of share and skew under the name of a model; means over heads.
 
-    A block for each of QUERIES, in it a row a layer.
+    A block for each of QUERIES, in it a row a layer. is_wide: per pair, too.
     """
     lines = [name]
     for query in range(len(QUERIES)):
         lines.append("")
-        lines += _query_lines(attention, query)
+        lines += _query_lines(attention, query, is_wide)
     return "\n".join(lines) + "\n"
 
 
-def _query_lines(attention, query):
+def _query_lines(attention, query, is_wide):
     gap = " " * (len(KEYS) - 1) * _NUMBER
-    queries = f"from {attention.sizes[query]} {QUERIES[query]}"
     keys = "".join(f"{key:>{_NUMBER}}" for key in KEYS)
+    per_pair_heading = f"{'per allowed pair':>18}{gap}" if is_wide else ""
     lines = [
-        f"  {queries:<32}{'share':>12}{gap}{'per allowed pair':>18}{gap}{'skew':>12}",
-        f"  {'layer':<26}{keys}      {keys}",
+        f"  from {attention.sizes[query]} {QUERIES[query]}",
+        f"{'share':>30}{gap}{per_pair_heading}{'skew':>{_NUMBER}}",
+        f"  {'layer':<16}{keys}" + (f"      {keys}" if is_wide else ""),
     ]
     share = attention.share.mean(1)[:, query]  # (L, 4)
     per_pair = attention.per_pair.mean(1)[:, query]  # (L, 4)
     skew = attention.skew[:, query]  # (L,)
     for layer, kind in enumerate(attention.kinds):
-        shares = "".join(_number_cell(value, digits=4) for value in share[layer])
-        pairs = "".join(_number_cell(value, digits=4) for value in per_pair[layer])
-        skews = _number_cell(skew[layer], digits=2)
-        lines.append(f"  {layer:>3} {kind:<22}{shares}      {pairs}{skews}")
+        cells = "".join(_number_cell(value, digits=4) for value in share[layer])
+        if is_wide:
+            cells += " " * 6
+            cells += "".join(_number_cell(value, digits=4) for value in per_pair[layer])
+        lines.append(f"  {layer:>3} {kind:<12}{cells}{_number_cell(skew[layer], digits=2)}")
     return lines
 
 
