@@ -345,7 +345,10 @@ def train(options):
     Raises ValueError for data or models that cannot be used.
     """
     if options.resume and state.finished(options.out):
-        processes.say(f"{options.out}: this training is finished")
+        processes.say(
+            f"{options.out}: this training is finished; to train its model further: "
+            f"--weights {options.out} --out OTHER"
+        )
         return 0
     if not options.resume:
         refuse_a_folder_with_a_model(options.out)

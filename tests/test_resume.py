@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import train
 
@@ -229,12 +231,31 @@ def test_other_options_are_refused_beside_resume(killed):
     assert "drop --lr" in result.stderr
 
 
-def test_a_finished_training_stays_as_it_is(never_killed, tmp_path):
-    shutil.copytree(never_killed, tmp_path / "m")
-    result = python("train.py", "--resume", tmp_path / "m")
+def test_a_finished_training_stays_as_it_is_and_says_how_its_model_is_trained_further(
+    never_killed, tmp_path
+):
+    finished = Path(shutil.copytree(never_killed, tmp_path / "m"))
+    result = python("train.py", "--resume", finished)
     assert result.returncode == 0
     assert "this training is finished" in result.stdout
-    assert result_of(tmp_path / "m") == result_of(never_killed)
+    assert f"--weights {finished} --out OTHER" in result.stdout
+    assert result_of(finished) == result_of(never_killed)
+
+
+def test_more_epochs_of_a_training_are_refused_with_what_to_do_instead(never_killed):
+    with pytest.raises(ValueError, match=f"drop --epochs, .*--weights {never_killed} --out OTHER"):
+        train.parse_options(["--resume", str(never_killed), "--epochs", "20"])
+
+
+def test_the_model_of_a_finished_training_is_trained_further_as_said(
+    folder, never_killed, tmp_path
+):
+    options = (*TINY, "--weights", never_killed, "--out", tmp_path / "m")
+    result = python("train.py", "--data", folder, *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    before, after = (load_file(f / "model.safetensors") for f in (never_killed, tmp_path / "m"))
+    assert before.keys() == after.keys()
+    assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"options": {}}', '{"options": 3, "data": 4}'])

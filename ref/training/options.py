@@ -222,7 +222,8 @@ def resumed_options(given, parser):
         if name not in ("resume", "threads") and value != parser.get_default(name):
             raise ValueError(
                 f"--resume takes all options but --threads from {given.resume}; "
-                f"drop --{name.replace('_', '-')}"
+                f"drop --{name.replace('_', '-')}, or train the model of that folder further with "
+                f"options of your choice: --weights {given.resume} --out OTHER"
             )
     source = f"{Path(given.resume) / 'log.jsonl'}, line 1"
     description = state.read_description(given.resume)
