@@ -242,7 +242,7 @@ def train_epochs(run, progress):
     step, epoch, total = progress.step, progress.epoch, progress.total or planned_steps(run)
     say_if_warmup_is_shortened(options.warmup, total)
     with cli.progress_bar(total, options.out, "step", processes.is_first(), step) as bar:
-        while step < total:
+        while step < total and progress.waited < options.patience:
             epoch += 1
             for windows in shuffled_batches(run, epoch)[: total - step]:
                 shares, num_predicted = shares_of_step(

@@ -18,7 +18,7 @@ import train
 from support.data import TINY, made_up_rows, write_interactions
 
 ROOT = Path(train.__file__).parent
-LONG = (*TINY, "--max-steps", "24", "--dropout", "0.3", "--seed", "3")
+LONG = (*TINY, *"--max-steps 24 --patience 24 --dropout 0.3 --seed 3".split())
 # Runs train.py, but is killed by SIGKILL when a file is written for the Nth time: before it is
 # renamed (the new file complete or cut in half), or just after.
 DYING = """
@@ -240,6 +240,24 @@ def test_a_finished_training_stays_as_it_is_and_says_how_its_model_is_trained_fu
     assert "this training is finished" in result.stdout
     assert f"--weights {finished} --out OTHER" in result.stdout
     assert result_of(finished) == result_of(never_killed)
+
+
+def test_a_training_that_stopped_early_is_finished(folder, tmp_path):
+    """An epoch at a rate that changes no weight is never better than the first one."""
+    out = tmp_path / "m"
+    options = (*TINY, *"--max-steps 100 --patience 2 --lr 1e-30".split())
+    ended = python("train.py", "--data", folder, "--out", out, *options)
+    assert ended.returncode == 0 and len(result_of(out)[1]) == 3
+    assert "this training is finished" in python("train.py", "--resume", out).stdout
+
+
+def test_patience_is_counted_on_after_a_kill(folder, tmp_path):
+    options = (*TINY, *"--max-steps 100 --patience 3 --lr 1e-30".split())
+    whole, out = tmp_path / "whole", tmp_path / "m"
+    assert python("train.py", "--data", folder, "--out", whole, *options).returncode == 0
+    assert kill_at(11, "half", "--data", folder, "--out", out, *options)
+    assert 1 < len((out / "log.jsonl").read_text().splitlines()) < 5
+    assert_ends_as(whole, out)
 
 
 def test_more_epochs_of_a_training_are_refused_with_what_to_do_instead(never_killed):

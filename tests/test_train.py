@@ -125,7 +125,7 @@ def test_the_first_line_of_the_log_is_enough_to_train_again(tmp_path, made_up_da
 def forty_steps(tmp_path, made_up_data, run):
     """(out, what was printed) of a training that overfits."""
     out = tmp_path / "out"
-    options = "--max-steps 40 --lr 0.1 --dropout 0".split()
+    options = "--max-steps 40 --patience 40 --lr 0.1 --dropout 0".split()
     code, printed, _ = run(train, "--data", made_up_data, "--out", out, *TINY, *options)
     assert code == 0
     return out, printed
@@ -154,6 +154,46 @@ def test_the_model_of_the_best_epoch_is_kept(forty_steps, made_up_data):
     windows = batches.items_of(data.valid, data)
     nats = [target_loss(model, objective, [window]) for window in windows]
     assert np.mean(nats) == pytest.approx(best["valid"], abs=1e-4)
+
+
+def validations(monkeypatch, losses):
+    """What train.py measures after its epochs from now on, one after the other."""
+    remaining = iter(losses)
+    monkeypatch.setattr(train, "validate", lambda run: next(remaining))
+
+
+def test_a_training_ends_after_patience_epochs_without_a_better_validation(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    validations(monkeypatch, [5.0, 4.0, 4.5, 3.0, 3.0, 2.9, 3.1, 3.2])
+    out, options = tmp_path / "out", (*TINY, "--max-steps", 1000, "--patience", 2)
+    ended = run(train, "--data", made_up_data, "--out", out, *options)
+    _, epochs = read_log(out)
+    assert (ended.code, ended.err, len(epochs)) == (0, "", 8)
+    stopped = f"stopped early, after step {epochs[7]['step']} of 1000: 2 epochs without a better"
+    assert stopped in ended.out
+    assert f"best validation: 2.900 nats a title, at step {epochs[5]['step']};" in ended.out
+
+
+def test_a_training_that_needs_no_patience_ends_at_its_last_step(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    validations(monkeypatch, [9.0 - epoch for epoch in range(9)])
+    out, options = tmp_path / "out", (*TINY, "--max-steps", 12, "--patience", 1)
+    ended = run(train, "--data", made_up_data, "--out", out, *options)
+    assert ended.code == 0 and "stopped early" not in ended.out
+    assert read_log(out)[1][-1]["step"] == 12
+
+
+def test_the_default_patience_is_longer_than_any_wait_that_was_worth_it():
+    """In the committed training, which went on for 40 epochs."""
+    _, epochs = read_log(TRAINED_BEFORE)
+    best, waits = epochs[0], []
+    for record in epochs[1:]:
+        if record["valid"] < best["valid"]:
+            waits.append(record["epoch"] - best["epoch"] - 1)
+            best = record
+    assert max(waits) < train.parse_options([]).patience
 
 
 def test_the_training_loss_falls(tmp_path, made_up_data):
@@ -571,7 +611,7 @@ def test_ctrl_c_before_training_begins_ends_without_a_traceback(
 
 def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, made_up_data):
     out, deadline = tmp_path / "out", time.monotonic() + 60
-    options = (*TINY, "--max-steps", 10**7)
+    options = (*TINY, "--max-steps", 10**7, "--patience", 10**7)
     with in_shell("train.py", "--data", made_up_data, "--out", out, *options) as process:
         while not (out / "model.safetensors").exists() and process.poll() is None:
             assert time.monotonic() < deadline
@@ -607,6 +647,7 @@ WRONG_OPTIONS = (
     ("--test-items 1000", ("interactions.csv", "test_items 1000", "no user has the 1002")),
     ("--history 0", ("history", "0")),
     ("--batch-size 0", ("--batch-size", "0")),
+    ("--patience 0", ("--patience", "0")),
     ("--lr nan", ("--lr", "nan")),
     ("--lr 1e30", ("--lr",)),
     ("--dropout 1", ("--dropout", "1")),

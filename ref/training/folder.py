@@ -71,6 +71,11 @@ def close_folder(run, progress):
     out = run.options.out
     if processes.is_first():
         state.remove_states(out)
+    if progress.step < progress.total:
+        processes.say(
+            f"stopped early, after step {progress.step} of {progress.total}: "
+            f"{progress.waited} epochs without a better validation (--patience)"
+        )
     best = progress.best
     processes.say(
         f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}"

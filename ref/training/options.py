@@ -113,6 +113,12 @@ def add_step_options(add):
         help="passes over the training windows (default: %(default)s)",
     )
     add("--max-steps", type=int, help="stop after so many steps")
+    add(
+        "--patience",
+        type=int,
+        default=5,
+        help="stop after so many epochs without a better validation (default: %(default)s)",
+    )
     add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
     add(
         "--accumulate",
@@ -276,7 +282,7 @@ def check_types(options, parser):
 
 
 POSITIVE = """
-    epochs max_steps valid_limit batch_size accumulate lr lora_rank lora_alpha clip layers
+    epochs max_steps patience valid_limit batch_size accumulate lr lora_rank lora_alpha clip layers
     hidden_size heads threads
 """.split()
 BELOW = {"warmup": 2**31, "weight_decay": 2**31, "dropout": 1, "lora_dropout": 1, "seed": 2**63}

@@ -41,6 +41,11 @@ class Progress:
         return self.last["of"] if self.last else None
 
     @property
+    def waited(self):
+        """Epochs since the best one."""
+        return self.last["epoch"] - self.best["epoch"] if self.last else 0
+
+    @property
     def dropped(self):
         return self.last["dropped"] if self.last else 0
 
@@ -175,13 +180,17 @@ def refuse_other_data(out, data):
 
 
 def finished(out):
-    """Is the last record of a log that of the last step? It is written when all else is."""
+    """Does a log hold the record of the last epoch? It is written when all else is."""
     path = Path(out) / "log.jsonl"
+    lines = read_text(path).splitlines()
     try:
-        last = parse_json(read_text(path).splitlines()[-1], path)
-    except ValueError:
+        description, *records = [parse_json(line, path) for line in lines]
+        best = min(records, key=lambda record: record["valid"])
+        progress = Progress(records[-1], best)
+        patience = description["options"]["patience"]
+        return progress.step >= progress.total or progress.waited >= patience
+    except (ValueError, KeyError, TypeError):
         return False
-    return "step" in last and last["step"] >= last["of"]
 
 
 def _trained(model):
