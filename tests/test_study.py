@@ -396,6 +396,17 @@ def test_the_picture_has_a_line_for_each_comparison(runs):
     assert len(list(svg.iter(SVG + "circle"))) == 3 * (1 + 5) + (1 + 3) + (1 + 1)
 
 
+def test_rows_that_were_not_planned_are_grey_even_if_they_are_clear(runs):
+    records = [record("validation", [0, 0], seed, [6.0] * 40) for seed in range(5)]
+    records += [record("validation", [1, 1], seed, BETTER_FOR_COMMON) for seed in range(5)]
+    with open(runs, "a") as file:
+        file.writelines(json.dumps(each) + "\n" for each in records)
+    texts = drawn(runs).iter(SVG + "text")
+    colours = [text.get("fill") for text in texts if text.text.startswith("-0.200 [")]
+    assert colours[-1] == "#9aa0a6"
+    assert "#9aa0a6" not in colours[:-1] and len(set(colours[:-1])) == 2  # clear, and three seeds
+
+
 def greatest_tick(svg):
     return max(float(text) for text in texts_of(svg) if re.fullmatch(r"-?[0-9.]+", text))
 
@@ -425,8 +436,39 @@ def test_curves_are_differences_over_common_seeds_and_epochs():
     }
     svg = ElementTree.fromstring(report.curves(rows))
     lines = [line.get("points") for line in svg.iter(SVG + "polyline")]
-    # from 0 at 70 to -0.04 at 270
-    assert lines == ["60,120 340,220", "440,70 720,70"]
+    # training from 0 at 76 to -0.04 at 246, validation from 0.04 at 308 to 0 at 478
+    assert lines == ["56,118.5 180,203.5", "56,478 180,478"]
+
+
+def test_the_band_of_a_curve_holds_all_seeds_each_with_its_own_causal_model():
+    losses = {"0/0": ([6, 5], [8, 7]), "1/1": ([5.98, 4.97], [7.97, 7.01])}
+    rows = {("scratch", name): records_of_losses(of_seeds) for name, of_seeds in losses.items()}
+    svg = ElementTree.fromstring(report.curves(rows))
+    band, _ = (heights_of(area) for area in svg.iter(SVG + "polygon"))
+    line, _ = (heights_of(line) for line in svg.iter(SVG + "polyline"))
+    # 0.04 is at 76, -0.04 at 246; the differences are -0.02 and -0.03, -0.03 and 0.01
+    assert band == pytest.approx([203.5, 139.75, 224.75, 224.75], abs=0.051)
+    assert line == pytest.approx([214.125, 182.25], abs=0.051)
+
+
+def heights_of(element):
+    return [float(point.split(",")[1]) for point in element.get("points").split()]
+
+
+def records_of_losses(of_seeds):
+    return [{"seed": n, "train": losses, "valid": losses} for n, losses in enumerate(of_seeds)]
+
+
+def test_the_label_of_a_curve_stands_at_its_end():
+    losses = {"0/0": [[6, 6]], "1/1": [[6, 5.99]], "1/0": [[6, 5.97]]}
+    rows = {("scratch", name): records_of_losses(of_seeds) for name, of_seeds in losses.items()}
+    svg = ElementTree.fromstring(report.curves(rows))
+    for name, colour in (("1/0", "#1a73e8"), ("1/1", "#188038")):
+        line, _ = (line for line in svg.iter(SVG + "polyline") if line.get("stroke") == colour)
+        x, y = map(float, line.get("points").split()[-1].split(","))
+        label, _ = (text for text in svg.iter(SVG + "text") if text.text == name)
+        assert float(label.get("x")) - x == 6
+        assert abs(float(label.get("y")) - y) <= 4.1
 
 
 def test_the_committed_pictures_are_what_the_command_draws(tmp_path, monkeypatch):

@@ -38,8 +38,11 @@ class Svg:
 
     def polyline(self, points, **attributes):
         """An open line through (x, y), (x, y), ...; needs a `stroke` to be seen."""
-        points = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
-        self._add("polyline", points=points, fill="none", **attributes)
+        self._add("polyline", points=_written_points(points), fill="none", **attributes)
+
+    def polygon(self, points, **attributes):
+        """The area inside a closed line through (x, y), (x, y), ..."""
+        self._add("polygon", points=_written_points(points), **attributes)
 
     def circle(self, x, y, radius, **attributes):
         """A circle around (x, y)."""
@@ -83,6 +86,11 @@ def _written(attributes):
         value = value if isinstance(value, str) else _number(value)
         pairs.append(f' {name.replace("_", "-")}="{escape(value)}"')
     return "".join(pairs)
+
+
+def _written_points(points):
+    """[(1, 2), (3, 4)] as "1,2 3,4"."""
+    return " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
 
 
 def _number(value):

@@ -16,6 +16,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,7 +51,8 @@ ATTENTION = {
     "attention-tiny": "fine-tuned from it",
     "attention-scratch": "from scratch",
 }
-BLACK, DARK_GREY, LIGHT_GREY = "#202124", "#5f6368", "#e0e0e0"
+POST_HOC = {"validation"}  # groups that the plan does not name
+BLACK, DARK_GREY, GREY, LIGHT_GREY = "#202124", "#5f6368", "#9aa0a6", "#e0e0e0"
 GREEN, RED = "#2e7d32", "#c62828"
 LINE_COLOURS = {
     "0/1": "#b06000",
@@ -325,6 +327,12 @@ class Difference:
     high: float
     seeds: np.ndarray
     is_clear: bool
+    is_planned: bool
+
+    @property
+    def text_colour(self):
+        """Of heading and name."""
+        return BLACK if self.is_planned else GREY
 
     @property
     def is_near(self):
@@ -332,6 +340,8 @@ class Difference:
 
     @property
     def colour(self):
+        if not self.is_planned:
+            return GREY
         if not self.is_clear:
             return DARK_GREY
         return GREEN if self.mean < 0 else RED
@@ -344,13 +354,18 @@ def differences(rows):
         other = reference(*key, rows)
         if other is not None:
             values = paired(rows[key], rows[other])
-            heading = SECTIONS[kind_of(key[0])]
             mean, low, high = interval(values)
-            compared.append(
-                Difference(
-                    heading, name_of(*key), mean, low, high, values.mean(1), is_clear(values)
-                )
+            difference = Difference(
+                heading=SECTIONS[kind_of(key[0])],
+                name=name_of(*key),
+                mean=mean,
+                low=low,
+                high=high,
+                seeds=values.mean(1),
+                is_clear=is_clear(values),
+                is_planned=key[0] not in POST_HOC,
             )
+            compared.append(difference)
     return compared
 
 
@@ -405,14 +420,15 @@ def picture(rows):
     y, last_heading = top, None
     for difference in compared:
         if difference.heading != last_heading:
-            svg.text(8, y + 14, difference.heading, font_weight="bold")
+            fill = difference.text_colour
+            svg.text(8, y + 14, difference.heading, font_weight="bold", fill=fill)
             y += heading_height
         last_heading = difference.heading
         draw_difference(svg, axis, y, difference)
         y += row_height
     foot = (
-        "mean over seeds and users, 95 % interval; small circles: single seeds; arrow: beyond the "
-        "axis; coloured: five seeds, and 99 % leave out 0"
+        "mean, 95 % interval; small circles: single seeds; arrow: beyond the axis; coloured: "
+        "five seeds, and 99 % leave out 0; light grey: not planned"
     )
     svg.text(8, bottom + 12, foot, fill=DARK_GREY)
     return svg.render()
@@ -427,7 +443,8 @@ def draw_vertical_ticks(svg, axis, top, bottom):
 
 def draw_difference(svg, axis, y, difference):
     colour = difference.colour
-    svg.text(axis.left - 10, y + 4, difference.name, text_anchor="end")
+    name_colour = difference.text_colour
+    svg.text(axis.left - 10, y + 4, difference.name, text_anchor="end", fill=name_colour)
     if difference.is_near:
         low, high = axis.x(difference.low), axis.x(difference.high)
         svg.line(low, y, high, y, stroke=colour, stroke_width=3)
@@ -442,95 +459,128 @@ def draw_difference(svg, axis, y, difference):
     svg.text(axis.left + axis.width + 14, y + 4, text, fill=colour)
 
 
-PANELS = {"train": "training loss", "valid": "validation loss"}
+CURVE_STEP = 0.04  # nats, between two lines of the grid
+PARTS = {"train": "training loss", "valid": "validation loss"}
 
 
 def curves(rows):
     """SVG: loss of training and validation after each epoch, difference to causal.
 
-    Means over the seeds that all schedules have, as far as the shortest training goes.
+    A column a schedule: its mean over the seeds that all schedules have, as far as the shortest
+    training goes, in a band from the lowest to the highest of these seeds; the means of the others
+    in grey.
     """
-    losses, num_seeds = mean_losses(rows)
-    lines = {}
-    for part, of_schedules in losses.items():
-        causal = of_schedules["0/0"]
-        lines[part] = {schedule: loss - causal for schedule, loss in of_schedules.items()}
-    values = [line for panel in lines.values() for line in panel.values()]
-    step = 0.02
-    low = np.floor(np.min(values) / step) * step
-    high = np.ceil(np.max(values) / step) * step
-    svg = Svg(800, 310)
-    title = (
-        "Loss after each epoch, difference to plain causal attention (nats a title; mean of "
-        f"{num_seeds} seeds; lower is better)"
+    losses, num_seeds = seed_losses(rows)
+    differences = {part: differences_to_causal(losses[part]) for part in PARTS}
+    schedules = list(differences["train"])
+    svg = Svg(Panel.left_of(len(schedules)) + 4, Panel.top_of(len(PARTS)) - 40)
+    title = "Loss after each epoch, difference to plain causal attention (nats a title)"
+    svg.text(8, 20, title, font_size=14, font_weight="bold")
+    legend = (
+        f"line: mean of {num_seeds} seeds; band: from the lowest to the highest of them; grey: "
+        "the other schedules; lower is better"
     )
-    svg.text(8, 20, title, font_size=13, font_weight="bold")
-    for left, part in ((60, "train"), (440, "valid")):
-        panel = Panel(svg, left, low, high, step)
-        panel.draw_frame(PANELS[part], epochs=len(values[0]))
-        panel.draw_lines(lines[part])
-    svg.text(8, 304, "epochs; IN layers / CR layers of four", fill=DARK_GREY)
+    svg.text(8, 38, legend, fill=DARK_GREY)
+    for row, part in enumerate(PARTS):
+        axis_values = [line for of_seeds in differences[part].values() for line in of_seeds]
+        for column, schedule in enumerate(schedules):
+            panel = Panel(svg, column, row, *rounded_ends(axis_values))
+            panel.draw_frame(PARTS[part], epochs=len(axis_values[0]))
+            panel.draw_schedule(schedule, differences[part])
     return svg.render()
 
 
-def mean_losses(rows):
-    """{"train" or "valid": {schedule: float (epochs,)}} from scratch, and of how many seeds."""
+def seed_losses(rows):
+    """{"train" or "valid": {schedule: float (seeds, epochs)}} from scratch, and how many seeds."""
     runs = {schedule: records for (group, schedule), records in rows.items() if group == "scratch"}
     seeds = set.intersection(*({r["seed"] for r in records} for records in runs.values()))
-    losses = {"train": {}, "valid": {}}
     epochs = np.inf
     for schedule, records in runs.items():
         runs[schedule] = [record for record in records if record["seed"] in seeds]
         epochs = min(epochs, *(len(record["train"]) for record in runs[schedule]))
-    for part in losses:
-        for schedule, records in runs.items():
-            of_seeds = [record[part][:epochs] for record in records]
-            losses[part][schedule] = np.mean(of_seeds, axis=0)
+    losses = {}
+    for part in PARTS:
+        losses[part] = {
+            schedule: np.array([record[part][:epochs] for record in records])
+            for schedule, records in runs.items()
+        }
     return losses, len(seeds)
+
+
+def differences_to_causal(losses):
+    """{schedule: float (seeds, epochs)} of all but causal, seed by seed and in order."""
+    causal = losses["0/0"]
+    return {name: losses[name] - causal for name in sorted(losses) if name != "0/0"}
+
+
+def rounded_ends(values):
+    """The multiples of CURVE_STEP below and above 0 and all of `values`."""
+    low = np.floor(min(0, np.min(values)) / CURVE_STEP) * CURVE_STEP
+    high = np.ceil(max(0, np.max(values)) / CURVE_STEP) * CURVE_STEP
+    return low, max(high, low + CURVE_STEP)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the two diagrams: nats from `low` to `high` upwards, a tick each `step`."""
+    """One of the diagrams, in a column and a row: nats from `low` to `high` upwards."""
 
     svg: Svg
-    left: float
+    column: int
+    row: int
     low: float
     high: float
-    step: float
-    width: float = 280
-    top: float = 70
-    height: float = 200
+
+    WIDTH: ClassVar = 124
+    HEIGHT: ClassVar = 170
+
+    @staticmethod
+    def left_of(column):
+        return 56 + 168 * column  # the label of a line stands behind it
+
+    @staticmethod
+    def top_of(row):
+        return 76 + 232 * row
 
     def x(self, epoch, epochs):
-        return self.left + self.width * epoch / max(epochs - 1, 1)
+        return self.left_of(self.column) + self.WIDTH * epoch / max(epochs - 1, 1)
 
     def y(self, value):
-        return self.top + self.height * (self.high - value) / (self.high - self.low)
+        top = self.top_of(self.row)
+        return top + self.HEIGHT * (self.high - value) / (self.high - self.low)
+
+    def points(self, line):
+        return [(self.x(epoch, len(line)), self.y(value)) for epoch, value in enumerate(line)]
 
     def draw_frame(self, heading, epochs):
-        self.svg.text(self.left, self.top - 18, heading, font_weight="bold")
-        ticks = np.round(np.arange(self.low, self.high + self.step / 2, self.step), 6) + 0.0
-        for tick in ticks:
-            y, right = self.y(tick), self.left + self.width
-            self.svg.line(self.left, y, right, y, stroke=BLACK if tick == 0 else LIGHT_GREY)
-            self.svg.text(self.left - 8, y + 4, f"{tick:g}", text_anchor="end", fill=DARK_GREY)
-        for epoch in range(epochs):
-            x, y = self.x(epoch, epochs), self.top + self.height + 18
-            self.svg.text(x, y, str(epoch + 1), text_anchor="middle", fill=DARK_GREY)
+        """Heading and numbers of nats beside the first panel of a row, epochs below each."""
+        left, bottom = self.left_of(self.column), self.top_of(self.row) + self.HEIGHT
+        if self.column == 0:
+            self.svg.text(8, self.top_of(self.row) - 12, heading, font_weight="bold")
+        ticks = np.arange(self.low, self.high + CURVE_STEP / 2, CURVE_STEP)
+        for tick in np.round(ticks, 6) + 0.0:  # + 0.0: no tick is -0
+            y = self.y(tick)
+            stroke = BLACK if tick == 0 else LIGHT_GREY
+            self.svg.line(left, y, left + self.WIDTH, y, stroke=stroke)
+            if self.column == 0:
+                self.svg.text(left - 8, y + 4, f"{tick:g}", text_anchor="end", fill=DARK_GREY)
+        for epoch in (1, epochs):
+            x = self.x(epoch - 1, epochs)
+            self.svg.text(x, bottom + 18, str(epoch), text_anchor="middle", fill=DARK_GREY)
+        x = left + self.WIDTH / 2
+        self.svg.text(x, bottom + 18, "epoch", text_anchor="middle", fill=DARK_GREY)
 
-    def draw_lines(self, lines):
-        """lines: {schedule: difference to causal after each epoch}."""
-        y_of_name = -np.inf
-        for schedule in sorted(lines, key=lambda schedule: -lines[schedule][-1]):
-            line = lines[schedule]
-            colour, name = BLACK, "causal"
-            if schedule != "0/0":
-                colour, name = LINE_COLOURS[schedule], schedule
-                points = [(self.x(e, len(line)), self.y(value)) for e, value in enumerate(line)]
-                self.svg.polyline(points, stroke=colour, stroke_width=2)
-            y_of_name = max(self.y(line[-1]), y_of_name + 13)  # names keep 13 apart
-            self.svg.text(self.left + self.width + 8, y_of_name + 4, name, fill=colour)
+    def draw_schedule(self, schedule, differences):
+        """differences: {schedule: float (seeds, epochs)}, the others in the background."""
+        for other in differences:
+            if other != schedule:
+                self.svg.polyline(self.points(differences[other].mean(0)), stroke="#d0d3d6")
+        seeds, colour = differences[schedule], LINE_COLOURS[schedule]
+        outline = self.points(seeds.max(0)) + self.points(seeds.min(0))[::-1]
+        self.svg.polygon(outline, fill=colour, fill_opacity="0.2")
+        line = self.points(seeds.mean(0))
+        self.svg.polyline(line, stroke=colour, stroke_width=2)
+        x, y = line[-1]
+        self.svg.text(x + 6, y + 4, schedule, fill=colour, font_weight="bold")
 
 
 def main():
