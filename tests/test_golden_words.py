@@ -1,7 +1,9 @@
 """The checker says what is true of wrong numbers, and nothing that is false; bugs are named."""
 
+import os
 import re
 
+import numpy as np
 import pytest
 
 from ref.golden import compare, diagnosis, report
@@ -113,3 +115,48 @@ def test_one_case_alone_gives_a_caveat_and_the_case_to_run_next(capsys):
     comparison = port_with(["schedule-reversed"], case)
     text = told([comparison], capsys)
     assert "Next, run the case" in text or "A single case was compared" in text
+
+
+def test_a_filler_of_lists_is_wrong_where_it_is_finite():
+    case = next(case for case in cases_of("search") if case.name == "search-all-excluded")
+    scores = case.outputs["beam_scores"]
+    filled = np.where(np.isneginf(scores), -1e9, scores)
+    computed = {"beam_scores": compare.Computed(filled, "float64")}
+
+    comparison = compare.examine(case, computed)
+
+    assert not comparison.is_right
+    assert comparison.remarks == []
+
+
+def test_truth_values_that_are_no_mask_are_not_called_a_mask(capsys):
+    def port(case):
+        return {"predicted": compare.Computed(~case.outputs["predicted"], "float64")}
+
+    text = told(comparisons_of(port, "loss"), capsys)
+
+    assert "FAIL" in text
+    assert "mask" not in text
+
+
+def test_a_pair_of_bugs_whose_plants_do_not_fit_together_explains_nothing():
+    class Failing:
+        def worst_misfit(self, pair):
+            raise IndexError
+
+    assert diagnosis.misfit_of_pair(Failing(), ("one", "other")) == np.inf
+
+
+def test_a_remark_on_rounding_is_one_sentence(capsys):
+    text = told(comparisons_of(PROBES["float16 saved as float32"].port), capsys)
+
+    assert "every number is one of float16" in text
+    assert "?." not in text
+
+
+def test_a_pipe_in_place_of_a_dump_is_refused_at_once(tmp_path):
+    pipe = tmp_path / "three-kinds.safetensors"
+    os.mkfifo(pipe)
+
+    with pytest.raises(ValueError, match="is a pipe; expected a safetensors file"):
+        compare.read_dump(pipe)

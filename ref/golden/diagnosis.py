@@ -261,11 +261,19 @@ def find_pairs(suspects, possible, diagnosis, seconds):
         if time.monotonic() > end:
             break
         num_tried += 1
-        misfit = suspects.worst_misfit(pair)
+        misfit = misfit_of_pair(suspects, pair)
         if np.isfinite(misfit):
             diagnosis.pairs.append((pair, misfit))
     diagnosis.pairs.sort(key=lambda found: found[1])
     diagnosis.tried = (num_tried, len(pairs))
+
+
+def misfit_of_pair(suspects, pair):
+    """The largest misfit in all cases; inf where one plant fails on what the other makes."""
+    try:
+        return suspects.worst_misfit(pair)
+    except Exception:  # plants are written to stand alone
+        return np.inf
 
 
 def is_finite_and_sharp(comparison):
@@ -366,6 +374,8 @@ def squared_deviations(case, name, tensors):
     if expected.size < 2 or not 0 < size < np.inf or not np.isfinite(values).all():
         return 0.0, 0.0
     values = values - (values * expected).sum() / size * expected
+    if not np.isfinite(of_bug).all():
+        return (values * values).sum() / size, np.inf
     of_bug = of_bug - (of_bug * expected).sum() / size * expected
     return (values * values).sum() / size, ((values - of_bug) ** 2).sum() / size
 

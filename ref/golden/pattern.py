@@ -133,10 +133,14 @@ def reason(precision, tensors):
         )
     elif all(has_zero_bits(values, BFLOAT16_BITS) for values in tensors):
         precision = "bfloat16"
-        why = "and every number is one of bfloat16: was it computed so, and saved as another type?"
+        why = (
+            "and every number is one of bfloat16, as if it was computed so and then saved otherwise"
+        )
     elif all(has_zero_bits(values, FLOAT16_BITS) for values in tensors):
         precision = "bfloat16"
-        why = "and every number is one of float16: was it computed so, and saved as another type?"
+        why = (
+            "and every number is one of float16, as if it was computed so and then saved otherwise"
+        )
     else:
         why = f"as if {'TF32' if precision == 'tf32' else 'bfloat16'} was used on the way"
     return f"{why}. If that is meant: --precision {precision}"

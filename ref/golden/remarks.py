@@ -19,7 +19,7 @@ def on_case(comparison):
     if np.isnan(values).any():
         sentences.append(on_nan(comparison, name))
     else:
-        sentences += on_values(values, comparison.case.tensors[name])
+        sentences += on_values(name, values, comparison.case.tensors[name])
     if comparison.evidence_is_right:
         sentences.append(on_what_is_right(comparison))
     return sentences
@@ -41,9 +41,9 @@ def on_finite_scores(comparison):
     lowest = {}
     for name in comparison.compared:
         values, expected = comparison.computed[name].values, case.tensors[name]
-        if np.isneginf(expected).any() and values.shape == expected.shape:
+        if name.endswith(".scores") and values.shape == expected.shape:
             masked = values[np.isneginf(expected)]
-            if np.isfinite(masked).all() and comparison.sizes[name] <= 1:
+            if masked.size and np.isfinite(masked).all() and comparison.sizes[name] <= 1:
                 lowest[name] = masked.max()
     if not lowest:
         return []
@@ -94,9 +94,9 @@ def is_at_padding_only(values, segment_ids):
     return not (has_nan & (segment_ids != -1)).any()
 
 
-def on_values(values, expected):
+def on_values(name, values, expected):
     """Sentences on a tensor without NaN that deviates: a simple relation to the expected one."""
-    if expected.dtype == bool:
+    if name.endswith(".mask"):
         return on_mask(values, expected)
     if expected.dtype.kind != "f" or expected.size < 2 or not np.isfinite(expected).all():
         return []

@@ -7,6 +7,8 @@ A wrong choice of rows takes (rows, t, parents): the right ones, the cache's row
 step; and parents (S, W). It returns others.
 """
 
+from itertools import combinations
+
 import numpy as np
 
 from ref.golden.definitions.passes import Tokens
@@ -158,6 +160,23 @@ def shared_by_siblings(new, parents):
     return new
 
 
+def shared_by_equal_tokens(copy, case):
+    """A prompt takes the keys and values of an earlier one as far as their tokens are the same."""
+    right = copy.store
+
+    def store(cache, k, v, at):
+        if at in cache.keys:
+            return right(cache, k, v, at)
+        k, v = k.copy(), v.copy()
+        for n, m in combinations(range(len(k)), 2):
+            differs = np.append(case.prompt_ids[n] != case.prompt_ids[m], True)
+            shared = differs.argmax()
+            k[m, :, :shared], v[m, :, :shared] = k[n, :, :shared], v[n, :, :shared]
+        return right(cache, k, v, at)
+
+    return replaced(store=store)(copy, case)
+
+
 def held_in_bfloat16(copy, case):
     right = copy.store
 
@@ -239,6 +258,7 @@ CACHE = {
     "decode-only-first-layer-reordered": only_first_layer_reordered,
     "decode-newest-key-not-reordered": newest_key_not_reordered,
     "decode-siblings-share-a-page": changed_new_keys(shared_by_siblings),
+    "decode-prefix-shared-by-tokens": shared_by_equal_tokens,
     "decode-cache-in-bfloat16": held_in_bfloat16,
     "decode-prompts-packed": run_prompts_otherwise(prompts_packed),
     "decode-prompt-positions-packed": positions_go_on_in_next_prompt,

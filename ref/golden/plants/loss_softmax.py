@@ -137,7 +137,8 @@ def free_tokens_cost(so_far, catalogue, V):
 
 def last_title_alone(so_far, catalogue, V):
     """A table from what there is so far to one token, which each title writes over."""
-    tokens = [title[len(so_far)] for title in catalogue if title[: len(so_far)] == so_far]
+    longer = [title for title in catalogue if len(title) > len(so_far)]
+    tokens = [title[len(so_far)] for title in longer if title[: len(so_far)] == so_far]
     return tokens[-1:]
 
 
@@ -193,6 +194,27 @@ def prefix_is_whole_prompt(copy, case):
         return [int(token) for token in input_ids[:t]]
 
     return replaced(alternatives=alternatives, title_so_far=title_so_far)(copy, case)
+
+
+def title_begins_behind_end_token(copy, case):
+    """The title so far is all that stands behind the last end token, text too."""
+    ends = {definition.title_tokens(title)[-1] for title in case.titles}
+
+    def title_so_far(input_ids, numbers, t):
+        begin = t
+        while begin > 0 and numbers[begin - 1] != -1 and input_ids[begin - 1] not in ends:
+            begin -= 1
+        return [int(token) for token in input_ids[begin:t]]
+
+    def alternatives(so_far, token, catalogue, V, softmax):
+        found = definition.alternatives(so_far, token, catalogue, V, softmax)
+        return found or list(range(V))
+
+    return replaced(alternatives=alternatives, title_so_far=title_so_far)(copy, case)
+
+
+def untempered_under_all(copy, case):
+    return {"temperature": 1.0} if case.info["loss"] == "all" else {}
 
 
 def without_history(catalogue, case):
@@ -294,6 +316,7 @@ LOSS_SOFTMAX = {
     "alternatives-after-the-same-anywhere": chosen_from(after_the_same_anywhere),
     "alternatives-one-token-late": chosen_from(one_token_late),
     "alternatives-behind-whole-prompt": prefix_is_whole_prompt,
+    "alternatives-behind-last-end-token": title_begins_behind_end_token,
     "alternatives-of-last-title": chosen_from(last_title_alone),
     "alternatives-one-for-each-title": chosen_from(one_for_each_title),
     "alternatives-without-end-token": chosen_from(longer_titles_alone),
@@ -307,6 +330,7 @@ LOSS_SOFTMAX = {
     "temperature-ignored": option("temperature", lambda value, info: 1.0),
     "temperature-only-with-catalogue": only_with("catalogue"),
     "temperature-only-with-full": only_with("full"),
+    "temperature-not-under-all": untempered_under_all,
     "temperature-multiplied": option("temperature", lambda value, info: 1 / value),
     "temperature-twice": option("temperature", lambda value, info: value**2),
     "temperature-after-softmax": replaced(log_prob=untempered_then_divided),

@@ -104,6 +104,14 @@ def llama3_bounds_exchanged(config):
     return {"rope_scaling": right | {"low_freq_factor": high, "high_freq_factor": low}}
 
 
+def llama3_of_31(config):
+    """The numbers of Llama 3.1, whatever the configuration says."""
+    if not is_scaled_as("llama3", config):
+        return {}
+    numbers = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return {"rope_scaling": config["rope_scaling"] | numbers}
+
+
 def llama3_unblended(frequencies, rope):
     """llama3's scaling without the blend between fast and slow pairs."""
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
@@ -131,6 +139,7 @@ POSITIONS = {
     "rope-linear-multiplies": replaced(rope_frequencies=multiply_by_linear_factor),
     "rope-llama3-as-linear": changed_config(llama3_as_linear),
     "rope-llama3-unblended": replaced(llama3_frequencies=llama3_unblended),
+    "rope-llama3-fixed-numbers": changed_config(llama3_of_31),
     "rope-llama3-bounds-exchanged": changed_config(llama3_bounds_exchanged),
     "rope-of-hidden-over-heads": replaced(rope_frequencies=frequencies_of_hidden_over_heads),
 }

@@ -58,6 +58,20 @@ def drop_one_more(prompt, task, tokenizer):
     return outputs | {"dropped": np.array(dropped + 1)}
 
 
+def drop_by_lengths_of_entries(prompt, task, tokenizer):
+    """As many of the oldest items as have, tokenized alone, the tokens that are too many."""
+    whole = drop_nothing(prompt, task, tokenizer)
+    too_many = len(whole["begins"]) + task.reserve - task.max_length
+    dropped = 0
+    while too_many > 0 and dropped < len(task.history) - 1:
+        opens, closes = task.layout.get("entry_open", ""), task.layout.get("entry_close", "")
+        entry = opens + definition.clean(task.history[dropped]) + closes
+        too_many -= len(tokenizer.tokenize(entry))
+        dropped += 1
+    outputs = drop_nothing(prompt, replace(task, history=task.history[dropped:]), tokenizer)
+    return outputs | {"dropped": np.array(dropped)}
+
+
 def drop_by_halves(prompt, task, tokenizer):
     """The older half is dropped until the rest fits."""
     history = task.history
@@ -176,6 +190,7 @@ LENGTHS = {
     "nothing-dropped": changed_prompt(drop_nothing),
     "one-more-dropped": changed_prompt(drop_one_more),
     "half-dropped": changed_prompt(drop_by_halves),
+    "dropped-by-lengths-of-entries": changed_prompt(drop_by_lengths_of_entries),
     "tokens-cut-at-start": cut_tokens(all_but_first),
     "tokens-cut-at-end": cut_tokens(all_but_last),
     "oldest-item-cut": cut_tokens(all_but_first_of_history),

@@ -7,6 +7,7 @@ import html
 import re
 import unicodedata
 from dataclasses import replace
+from html.entities import name2codepoint
 
 from ref.golden.definitions import prompts as definition
 from ref.golden.definitions.prompts import SPECIAL, TEXT, Label, PlacedToken, Token
@@ -24,6 +25,17 @@ def cleaned_by(change):
         return {}
 
     return plant
+
+
+def cleaned_but_for(characters):
+    """Some characters do not count as white space."""
+
+    def clean(title):
+        decoded = html.unescape(title)
+        spaces = {c for c in decoded if c.isspace()} - set(characters)
+        return re.sub(f"[{''.join(spaces)} ]+", " ", decoded).strip(" ")
+
+    return cleaned_by(clean)
 
 
 def changed_after_cleaning(change):
@@ -53,6 +65,20 @@ def without_format_characters(title):
 
 def spaces_before_entities(title):
     return html.unescape(re.sub(SPACES, " ", title).strip())
+
+
+def with_numbers_as_code_points(title):
+    """&#150; is U+0096, not the dash of windows-1252."""
+    return definition.clean(re.sub(r"&#(1[2-5]\d);", lambda number: chr(int(number[1])), title))
+
+
+def with_names_of_html4(title):
+    """Only the names of HTML 4 are decoded, and numbers."""
+
+    def decoded(entity):
+        return html.unescape(entity[0]) if entity[1] in name2codepoint else f"&amp;{entity[1]};"
+
+    return definition.clean(re.sub(r"&([A-Za-z]\w*);", decoded, title))
 
 
 def with_semicolons(title):
@@ -313,11 +339,16 @@ STRINGS = {
     "entities-decoded-twice": cleaned_by(lambda title: definition.clean(html.unescape(title))),
     "entities-need-semicolon": cleaned_by(with_semicolons),
     "entities-decoded-last": cleaned_by(spaces_before_entities),
+    "entities-of-windows-left": cleaned_by(with_numbers_as_code_points),
+    "entities-of-html4-alone": cleaned_by(with_names_of_html4),
     "runs-of-spaces-left": cleaned_by(lambda title: html.unescape(title).strip()),
     "ends-not-stripped": cleaned_by(lambda title: re.sub(SPACES, " ", html.unescape(title))),
     "only-ascii-spaces": cleaned_by(
         lambda title: re.sub(ASCII_SPACES, " ", html.unescape(title)).strip(" ")
     ),
+    "next-line-is-no-space": cleaned_but_for("\x85"),
+    "no-break-spaces-are-no-space": cleaned_but_for("\xa0\u2007\u202f"),
+    "information-separators-are-no-space": cleaned_but_for("\x1c\x1d\x1e\x1f"),
     "byte-order-mark-is-space": cleaned_by(
         lambda title: definition.clean(html.unescape(title).replace("\ufeff", " "))
     ),

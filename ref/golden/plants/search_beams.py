@@ -3,6 +3,8 @@
 What they replace is in ref/golden/definitions/search.py; `given` is what stands there.
 """
 
+from collections import Counter
+
 from ref.golden.definitions import search as definition
 from ref.golden.plants.edits import replaced
 
@@ -47,6 +49,31 @@ def none_can_pass(given, finished, live):
 def going_on_of_best(given, candidates):
     """Of the best `width` candidates, those that are no whole title: nobody takes their places."""
     return definition.going_on(given, candidates[: given.width])
+
+
+def best_of_each_parent(copy, case):
+    """Each beam offers its best `width` tokens, the end token among them."""
+    right = copy.extended
+
+    def extended(given, n, live):
+        offered = []
+        taken = Counter()
+        for prefix, score in right(given, n, live):
+            taken[prefix[:-1]] += 1
+            if taken[prefix[:-1]] <= given.width:
+                offered.append((prefix, score))
+        return offered
+
+    return replaced(extended=extended)(copy, case)
+
+
+def one_candidate_more(copy, case):
+    """Beams live on only among the best `width` + 1 candidates."""
+
+    def going_on(given, candidates):
+        return definition.going_on(given, candidates[: given.width + 1])
+
+    return replaced(going_on=going_on)(copy, case)
 
 
 def finished_take_places_for_good(copy, given, n):
@@ -284,6 +311,8 @@ BEAMS = {
     "search-ends-at-tie": searched_until(none_can_pass),
     "search-ends-with-first-prompt": end_with_first_prompt,
     "search-finished-take-places-of-step": replaced(going_on=going_on_of_best),
+    "search-best-of-each-beam-with-end": best_of_each_parent,
+    "search-one-candidate-more": one_candidate_more,
     "search-finished-take-places-for-good": searched(finished_take_places_for_good),
     "search-finished-compete-with-live": searched(finished_compete),
     "search-finishes-beyond-width": replaced(ended=ended_anywhere),

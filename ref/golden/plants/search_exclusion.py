@@ -59,6 +59,21 @@ def by_first_token(given, n, prefix):
     return prefix[0] not in {title[0] for title in definition.excluded_titles(given, n)}
 
 
+def beginnings_too(copy, case):
+    """With a title every shorter one is excluded whose tokens it begins with."""
+
+    def excluded_titles(given, n):
+        excluded = definition.excluded_titles(given, n)
+        gone = set()
+        for title in given.titles:
+            begin = title[:-1]
+            if any(other[: len(begin)] == begin for other in excluded):
+                gone.add(title)
+        return gone
+
+    return replaced(excluded_titles=excluded_titles)(copy, case)
+
+
 def equal_ones_stay(copy, case):
     """Another item of the same title may still be found."""
     right = copy.beam_search
@@ -123,6 +138,7 @@ EXCLUSION = {
     "search-excluded-dropped-when-finished": dropped_when_finished,
     "search-excluded-branch-takes-beam": replaced(leads_to_a_title=only_ends),
     "search-excluded-by-first-token": replaced(leads_to_a_title=by_first_token),
+    "search-excluded-with-its-beginnings": beginnings_too,
     "search-excluded-but-not-equal-ones": equal_ones_stay,
     "search-excluded-without-log-prob": without_log_prob,
     "search-excluded-masked-before-softmax": masked_before_softmax,
