@@ -67,15 +67,6 @@ def best_of_each_parent(copy, case):
     return replaced(extended=extended)(copy, case)
 
 
-def one_candidate_more(copy, case):
-    """Beams live on only among the best `width` + 1 candidates."""
-
-    def going_on(given, candidates):
-        return definition.going_on(given, candidates[: given.width + 1])
-
-    return replaced(going_on=going_on)(copy, case)
-
-
 def finished_take_places_for_good(copy, given, n):
     """With f titles finished, width - f beams live on."""
     live, finished = [((), 0.0)], []
@@ -312,7 +303,6 @@ BEAMS = {
     "search-ends-with-first-prompt": end_with_first_prompt,
     "search-finished-take-places-of-step": replaced(going_on=going_on_of_best),
     "search-best-of-each-beam-with-end": best_of_each_parent,
-    "search-one-candidate-more": one_candidate_more,
     "search-finished-take-places-for-good": searched(finished_take_places_for_good),
     "search-finished-compete-with-live": searched(finished_compete),
     "search-finishes-beyond-width": replaced(ended=ended_anywhere),
