@@ -1,14 +1,16 @@
 """The SVG writer, and that the committed pictures are what their commands draw."""
 
+import json
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 import evaluate
 from ref.masks import MaskScheme
-from ref.report import draw_masks
+from ref.report import draw_curve, draw_masks
 from ref.report.svg import Svg
 
 ROOT = Path(__file__).parent.parent
@@ -151,3 +153,101 @@ def test_the_terminal_shows_the_masks_row_by_row(monkeypatch, capsys):
     assert lines[0] == "IN · shallow layers: no look into another item"
     assert [line.split()[1] for line in lines if line.startswith("→")] == ["Next:"] * 3 + ["the"]
     assert rows["Heat  item 2"] == "█  ·  ·  ·  █  ·  ·  ·  ·  ·  ·  ·  ·"
+
+
+# --- learning curves
+
+DESCRIPTION = {"options": {}, "loss": "titles"}
+RECORDS = (
+    {"step": 15, "train": 6.0, "valid": 7.0, "train_by_ten_steps": [8.0, 4.0]},
+    {"step": 30, "train": 3.0, "valid": 5.0, "train_by_ten_steps": [3.5, 2.5]},
+    {"step": 40, "train": 2.0, "valid": 6.0, "train_by_ten_steps": [2.0]},
+)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Calls a function that writes values as the lines of a log, and gives its path."""
+
+    def write(*values):
+        path = tmp_path / "log.jsonl"
+        path.write_text("".join(json.dumps(value) + "\n" for value in values))
+        return path
+
+    return write
+
+
+def test_a_curve_has_a_point_every_ten_steps_and_at_the_end_of_each_epoch(log):
+    curve = draw_curve.read_curve(log(DESCRIPTION, *RECORDS))
+    assert curve.train == [(10, 8.0), (15, 4.0), (25, 3.5), (30, 2.5), (40, 2.0)]
+    assert curve.valid == [(15, 7.0), (30, 5.0), (40, 6.0)]
+    assert curve.best == (30, 5.0)
+
+
+def test_a_log_without_the_losses_of_ten_steps_has_those_of_its_epochs(log):
+    records = [{"step": 15, "train": 6.0, "valid": 7.0}, {"step": 30, "train": 3.0, "valid": 5.0}]
+    curve = draw_curve.read_curve(log(DESCRIPTION, *records))
+    assert curve.train == [(15, 6.0), (30, 3.0)]
+
+
+def test_a_curve_is_drawn_between_the_ticks_that_hold_it(drawn, log):
+    root = ElementTree.fromstring(drawn(draw_curve.main, log(DESCRIPTION, *RECORDS)))
+    train, valid = (line.get("points") for line in root.iter(NAMESPACE + "polyline"))
+    # steps 0 to 40 over 380 from 52 and from 504; nats 8 to 2 and 7 to 5 over 260 from 80
+    assert train.startswith("147,80 ") and train.endswith(" 432,340")
+    assert valid == "646.5,80 789,340 884,210"
+    (circle,) = root.iter(NAMESPACE + "circle")
+    assert numbers(circle, "cx", "cy") == [789, 340]
+
+
+@pytest.mark.parametrize("loss, unit", [("titles", "title"), ("target", "title"), ("all", "token")])
+def test_the_training_loss_is_a_token_s_where_all_tokens_are_predicted(drawn, log, loss, unit):
+    path = log(DESCRIPTION | {"loss": loss}, *RECORDS)
+    assert f">training loss, nats a {unit}<" in drawn(draw_curve.main, path)
+
+
+def test_each_of_several_logs_has_its_name_and_colour(drawn):
+    logs = [f"weights/movielens-{name}/log.jsonl" for name in ("hat", "causal")]
+    root = ElementTree.fromstring(drawn(draw_curve.main, *logs))
+    names = [text.text.split(":")[0] for text in root.iter(NAMESPACE + "text")]
+    assert {"weights/movielens-hat", "weights/movielens-causal"} <= set(names)
+    lines = [line.get("stroke") for line in root.iter(NAMESPACE + "polyline")]
+    assert len(lines) == 4 and len(set(lines)) == 2
+
+
+@pytest.mark.parametrize(
+    "low, high, ticks",
+    [
+        (6.1, 7.9, [6.0, 6.5, 7.0, 7.5, 8.0]),
+        (0, 269, [0, 100, 200, 300]),
+        (2.013, 2.049, [2.01, 2.02, 2.03, 2.04, 2.05]),
+        (5, 5, [5.0, 5.2]),
+    ],
+)
+def test_ticks_are_round_numbers_that_hold_the_values(low, high, ticks):
+    assert draw_curve.round_numbers(low, high) == ticks
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ([], "line 1: broken JSON.*; expected the log.jsonl of a model that train.py made"),
+        ([[1, 2]], "line 1: holds a JSON list.*; expected the log.jsonl"),
+        ([{"a": 1}], "line 1: has no 'loss'; expected the log.jsonl"),
+        ([DESCRIPTION], "log.jsonl: holds no epoch; expected one that train.py has finished"),
+        ([DESCRIPTION, {"step": 3}], "line 2: 'train' is None; expected a number"),
+        ([DESCRIPTION, RECORDS[0] | {"valid": np.nan}], "line 2: 'valid' is nan; expected"),
+        ([DESCRIPTION, RECORDS[0] | {"step": 0}], "line 2: 'step' is 0; expected"),
+        (
+            [DESCRIPTION, RECORDS[0] | {"train_by_ten_steps": ["a"]}],
+            "line 2: 'train_by_ten_steps' is 'a'; expected a number",
+        ),
+        (
+            [DESCRIPTION, RECORDS[0] | {"train_by_ten_steps": 5}],
+            "line 2: 'train_by_ten_steps' is 5; expected a list",
+        ),
+    ],
+)
+def test_what_is_no_log_is_refused_in_one_line(log, values, message):
+    with pytest.raises(ValueError, match=message):
+        draw_curve.read_curve(log(*values))

@@ -70,14 +70,18 @@ def _read_record(line, source):
     record = parse_json(line, source)
     for name in _NUMBERS:
         _check_number(record.get(name), f"{source}: {name!r}")
-    for loss in record.get("train_by_ten_steps", []):
+    if record["step"] < 1:
+        raise ValueError(f"{source}: 'step' is {record['step']}; expected 1 or more")
+    losses = record.get("train_by_ten_steps", [])
+    if not isinstance(losses, list):
+        raise ValueError(f"{source}: 'train_by_ten_steps' is {losses!r}; expected a list")
+    for loss in losses:
         _check_number(loss, f"{source}: 'train_by_ten_steps'")
     return record
 
 
 def _check_number(value, source):
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    if not is_number:
+    if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{source} is {value!r}; expected a number, as train.py writes it")
 
 
@@ -164,10 +168,9 @@ def curves_svg(curves: list[Curve]) -> str:
         right.draw_line(curve.valid, colour, 2)
         step, loss = curve.best
         svg.circle(right.x(step), right.y(loss), 4, fill=colour)
-        text = f"{curve.name}: best validation loss {loss:.3f} at step {step}"
         y = 24 + _LINE * (number + 1)
         svg.rect(8, y - 6, 22, 3, fill=colour)
-        svg.text(38, y, text)
+        svg.text(38, y, f"{curve.name}: best validation loss {loss:.3f} at step {step}")
     svg.text(8, top + 304, "steps; circle: the epoch whose model was kept", fill=_GREY)
     return svg.render()
 
