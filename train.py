@@ -40,7 +40,6 @@ from ref.training.batches import (
 from ref.training.folder import close_folder, open_folder, refuse_a_folder_with_a_model
 from ref.training.options import parse_options
 from ref.training.recompute import recompute_activations
-from ref.training.tally import Tally
 from ref.trie import build_trie
 
 
@@ -237,14 +236,13 @@ def learning_rate(step, total, options):
 
 
 def train_epochs(run, progress):
-    """The training loop. After every epoch `progress` and the files in --out are up to date."""
-    options, optimizer, tally = run.options, run.optimizer, Tally(progress.dropped)
-    step, epoch, total = progress.step, progress.epoch, progress.total or planned_steps(run)
+    """The training loop. `progress` is up to date; the files in --out are after every epoch."""
+    options, optimizer, tally = run.options, run.optimizer, progress.tally
+    total = progress.total = progress.total or planned_steps(run)
     say_if_warmup_is_shortened(options.warmup, total)
-    with cli.progress_bar(total, options.out, "step", processes.is_first(), step) as bar:
-        while step < total and progress.waited < options.patience:
-            epoch += 1
-            for windows in shuffled_batches(run, epoch)[: total - step]:
+    with cli.progress_bar(total, options.out, "step", processes.is_first(), progress.step) as bar:
+        while not progress.is_finished(options.patience):
+            for windows in remaining_batches(run, progress):
                 shares, num_predicted = shares_of_step(
                     items_of(windows, run.data), run.objective, options.accumulate, options.device
                 )
@@ -253,14 +251,16 @@ def train_epochs(run, progress):
                     nats = run.nll(run.objective, share.batch)  # prompts, model, loss: ref/loss.py
                     (nats * share.scale).backward()  # together the mean over the step's titles
                     tally.add(share, nats.item())
-                set_learning_rate(optimizer, learning_rate(step, total, options))
+                set_learning_rate(optimizer, learning_rate(progress.step, total, options))
                 torch.nn.utils.clip_grad_norm_(run.nll.parameters(), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
-                step += 1
+                progress.step += 1
                 bar.set_postfix_str(f"loss {tally.recent_loss():.3f}", refresh=False)
                 bar.update()
-            record = {"epoch": epoch, "step": step, "of": total, **tally.end_epoch(step)}
+                if progress.step % options.state_every == 0:
+                    state.write_state(options.out, run.model, optimizer, progress)
+            record = progress.end_epoch()
             record["valid"] = validate(run)
             say_epoch(record)
             if progress.is_best(record):
@@ -280,6 +280,12 @@ def say_if_warmup_is_shortened(warmup, total):
         processes.say(
             f"--warmup {warmup} is longer than the {total} steps of this training: {total} are used"
         )
+
+
+def remaining_batches(run, progress):
+    """The batches of the epoch that is under way, without those that are trained on already."""
+    batches = shuffled_batches(run, progress.epoch + 1)[progress.tally.num_steps :]
+    return batches[: progress.total - progress.step]
 
 
 def shuffled_batches(run, epoch):

@@ -121,6 +121,27 @@ def test_killed_while_a_file_is_written_it_ends_with_the_same_bytes(
         assert "log.jsonl: no such file" in result.stderr
 
 
+# The first four files are written before the first step. Then each state is two files; after the
+# fifth step the first epoch ends, with two files of its model and two of its state.
+@pytest.mark.parametrize("number, step", [(8, 1), (9, 2), (15, 5), (18, 5), (21, 6)])
+def test_killed_inside_an_epoch_it_goes_on_there_and_ends_with_the_same_bytes(
+    folder, never_killed, tmp_path, number, step
+):
+    out = tmp_path / "m"
+    options = ("--data", folder, "--out", out, *LONG, "--state-every", 1)
+    assert kill_at(number, "half", *options)
+    assert f", step {step} of 24\n" in assert_ends_as(never_killed, out)
+
+
+def test_killed_after_the_last_step_it_still_validates_and_keeps_the_model(folder, tmp_path):
+    never, out = tmp_path / "never", tmp_path / "m"
+    options = ("--data", folder, *TINY, "--state-every", 3)  # of three steps, in one epoch
+    assert python("train.py", *options, "--out", never).returncode == 0
+    assert kill_at(7, "before", *options, "--out", out)
+    assert not (out / "model.safetensors").exists()
+    assert ", step 3 of 3\n" in assert_ends_as(never, out)
+
+
 def kill_at_random(rng, *arguments):
     """Run train.py until a write, or until a random instant after it began to train; True if it was
     killed there."""
@@ -172,7 +193,7 @@ def newest_state(folder):
     """(path of its description, number of its epoch)."""
     states = []
     for path in folder.glob("state-?.json"):
-        states.append((json.loads(path.read_text())["epoch"]["epoch"], path))
+        states.append((json.loads(path.read_text())["progress"]["last"]["epoch"], path))
     epoch, path = max(states)
     return path, epoch
 

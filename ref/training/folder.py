@@ -34,7 +34,7 @@ def open_folder(run):
         run.encoder.tokenizer.save(out)
         run.settings.save(out)
         write_catalogue(out, run.data.titles)
-    if options.resume and progress.last:
+    if options.resume and progress.step:
         processes.say(
             f"going on after epoch {progress.epoch}, step {progress.step} of {progress.total}"
         )
@@ -80,8 +80,8 @@ def close_folder(run, progress):
     processes.say(
         f"best validation: {best['valid']:.3f} nats a title, at step {best['step']}; wrote {out}"
     )
-    if progress.dropped:
+    if progress.tally.dropped:
         processes.say(
-            f"{progress.dropped} items of histories were left out of prompts longer than "
+            f"{progress.tally.dropped} items of histories were left out of prompts longer than "
             f"{run.encoder.max_length} tokens"
         )

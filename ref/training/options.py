@@ -142,6 +142,14 @@ def add_step_options(add):
         help="largest norm of the gradient (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add(
+        "--state-every",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="a killed training goes on from its last epoch, or multiple of N steps "
+        "(default: %(default)s)",
+    )
 
 
 def add_model_options(add):
@@ -282,8 +290,8 @@ def check_types(options, parser):
 
 
 POSITIVE = """
-    epochs max_steps patience valid_limit batch_size accumulate lr lora_rank lora_alpha clip layers
-    hidden_size heads threads
+    epochs max_steps patience state_every valid_limit batch_size accumulate lr lora_rank lora_alpha
+    clip layers hidden_size heads threads
 """.split()
 BELOW = {"warmup": 2**31, "weight_decay": 2**31, "dropout": 1, "lora_dropout": 1, "seed": 2**63}
 

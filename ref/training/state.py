@@ -1,13 +1,14 @@
-"""What a training leaves in its folder to go on from: its log, and the state after each epoch.
+"""What a training leaves in its folder to go on from: its log, and its state.
 
 `log.jsonl` holds a description of the training in its first line, then a line an epoch, its record:
-{"epoch", "step", "of", "train", "valid", ...}. `state-0` and `state-1` (.safetensors with a .json)
-take turns, so that the one before is complete while the next is written.
+{"epoch", "step", "of", "train", "valid", ...}. A state is written after each epoch, and inside long
+ones. `state-0` and `state-1` (.safetensors with a .json) take turns, so that the one before is
+complete while the next is written.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,38 +17,36 @@ from safetensors.torch import load_file
 from ref.checkpoints.weights import write_tensors
 from ref.files import parse_json, read_json, read_text, write_atomically, write_json
 from ref.training import processes
+from ref.training.tally import Tally
 
 _ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 
 
 @dataclass
 class Progress:
-    """How far a training is: the records of its last and of its best epoch, None before any."""
+    """How far a training is.
 
+    step: steps taken. total: steps that it takes if it does not stop early; None before the first.
+    last, best: the records of the last and of the best epoch, None before any.
+    tally: what it counts in the epoch that is under way. states: how many it has written.
+    """
+
+    step: int = 0
+    total: int | None = None
     last: dict | None = None
     best: dict | None = None
+    tally: Tally = field(default_factory=Tally)
+    states: int = 0
 
     @property
     def epoch(self):
+        """The number of the last epoch that is done."""
         return self.last["epoch"] if self.last else 0
-
-    @property
-    def step(self):
-        return self.last["step"] if self.last else 0
-
-    @property
-    def total(self):
-        """Steps that the training will take; None before its first epoch."""
-        return self.last["of"] if self.last else None
 
     @property
     def waited(self):
         """Epochs since the best one."""
         return self.last["epoch"] - self.best["epoch"] if self.last else 0
-
-    @property
-    def dropped(self):
-        return self.last["dropped"] if self.last else 0
 
     @property
     def model(self):
@@ -56,6 +55,26 @@ class Progress:
 
     def is_best(self, record):
         return self.best is None or record["valid"] < self.best["valid"]
+
+    def is_finished(self, patience):
+        """Was the last epoch the last? Its last step may be done before its validation."""
+        if self.last is None:
+            return False
+        return self.last["step"] >= self.total or self.waited >= patience
+
+    def end_epoch(self):
+        """The record of the epoch that was under way. All processes have to call it."""
+        counted = self.tally.end_epoch(self.step)
+        return {"epoch": self.epoch + 1, "step": self.step, "of": self.total, **counted}
+
+    def to_json(self):
+        """All of it for a JSON file. All processes have to call it."""
+        return vars(self) | {"tally": self.tally.to_json(self.step)}
+
+    @classmethod
+    def from_json(cls, values):
+        """Raises TypeError for what `to_json` did not write."""
+        return cls(**values | {"tally": Tally(**values["tally"])})
 
 
 def fingerprint(data):
@@ -67,7 +86,9 @@ def fingerprint(data):
 
 
 def write_state(out, model, optimizer, progress: Progress):
-    """Write all that the next epoch depends on. All processes have to call it; the first writes."""
+    """Write all that the next step depends on. All processes have to call it; the first writes."""
+    progress.states += 1
+    values = progress.to_json()
     tensors = {"rng": torch.stack(processes.gather(torch.get_rng_state()))}
     for name, parameter in _trained(model):
         tensors[f"weight.{name}"] = parameter
@@ -75,17 +96,15 @@ def write_state(out, model, optimizer, progress: Progress):
             tensors[f"{key}.{name}"] = value
     tensors = processes.whole(tensors)
     if processes.is_first():
-        path = Path(out) / f"state-{progress.last['epoch'] % 2}.safetensors"
+        path = Path(out) / f"state-{progress.states % 2}.safetensors"
         write_tensors(path, tensors)
-        checksum = state_checksum(path, progress.last, progress.best)
-        values = {"sha256": checksum, "epoch": progress.last, "best": progress.best}
-        write_json(path.with_suffix(".json"), values)
+        described = {"sha256": state_checksum(path, values), "progress": values}
+        write_json(path.with_suffix(".json"), described)
 
 
-def state_checksum(path, last, best):
-    """SHA-256 of a file of tensors and of the records beside it."""
-    records = json.dumps([last, best]).encode()
-    return hashlib.sha256(path.read_bytes() + records).hexdigest()
+def state_checksum(path, values):
+    """SHA-256 of a file of tensors and of the progress beside it."""
+    return hashlib.sha256(path.read_bytes() + json.dumps(values).encode()).hexdigest()
 
 
 def read_state(out, model, optimizer) -> Progress:
@@ -115,16 +134,15 @@ def newest_state(out):
     for path in sorted(Path(out).glob("state-?.json")):
         tensors = path.with_suffix(".safetensors")
         try:
-            state = read_json(path)
-            last, best = state["epoch"], state["best"]
-            if state_checksum(tensors, last, best) != state["sha256"]:
+            described = read_json(path)
+            if state_checksum(tensors, described["progress"]) != described["sha256"]:
                 raise ValueError(f"is not what was written with {tensors.name}")
-            is_newer = newest is None or last["epoch"] > progress.epoch
+            read = Progress.from_json(described["progress"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             processes.say(f"not used: {path}: {error}")
             continue
-        if is_newer:
-            newest, progress = tensors, Progress(last, best)
+        if read.states > progress.states:
+            newest, progress = tensors, read
     return newest, progress
 
 
@@ -186,9 +204,9 @@ def finished(out):
     try:
         description, *records = [parse_json(line, path) for line in lines]
         best = min(records, key=lambda record: record["valid"])
-        progress = Progress(records[-1], best)
-        patience = description["options"]["patience"]
-        return progress.step >= progress.total or progress.waited >= patience
+        last = records[-1]
+        progress = Progress(last["step"], last["of"], last, best)
+        return progress.is_finished(description["options"]["patience"])
     except (ValueError, KeyError, TypeError):
         return False
 

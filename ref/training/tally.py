@@ -21,13 +21,24 @@ class Step:
 
 
 class Tally:
-    """The steps of an epoch, and what all epochs have read. dropped: items left out before."""
+    """The steps of an epoch, and what all epochs have read.
 
-    def __init__(self, dropped=0):
+    nats, predicted: of the first steps of the epoch, summed over all processes. dropped: items left
+    out in them and in the epochs before.
+    """
+
+    def __init__(self, nats=(), predicted=(), dropped=0):
         self.began = time.perf_counter()
         self.tokens = 0
+        self.nats = list(nats)
+        self.predicted = list(predicted)
         self.dropped = dropped
-        self.steps = []
+        self.steps = []  # those behind them: of this process alone
+
+    @property
+    def num_steps(self):
+        """Steps of the epoch so far."""
+        return len(self.nats) + len(self.steps)
 
     def begin_step(self, num_predicted):
         """A new step; what `add` counts from now on is its."""
@@ -47,21 +58,32 @@ class Tally:
         nats = sum(step.nats for step in steps)
         return processes.WORLD * nats / sum(step.num_predicted for step in steps)
 
-    def end_epoch(self, number):
-        """What a record says of the epoch, summed over all processes; the next epoch begins.
+    def sum_up(self, number):
+        """Sum over all processes what each has counted. All of them have to call it.
 
-        number: of the last step, for the error message. All processes have to call it.
+        number: of the last step, for the error message.
         Raises ValueError for a loss that is not finite.
         """
-        nats = processes.sums([step.nats for step in self.steps])
-        if not math.isfinite(sum(nats)):
+        self.nats += processes.sums([step.nats for step in self.steps])
+        if not math.isfinite(sum(self.nats)):
             raise ValueError(
-                f"the training loss is {sum(nats)} at step {number}; try a smaller --lr"
+                f"the training loss is {sum(self.nats)} at step {number}; try a smaller --lr"
             )
-        predicted = [step.num_predicted for step in self.steps]
+        self.predicted += [step.num_predicted for step in self.steps]
         self.tokens += sum(processes.sums([step.tokens for step in self.steps]))
         self.dropped += sum(processes.sums([step.dropped for step in self.steps]))
         self.steps = []
+
+    def to_json(self, number):
+        """What `Tally` takes to go on counting in another run. Sums up as `sum_up` does."""
+        self.sum_up(number)
+        return {"nats": self.nats, "predicted": self.predicted, "dropped": self.dropped}
+
+    def end_epoch(self, number):
+        """What a record says of the epoch; the next one begins. Sums up as `sum_up` does."""
+        self.sum_up(number)
+        nats, predicted = self.nats, self.predicted
+        self.nats, self.predicted = [], []
         return {
             "train": sum(nats) / sum(predicted),
             "tokens_per_second": round(self.tokens / (time.perf_counter() - self.began)),
