@@ -113,7 +113,10 @@ def encode_and_check(tokenizer, text):
             )
         covered = end
     if covered != len(text) or decoded.replace(SPACE_MARK, " ") != text.replace(SPACE_MARK, " "):
-        raise ValueError(f"{tokenizer.source}: turns {text!r} into {decoded!r}")
+        raise ValueError(
+            f"{tokenizer.source}: turns {text!r} into {decoded!r}; use a tokenizer that keeps "
+            "every character, or write the titles as this one gives them back"
+        )
     if tokenizer.bos_id in ids or tokenizer.eos_id in ids:
         raise ValueError(f"{tokenizer.source}: reads a special token in {text!r}")
     return ids, [begin for begin, _ in offsets]

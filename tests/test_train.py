@@ -640,6 +640,8 @@ WRONG_OPTIONS = (
     (f"--vocabulary {10**12}", ("vocabulary", 10**12)),
     ("--data nowhere", ("nowhere", "no such folder")),
     ("--weights nowhere", ("nowhere", "no such folder")),
+    ("--weights some-org/Some-LLM-1.5B",
+     ("no such folder", "hf download some-org/Some-LLM-1.5B --local-dir FOLDER")),
     ("--layout nowhere.json", ("nowhere.json", "no such file")),
     ("--min-item 1000", ("no users left", "1000")),
     ("--min-user 2", ("min_user", "2", "3 or more")),
@@ -685,6 +687,25 @@ def test_a_broken_model_folder_is_refused_in_one_line(
     broken = changed_copy(tiny_model, tmp_path / "broken", **changes)
     options = ("--out", tmp_path / "out", *TINY, "--weights", broken)
     assert_one_line(run(train, "--data", made_up_data, *options), *fragments)
+
+
+def test_a_tokenizer_that_changes_titles_is_refused_with_what_to_do(tmp_path, run, dense_data):
+    lowercasing = sentencepiece_model(TITLES * 3, 450, normalization_rule_name="nmt_nfkc_cf")
+    llm = write_llm(tmp_path / "llm", lowercasing)
+    options = ("--weights", llm, "--out", tmp_path / "m", "--threads", 1)
+    ended = run(train, "--data", dense_data, *options)
+    assert_one_line(ended, llm / "tokenizer.model", "turns", "use a tokenizer that keeps")
+
+
+def test_an_adapter_of_a_model_of_the_hub_says_how_to_get_it(
+    tmp_path, run, made_up_data, tiny_model
+):
+    adapter = trained(made_up_data, tmp_path / "a", "--weights", tiny_model, *LORA)
+    changed = {"adapter_config": {"base_model_name_or_path": "some-org/llm"}}
+    copy = changed_copy(adapter, tmp_path / "b", **changed)
+    options = ("--out", tmp_path / "m", *TINY, "--weights", copy)
+    ended = run(train, "--data", made_up_data, *options)
+    assert_one_line(ended, "name it with --base", "hf download some-org/llm --local-dir FOLDER")
 
 
 def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(

@@ -1,6 +1,7 @@
 """LoRA adapters in the files of PEFT: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -77,9 +78,11 @@ def base_of(folder, base=None):
     """The folder with the weights: `folder` itself, or that of the base model of an adapter.
 
     base: taken instead of the folder that the adapter names.
-    Raises ValueError for a folder with both, FileNotFoundError where the base model is missing.
+    Raises ValueError for a folder with both, FileNotFoundError where a folder is missing.
     """
     path = Path(folder) / _CONFIG
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder}: no such folder{_hub_remedy(folder)}")
     if not path.is_file():
         return folder
     for name in ("model.safetensors", "model.safetensors.index.json"):
@@ -89,8 +92,19 @@ def base_of(folder, base=None):
     if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
         raise FileNotFoundError(
             f"{path}: the base model {source!r} is no folder here; name it with --base"
+            + _hub_remedy(source)
         )
     return source
+
+
+def _hub_remedy(name):
+    """What to do if a name is that of a model on the Hugging Face hub; "" if it cannot be one."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+        return ""
+    return (
+        "; models of the Hugging Face hub are not downloaded: "
+        f"hf download {name} --local-dir FOLDER makes a folder of one"
+    )
 
 
 def read_config(folder, base=None):
