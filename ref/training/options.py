@@ -142,14 +142,6 @@ def add_step_options(add):
         help="largest norm of the gradient (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="(default: %(default)s)")
-    add(
-        "--state-every",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="a killed training goes on from its last epoch, or multiple of N steps "
-        "(default: %(default)s)",
-    )
 
 
 def add_model_options(add):
@@ -185,6 +177,14 @@ def add_lora_options(add):
 
 
 def add_machine_options(add):
+    add(
+        "--state-every",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="a killed training goes on from its last epoch, or multiple of N steps "
+        "(default: %(default)s)",
+    )
     add(
         "--dtype",
         choices=cli.DTYPES,
