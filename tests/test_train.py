@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -624,6 +625,22 @@ def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, made_up_data):
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("state-"))
     assert names == MODEL_FILES
     assert recommender.load(out)[0].scheme == MaskScheme(1, 1)
+
+
+# --- help
+
+
+def test_help_shows_the_ten_options_that_matter_first(run):
+    ended = run(train, "--help")
+    listed = re.findall(r"^  (--[\w-]+)", ended.out, flags=re.MULTILINE)
+    assert (
+        listed[:10]
+        == (
+            "--data --out --weights --resume --intra-layers --cross-layers --loss --epochs --seed "
+            "--device"
+        ).split()
+    )
+    assert len(listed) == len(set(listed))
 
 
 # --- wrong input

@@ -22,21 +22,39 @@ USAGE = """Train a HatLLM recommender.
 """
 
 
+FIRST = """
+    --data --out --weights --resume --intra-layers --cross-layers --loss --epochs --seed --device
+""".split()
+
+
 def make_parser():
-    """The command line, group by group."""
+    """The command line: the options that matter first, then the others group by group."""
     parser = argparse.ArgumentParser(
         description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_folder_options(parser.add_argument_group("folders").add_argument)
-    add_mask_options(parser.add_argument_group("masks").add_argument)
-    add_prompt_options(parser.add_argument_group("data and prompts").add_argument)
-    add_column_options(parser.add_argument_group("columns of your own data").add_argument)
-    add_loss_options(parser.add_argument_group("loss").add_argument)
-    add_step_options(parser.add_argument_group("steps").add_argument)
-    add_model_options(parser.add_argument_group("a new model").add_argument)
-    add_lora_options(parser.add_argument_group("LoRA").add_argument)
-    add_machine_options(parser.add_argument_group("machine").add_argument)
+    first = parser.add_argument_group("what matters first")
+    add_folder_options(first.add_argument)
+    for title, add_options in (
+        ("masks", add_mask_options),
+        ("data and prompts", add_prompt_options),
+        ("columns of your own data", add_column_options),
+        ("loss", add_loss_options),
+        ("steps", add_step_options),
+        ("a new model", add_model_options),
+        ("LoRA", add_lora_options),
+        ("machine", add_machine_options),
+    ):
+        add_options(first_or_in(first, parser.add_argument_group(title)))
     return parser
+
+
+def first_or_in(first, group):
+    """A function like add_argument, which adds an option to `first` if it is in FIRST."""
+
+    def add(name, **settings):
+        (first if name in FIRST else group).add_argument(name, **settings)
+
+    return add
 
 
 def add_folder_options(add):
@@ -49,11 +67,6 @@ def add_folder_options(add):
     )
     add("--weights", metavar="FOLDER", help="start from this model instead of random weights")
     add(
-        "--base",
-        metavar="FOLDER",
-        help="base model, if --weights is a LoRA adapter (default: what it says)",
-    )
-    add(
         "--resume",
         metavar="FOLDER",
         help="go on with the training in this folder, with its options (but for --threads)",
@@ -63,7 +76,8 @@ def add_folder_options(add):
 def add_prompt_options(add):
     add(
         "--layout",
-        help="lines, instruction, or a JSON file (default: lines, or what --weights says)",
+        help="lines, instruction, movies, books, toys or a JSON file "
+        "(default: lines, or what --weights says)",
     )
     add(
         "--history", type=int, default=10, help="items shown before a target (default: %(default)s)"
@@ -94,13 +108,14 @@ def add_loss_options(add):
     add(
         "--loss",
         choices=("target", "all", "titles"),
-        help="tokens that are predicted (default: titles, or target)",
+        help="tokens that are predicted (default: titles, or target where a layout such as "
+        "instruction does not let every item read the same)",
     )
     add(
         "--softmax",
         choices=("catalogue", "full"),
         default="catalogue",
-        help="alternatives of a token",
+        help="alternatives of a token (default: %(default)s)",
     )
     add("--temperature", type=float, default=1.0, help="divides the logits (default: %(default)s)")
 
@@ -112,7 +127,7 @@ def add_step_options(add):
         default=12,
         help="passes over the training windows (default: %(default)s)",
     )
-    add("--max-steps", type=int, help="stop after so many steps")
+    add("--max-steps", type=int, help="so many steps, instead of --epochs")
     add(
         "--patience",
         type=int,
@@ -141,7 +156,12 @@ def add_step_options(add):
         default=1.0,
         help="largest norm of the gradient (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="of weights, order and dropout (default: %(default)s)",
+    )
 
 
 def add_model_options(add):
@@ -157,6 +177,11 @@ def add_model_options(add):
 
 
 def add_lora_options(add):
+    add(
+        "--base",
+        metavar="FOLDER",
+        help="base model, if --weights is a LoRA adapter (default: what it says)",
+    )
     add("--lora-rank", type=int, help="train a LoRA adapter of this rank and freeze --weights")
     add(
         "--lora-alpha",
@@ -182,7 +207,7 @@ def add_machine_options(add):
         type=int,
         default=1000,
         metavar="N",
-        help="a killed training goes on from its last epoch, or multiple of N steps "
+        help="write a state to resume from after every N steps too, not only after epochs "
         "(default: %(default)s)",
     )
     add(
