@@ -14,6 +14,7 @@ from ref import cli
 from ref.files import read_text
 from ref.matching import Matcher
 from ref.recommender import Recommender
+from ref.report.tables import percent_text
 from ref.text import clean_title
 
 
@@ -110,7 +111,7 @@ def show(texts, history, best, options):
         print(f"  {title}" if text == title else f"  {title}   (you wrote: {text})")
     print("recommended, with probabilities")
     for rank, (title, log_prob) in enumerate(best, start=1):
-        print(f"  {rank:2d}  {math.exp(log_prob):6.2%}  {title}")
+        print(f"  {rank:2d}  {percent_text(math.exp(log_prob)):>6}  {title}")
 
 
 if __name__ == "__main__":
