@@ -156,12 +156,7 @@ def add_step_options(add):
         default=1.0,
         help="largest norm of the gradient (default: %(default)s)",
     )
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="of weights, order and dropout (default: %(default)s)",
-    )
+    add("--seed", type=int, default=0, help="of all that is random (default: %(default)s)")
 
 
 def add_model_options(add):
