@@ -121,42 +121,43 @@ def add_loss_options(add):
 
 
 def add_step_options(add):
+    default = "(default: %(default)s)"
     add(
         "--epochs",
         type=int,
         default=12,
-        help="passes over the training windows (default: %(default)s)",
+        help=f"passes over the training windows {default}",
     )
     add("--max-steps", type=int, help="so many steps, instead of --epochs")
     add(
         "--patience",
         type=int,
         default=5,
-        help="stop after so many epochs without a better validation (default: %(default)s)",
+        help=f"stop after so many epochs without a better validation {default}",
     )
-    add("--batch-size", type=int, default=32, help="windows a step (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help=f"windows a step {default}")
     add(
         "--accumulate",
         type=int,
         default=1,
-        help="parts that a step is computed in, to save memory (default: %(default)s)",
+        help=f"parts that a step is computed in, to save memory {default}",
     )
-    add("--lr", type=float, default=4e-3, help="peak learning rate (default: %(default)s)")
+    add("--lr", type=float, default=4e-3, help=f"peak learning rate {default}")
     add(
         "--warmup",
         type=int,
         default=100,
-        help="steps until the peak, at most all (default: %(default)s)",
+        help=f"steps until the peak, at most all {default}",
     )
-    add("--weight-decay", type=float, default=0.1, help="of matrices (default: %(default)s)")
+    add("--weight-decay", type=float, default=0.1, help=f"of matrices {default}")
     add("--dropout", type=float, help="(default: 0.2, or 0 with --weights)")
     add(
         "--clip",
         type=float,
         default=1.0,
-        help="largest norm of the gradient (default: %(default)s)",
+        help=f"largest norm of the gradient {default}",
     )
-    add("--seed", type=int, default=0, help="of all that is random (default: %(default)s)")
+    add("--seed", type=int, default=0, help=f"of all that is random {default}")
 
 
 def add_model_options(add):
