@@ -101,13 +101,12 @@ def test_a_later_stage_is_diagnosed_where_the_model_is_right(capsys):
 
 def test_what_failing_cases_have_in_common_is_said(capsys):
     text = told(comparisons_of(with_bugs("rope-llama3-as-linear")), capsys)
-    assert "One case fails, the only one with 'rope llama3'." in text
+    assert "Exactly the 2 cases with 'rope llama3' fail." in text
 
 
 def test_that_only_the_longest_cases_fail_is_said(capsys):
     text = told(comparisons_of(with_bugs("mask-ends-at-128")), capsys)
     assert re.search(r"Exactly the \d cases with more than \d+ tokens fail", text)
-    assert "tokens." in text
 
 
 def test_one_case_alone_gives_a_caveat_and_the_case_to_run_next(capsys):

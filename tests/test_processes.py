@@ -18,7 +18,7 @@ from support.data import TINY, made_up_rows, write_interactions
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-LONG = (*TINY, "--max-steps", 14, "--dropout", 0, "--threads", 1)
+LONG = (*TINY, "--max-steps", 14, "--patience", 99, "--dropout", 0, "--threads", 1)
 
 # Scripts that run train.py with something changed.
 SAYS_THE_NORMS = """
