@@ -69,6 +69,7 @@ def parse_options(arguments=None):
 
 
 def add_input_options(add):
+    """Data and models."""
     default = f"(default: those there are of {', '.join(DEFAULT_WEIGHTS)})"
     trained = "(default: as the models were trained)"
     base_default = "(default: what adapter_config.json says)"
@@ -84,6 +85,7 @@ def add_input_options(add):
 
 
 def add_ranking_options(add):
+    """How titles are ranked, and for whom."""
     default = "(default: %(default)s)"
     negatives = f"random other titles of --ranking sampled {default}"
     cache_items = "compute the IN layers once a title, not once a prompt (text='isolated' only)"
@@ -97,6 +99,7 @@ def add_ranking_options(add):
 
 
 def add_report_options(add):
+    """What is printed and written, and what computes it."""
     default = "(default: %(default)s)"
     attention_help = "measure where the attention goes (ref/report/attention.py) instead of ranking"
     add("--show", type=int, default=0, metavar="N", help="show N users: history, top 5, truth")
@@ -166,10 +169,9 @@ def load_data(options, folders, settings):
 
     Models that do not say how they saw it take what the others say.
     """
-    saying = [model for folder, model in zip(folders, settings) if says_how(folder)]
+    saying = [model for folder, model in zip(folders, settings) if says_how(folder)] or settings
     protocols = {
-        (model.history, model.min_item, model.min_user, model.min_rating)
-        for model in saying or settings
+        (model.history, model.min_item, model.min_user, model.min_rating) for model in saying
     }
     if len(protocols) > 1:
         raise ValueError(
@@ -178,7 +180,7 @@ def load_data(options, folders, settings):
         )
     history, min_item, min_user, min_rating = protocols.pop()
     columns = replace(columns_of(options), min_rating=min_rating)
-    test_items = options.test_items or min(model.test_items for model in settings)
+    test_items = options.test_items or min(model.test_items for model in saying)
     for folder, model in zip(folders, settings):
         if model.test_items < test_items and says_how(folder):
             raise ValueError(
@@ -379,6 +381,7 @@ def with_progress(prompts, folder):
 
 
 def say_dropped(name, encoder, dropped):
+    """Print how many items of histories did not fit into prompts, if any."""
     if dropped:
         processes.say(
             f"{name}: {dropped} items of histories did not fit into {encoder.max_length} tokens "

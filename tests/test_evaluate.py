@@ -511,3 +511,13 @@ def test_the_number_of_threads_is_what_is_asked_for(run, tiny_model, made_up_dat
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     run(evaluate, "--data", made_up_data, "--weights", tiny_model, "--limit", 1, "--threads", 7)
     assert asked[0] == 7
+
+
+def test_a_language_model_is_asked_for_as_many_targets_as_the_model_beside_it(
+    report_of, tmp_path, made_up_data
+):
+    model = trained(made_up_data, tmp_path / "model", "--test-items", 2)
+    llm = write_llm(tmp_path / "llm", sentencepiece_model(TITLES, 470))
+    report = report_of(made_up_data, [model, llm])
+    assert report["users"] == 12
+    assert report["targets"] == 24

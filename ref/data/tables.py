@@ -130,6 +130,7 @@ class _BoundedGzip(gzip.GzipFile):
     """A .gz file that is no bomb: unpacked, a table is 10 times as large, and never 1,000 times."""
 
     def read1(self, size=-1):
+        """Some bytes, as of any file. Raises gzip.BadGzipFile where they have become too many."""
         if self.tell() > max(1 << 24, 50 * os.fstat(self.fileno()).st_size):
             raise gzip.BadGzipFile("what it holds is more than 50 times as large")
         return super().read1(size)
