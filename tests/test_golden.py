@@ -452,6 +452,20 @@ def test_a_case_that_an_adapter_cannot_run_is_skipped_with_its_reason(tmp_path, 
     assert report.splitlines()[-1] == summary
 
 
+def test_of_many_skipped_cases_the_first_are_named_and_the_others_counted(tmp_path, capsys):
+    adapter = write_adapter(
+        tmp_path,
+        "def run(case):\n"
+        "    if case.name != 'biases':\n"
+        "        raise NotImplementedError('later')\n"
+        "    return {'logits': case.outputs['logits']}\n",
+    )
+    assert command.main(["run", adapter, "--stage", "model"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skip")]
+    assert line.endswith(f" and {NUM_OF_MODEL - 4} more: later")
+    assert line.count(",") == 2
+
+
 def test_an_adapter_with_a_bug_is_told_which(tmp_path, capsys):
     adapter = write_adapter(
         tmp_path,

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 from ref.golden.plants import descriptions
+from ref.golden.remarks import short_list
 
 NUM_EXPLAINED = 3  # so many bugs that cannot be told apart are explained, the others named
 
@@ -23,16 +24,16 @@ def print_comparison(comparison):
     for remark in comparison.remarks:
         print(f"      {remark}")
     if comparison.unknown:
-        print(f"      not compared, unknown here: {', '.join(comparison.unknown)}")
+        print(f"      not compared, unknown here: {short_list(comparison.unknown)}")
 
 
 def print_skipped(skipped):
-    """The cases that were not run, a reason a line."""
+    """How many cases were not run, and the first of them, a reason a line."""
     names = {}
     for name, reason in skipped.items():
         names.setdefault(reason, []).append(name)
     for reason, of_reason in names.items():
-        print(f"skip  {', '.join(of_reason)}: {reason}")
+        print(f"skip  {short_list(of_reason)}: {reason}")
 
 
 def print_summary(comparisons, skipped):
