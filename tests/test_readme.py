@@ -54,6 +54,16 @@ def test_the_counts_of_cases_and_known_bugs_are_those_of_the_files():
     assert f"the {num_bugs} that it knows" in text
 
 
+def test_the_mistake_that_the_checker_names_fails_as_many_cases_as_the_page_says():
+    golden = ROOT / "ref" / "golden"
+    cases = json.loads((golden / "index.json").read_text(encoding="utf-8"))
+    of_model = {case["name"] for case in cases if case["stage"] == "model"}
+    bugs = json.loads((golden / "bugs.json").read_text(encoding="utf-8"))
+    (bug,) = [bug for bug in bugs if f"1. {bug['id']} ({bug['family']}): {bug['what']}" in README]
+    num_right = len(of_model - set(bug["shown_by"]))
+    assert f"{num_right} of {len(of_model)} cases are right" in README
+
+
 def test_the_example_of_recommending_in_python_runs_and_prints_five_titles(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(code_after("Recommend", "python"), {})
