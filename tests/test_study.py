@@ -49,10 +49,10 @@ def test_the_list_of_runs_is_that_of_the_plan():
     assert len(names) == 70 and set(names) == expected
 
 
-def test_every_schedule_has_a_run_before_any_has_two():
-    first = run.all_runs(["movielens"])[:7]
-    assert {each.seed for each in first} == {0}
-    assert len({each.schedule for each in first}) == 7
+def test_the_first_runs_of_a_data_set_compare_causal_1_0_and_1_1_over_all_seeds():
+    first = run.all_runs(["movielens"])[:15]
+    assert {each.schedule for each in first} == {(0, 0), (1, 0), (1, 1)}
+    assert [each.seed for each in first[::3]] == [0, 1, 2, 3, 4]
     assert first[0].schedule == (0, 0)
 
 
