@@ -53,26 +53,39 @@ def iso(time):
 
 
 MOVIELENS = ("userId", "movieId", "rating", "timestamp")
+
+
+def movielens_csv(rows, titles):
+    items = [(item, title, "x|y") for item, title in titles.items()]
+    return {
+        "ratings.csv": table(MOVIELENS, rows),
+        "movies.csv": table(("movieId", "title", "genres"), items),
+        "links.csv": "movieId,imdbId\n",
+    }
+
+
+def movielens_dat(rows, titles):
+    items = [(item, title, "x|y") for item, title in titles.items()]
+    return {
+        "ratings.dat": unquoted(None, rows, "::"),
+        "movies.dat": unquoted(None, items, "::"),
+    }
+
+
+def recbole(rows, titles):
+    header = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
+    return {
+        "any.inter": unquoted(header, rows, "\t"),
+        "any.item": unquoted(("item_id:token", "movie_title:token_seq"), titles.items(), "\t"),
+    }
+
+
 ITEMS = table(("item_id", "title"), TITLES.items())
 # name of a form: its files
 FORMS = {
-    "MovieLens, csv": {
-        "ratings.csv": table(MOVIELENS, RATED),
-        "movies.csv": table(
-            ("movieId", "title", "genres"), [(item, title, "x|y") for item, title in TITLES.items()]
-        ),
-        "links.csv": "movieId,imdbId\n",
-    },
-    "MovieLens, dat": {
-        "ratings.dat": unquoted(None, RATED, "::"),
-        "movies.dat": unquoted(None, [(*pair, "x|y") for pair in TITLES.items()], "::"),
-    },
-    "RecBole": {
-        "any.inter": unquoted(
-            ("user_id:token", "item_id:token", "rating:float", "timestamp:float"), RATED, "\t"
-        ),
-        "any.item": unquoted(("item_id:token", "movie_title:token_seq"), TITLES.items(), "\t"),
-    },
+    "MovieLens, csv": movielens_csv(RATED, TITLES),
+    "MovieLens, dat": movielens_dat(RATED, TITLES),
+    "RecBole": recbole(RATED, TITLES),
     "tsv": {
         "interactions.tsv": table(("user", "item", "time"), ROWS, "\t"),
         "items.tsv": table(("item", "name"), TITLES.items(), "\t"),
@@ -176,6 +189,47 @@ def test_rows_that_stand_twice_are_left_out_and_counted(tmp_path, expected):
     assert data.notes == ("3 rows that repeat an earlier one left out",)
 
 
+def test_of_repetitions_the_first_stays_and_rows_that_differ_in_one_column_stay_all(tmp_path):
+    rows = [("u", "i1", 5), ("v", "i1", 5), ("u", "i2", 5), ("u", "i1", 6)]
+    data = readers.read(
+        write_interactions(tmp_path / "form", [*rows, rows[2], rows[0], rows[1], rows[3]], TITLES)
+    )
+    kept = zip(data.users.tolist(), data.items.tolist(), data.times.tolist())
+    users = ("u", "v")
+    assert [(users[user], f"i{item}", time) for user, item, time in kept] == rows
+
+
+def test_recbole_titles_get_their_year_back_where_they_do_not_end_in_one(tmp_path):
+    items = [
+        ("a", "Sabrina", "1954"),
+        ("b", "Sabrina", "1995"),
+        ("c", "1984", "1984"),
+        ("d", "Land (1995)", "V"),
+        ("e", "Heat (1995)", "1995"),
+        ("f", "unknown", ""),
+        ("g", " ", "1995"),
+    ]
+    rows = [("u", item, 1, time) for time, (item, *_) in enumerate(items)]
+    header = ("item_id:token", "movie_title:token_seq", "release_year:token")
+    files = {
+        "any.inter": unquoted(("user_id", "item_id", "rating", "timestamp"), rows, "\t"),
+        "any.item": unquoted(header, items, "\t"),
+    }
+    data = readers.read(write(tmp_path / "form", files))
+    with_year = ["Sabrina (1954)", "Sabrina (1995)", "1984 (1984)"]
+    assert data.titles == [*with_year, "Land (1995)", "Heat (1995)", "unknown"]
+    assert data.notes[0] == "the year in any.item was added to 3 titles"
+    assert data.notes[1].startswith("1 items without a title left out (g)")
+
+
+def test_a_year_beside_titles_of_any_other_form_stays_beside_them(tmp_path):
+    items = table(("item_id", "title", "release_year"), [("a", "Sabrina", "1954")])
+    rows = table(("user_id", "item_id", "timestamp"), [("u", "a", 1)])
+    data = readers.read(write(tmp_path / "form", {"interactions.csv": rows, "items.csv": items}))
+    assert data.titles == ["Sabrina"]
+    assert data.notes == ()
+
+
 def test_items_without_a_title_are_left_out_and_counted(tmp_path):
     titles = {item: title for item, title in TITLES.items() if item != "i3"} | {"i4": " "}
     data = readers.read(write_interactions(tmp_path / "form", ROWS, titles))
@@ -192,6 +246,37 @@ def test_what_filters_leave_is_said(tmp_path):
     (note,) = data.notes
     assert note.startswith(f"{len(data.titles)} of {len(counts)} titles, 12 of 12 users")
     assert f"{len(data.items)} of {len(ROWS)} interactions" in note
+
+
+def test_titles_that_filters_leave_are_counted_as_the_catalogue_counts_them(tmp_path):
+    """Two of the five items share a title, and the rarest item goes."""
+    titles = {"a": "A", "b": "B", "c": "C", "d": "C", "e": "E"}
+    rows = [(user, item, time) for user in "uvw" for time, item in enumerate("abcd")]
+    folder = write_interactions(tmp_path / "form", [*rows, ("u", "e", 9)], titles)
+    data = dataset.load(folder, min_item=2, min_user=3)
+    assert data.titles == ["A", "B", "C"]
+    assert data.notes == ("3 of 4 titles, 3 of 3 users and 12 of 13 interactions are left",)
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if "MovieLens" in name] + ["RecBole"])
+def test_every_filter_says_what_it_removes(form, tmp_path):
+    """Of six interactions each of four users: a rating, a repetition and items without a title.
+
+    Then an item of one interaction goes, and with it a user who has too few left.
+    """
+    titles = {f"i{n}": f"T{n}" for n in range(5)} | {"i5": " "}
+    rows = [(user, f"i{n}", 5, n) for user in "abcd" for n in range(4)]
+    rows += [rows[0], ("a", "i2", 1, 8), ("b", "i5", 5, 8), ("c", "i4", 5, 8)]
+    rows += [("e", item, 5, 1) for item in ("i0", "i1", "i4")]
+    files = {"RecBole": recbole, "MovieLens, csv": movielens_csv, "MovieLens, dat": movielens_dat}
+    folder = write(tmp_path / "form", files[form](rows, titles))
+    data = dataset.load(folder, min_item=3, min_user=3, columns=Columns(min_rating=2))
+    assert data.notes == (
+        "1 interactions rated lower than asked for left out",
+        "1 items without a title left out (i5), and 1 interactions",
+        "1 rows that repeat an earlier one left out",
+        "4 of 5 titles, 4 of 5 users and 16 of 20 interactions are left",
+    )
 
 
 def test_dates_with_and_without_a_zone_are_ordered_in_time():

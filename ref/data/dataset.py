@@ -193,14 +193,18 @@ def _filtered(data, min_item, min_user):
 
 
 def _what_is_left(data, keep):
-    """Notes that say how much the filters kept, if they dropped anything."""
-    sizes = []
-    for name, column in (("titles", data.items), ("users", data.users)):
-        kept, all_ = len(np.unique(column[keep])), len(np.unique(column))
-        sizes.append(f"{kept:,} of {all_:,} {name}")
+    """A note that says how much the filters kept, if they dropped anything."""
     if keep.all():
         return []
-    return [f"{sizes[0]}, {sizes[1]} and {keep.sum():,} of {len(keep):,} interactions are left"]
+    titles = f"{_num_titles(data, keep):,} of {_num_titles(data):,} titles"
+    users = f"{len(np.unique(data.users[keep])):,} of {len(np.unique(data.users)):,} users"
+    rows = f"{keep.sum():,} of {len(keep):,} interactions"
+    return [f"{titles}, {users} and {rows} are left"]
+
+
+def _num_titles(data, rows=slice(None)):
+    """How many titles stand in some rows; items that share one are one."""
+    return len({data.titles[item] for item in np.unique(data.items[rows])})
 
 
 def _occurrences(column, keep):

@@ -38,6 +38,8 @@ DAT_HEADERS = {
     "ratings": ["userId", "movieId", "rating", "timestamp"],
     "movies": ["movieId", "title", "genres"],
 }
+_YEAR = re.compile(r"[0-9]{4}")
+_ENDS_IN_YEAR = re.compile(r"\([0-9]{4}\)\s*$")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 _DECIMAL_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]+)?([eE][+]?[0-9]{1,2})?")
 _MICROSECONDS = 10**6
@@ -48,7 +50,8 @@ class Interactions:
     """N interactions, in the order of the file, and the titles of all items.
 
     path: the file that they are from, for messages. titles: the cleaned title of each item.
-    users, items, times: int64 (N,); users are numbered as they appear, items index `titles`.
+    users, items: int32 (N,); users are numbered as they appear, items index `titles`.
+    times: int64 (N,).
     user_ids: the id of each user. notes: what was left out or assumed, a sentence each.
     """
 
@@ -87,8 +90,8 @@ def read(folder, columns=KNOWN_COLUMNS):
 def read_interactions(folder, columns=KNOWN_COLUMNS):
     """The Interactions in a folder. What has no title, or too low a rating, is left out."""
     path, items_path = find_tables(folder)
-    numbers, titles = _read_titles(items_path, columns) if items_path else ({}, [])
-    reading = _Reading(numbers, titles, grows=items_path is None)
+    numbers, titles, notes = _read_titles(items_path, columns) if items_path else ({}, [], [])
+    reading = _Reading(numbers, titles, notes, grows=items_path is None)
     with tables.opened(path, header_of(path)) as table:
         reading.read(table, columns)
     if items_path and reading.untitled and not reading.items:
@@ -160,17 +163,41 @@ def header_of(path):
 
 
 def _read_titles(path, columns):
-    """{item id: number of the item, None if it has no title}, and the title of each number."""
+    """{item id: number of the item, None if it has no title}, the title of each number, notes."""
     numbers, titles = {}, []
+    num_with_year = 0
     with tables.opened(path, header_of(path)) as table:
         item_column = columns.find("item", table)
         title_column = columns.find("title", table)
+        year_column = _year_column(table)
         for where, row in table.rows:
             item_id = text_id(row[item_column], table.header[item_column], where)
             if item_id in numbers:
                 raise ValueError(f"{where}: {table.header[item_column]} {item_id!r} stands twice")
-            numbers[item_id] = _number_of_title(row[title_column], titles, where, item_id)
-    return numbers, titles
+            title = row[title_column]
+            if year_column is not None and _lacks_year(title, row[year_column]):
+                title = f"{title.strip()} ({row[year_column]})"
+                num_with_year += 1
+            numbers[item_id] = _number_of_title(title, titles, where, item_id)
+    if not num_with_year:
+        return numbers, titles, []
+    return numbers, titles, [f"the year in {path.name} was added to {num_with_year:,} titles"]
+
+
+def _year_column(table):
+    """Where an .item file holds the years that RecBole cut off MovieLens' titles; None if not.
+
+    Without them a film and its remake would share a title, and so be one.
+    """
+    if tables.suffix_of(table.path) == ".item" and "release_year" in table.header:
+        return table.header.index("release_year")
+    return None
+
+
+def _lacks_year(title, year):
+    """Is there a year, and a title that does not end in one in brackets?"""
+    has_both = bool(title.strip() and _YEAR.fullmatch(year))
+    return has_both and not _ENDS_IN_YEAR.search(title)
 
 
 def _number_of_title(text, titles, where, item_id):
@@ -192,15 +219,16 @@ class _Reading:
     """A file of interactions while it is read, row after row.
 
     numbers: {item id: number of the item, None if it has no title}. titles: of each number.
-    grows: the titles stand in the same file.
+    notes: on the titles. grows: the titles stand in the same file.
     """
 
-    def __init__(self, numbers, titles, grows):
+    def __init__(self, numbers, titles, notes, grows):
         self.numbers = numbers
         self.titles = titles
+        self.notes = notes
         self.grows = grows
         self.user_numbers = {}
-        self.users, self.items, self.times = array("q"), array("q"), Times()
+        self.users, self.items, self.times = array("i"), array("i"), Times()
         self.untitled = {}  # item id -> rows
         self.rated_lower = 0
         self.has_times = True
@@ -235,7 +263,7 @@ class _Reading:
 
     def interactions(self, path):
         """All that was read, as Interactions."""
-        notes = []
+        notes = [*self.notes]
         if not self.has_times:
             notes.append(f"{path.name} has no column of times: its order is taken for time")
         if self.rated_lower:
@@ -263,14 +291,18 @@ def _reaches(text, columns, where):
 
 def _without_repetitions(data):
     """Rows that say the same once more (user, item and time) are left out."""
-    triples = np.stack((data.users, data.items, data.times), axis=1)
-    _, first = np.unique(triples, axis=0, return_index=True)
-    repeated = len(triples) - len(first)
+    columns = (data.users, data.items, data.times)
+    order = np.lexsort(columns)  # stable: of equal rows, the first of the file comes first
+    is_first = np.zeros(len(order), bool)
+    is_first[:1] = True
+    for column in columns:
+        is_first[1:] |= np.diff(column[order]) != 0
+    kept = np.sort(order[is_first])
+    repeated = len(order) - len(kept)
     if not repeated:
         return data
-    kept = np.sort(first)
     notes = (*data.notes, f"{repeated:,} rows that repeat an earlier one left out")
-    columns = (data.users[kept], data.items[kept], data.times[kept])
+    columns = (column[kept] for column in columns)
     return Interactions(data.path, data.titles, *columns, data.user_ids, notes)
 
 
