@@ -20,6 +20,7 @@ A tokenizer's encode(text) gives token ids, and for each the index of its first 
 ValueError where the tokens do not give the text back. T is the number of tokens of a prompt.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,17 +110,35 @@ class PromptEncoder:
         text, items or the border between prompt and target apart (check_border=False trusts it to
         keep the border).
         """
-        for dropped in range(max(len(history), 1)):
-            prompt = self._encode(history[dropped:], target, dropped)
-            if len(prompt.input_ids) + reserve <= self.max_length:
-                if check_border and target is not None:
-                    self._refuse_a_fused_border(prompt, history[dropped:], target)
-                return prompt
-        shortest = history[-1] if history else target
-        raise ValueError(
-            f"text, one item and the target take {len(prompt.input_ids) + reserve} tokens; "
-            f"the model reads {self.max_length}: {shortest[:80]!r}"
-        )
+        prompt = self._encode(history, target, dropped=0)
+        if len(prompt.input_ids) + reserve > self.max_length:
+            prompt = self._shortened(history, target, reserve)
+        if check_border and target is not None:
+            self._refuse_a_fused_border(prompt, history[prompt.dropped :], target)
+        return prompt
+
+    def _shortened(self, history, target, reserve):
+        """The prompt less as few of its oldest items as let it fit.
+
+        Where anything stands between titles, an item more is at least a token more. So what is too
+        long with some items is too long with older ones too, and halving the range in which to look
+        finds what dropping one after the other would find.
+        """
+
+        def encode(dropped):
+            return self._encode(history[dropped:], target, dropped)
+
+        def fits(prompt):
+            return len(prompt.input_ids) + reserve <= self.max_length
+
+        shortest = encode(max(len(history) - 1, 0))
+        if not fits(shortest):
+            title = history[-1] if history else target
+            raise ValueError(
+                f"text, one item and the target take {len(shortest.input_ids) + reserve} tokens; "
+                f"the model reads {self.max_length}: {title[:80]!r}"
+            )
+        return encode(bisect_left(range(len(history)), True, key=lambda n: fits(encode(n))))
 
     def encode_target(self, title):
         """The tokens that continue a prompt with `title`, and which of them lie in its segment.

@@ -1,6 +1,7 @@
 """From titles to tokens with segment ids, against a loop over the characters."""
 
 import json
+import random
 from dataclasses import asdict, dataclass, replace
 
 import pytest
@@ -263,6 +264,42 @@ def test_the_oldest_items_are_dropped_and_counted(tokenizers, layout, reserve):
         prompt = encoder.encode(history, "A", reserve)
         assert prompt.dropped == next(k for k in range(10) if lengths[k] <= max_length)
         assert_as_expected(prompt, shorter[prompt.dropped])
+
+
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
+@pytest.mark.parametrize("name", ("trained here", "language model", "dummy prefix"))
+def test_what_is_dropped_is_what_dropping_one_after_the_other_drops(tokenizers, name, layout):
+    tokenizer, layout = tokenizers[name], ALL_LAYOUTS[layout]
+    rng = random.Random(0)
+    for _ in range(25):
+        history = [rng.choice(TITLES) for _ in range(rng.randrange(1, 15))]
+        shorter = [
+            expected_prompt(tokenizer, layout, history[k:], "A") for k in range(len(history))
+        ]
+        lengths = [len(expected.input_ids) for expected in shorter]
+        max_length = rng.randint(lengths[-1], lengths[0])
+        prompt = PromptEncoder(tokenizer, layout, DEFAULT, max_length).encode(history, "A")
+        assert prompt.dropped == next(k for k, length in enumerate(lengths) if length <= max_length)
+        assert_as_expected(prompt, shorter[prompt.dropped])
+
+
+class CountingTokenizer(CharacterTokenizer):
+    """Counts the characters that it was given."""
+
+    num_characters = 0
+
+    def encode(self, text):
+        self.num_characters += len(text)
+        return super().encode(text)
+
+
+@pytest.mark.parametrize("max_length", (5, 1000, 3_999))
+def test_the_longer_the_history_the_more_is_tokenized_but_not_its_square(max_length):
+    tokenizer = CountingTokenizer()
+    encoder = PromptEncoder(tokenizer, LAYOUTS["lines"], DEFAULT, max_length)
+    history = ["A"] * 2_000  # with their newlines 4,000 characters, and as many tokens
+    assert encoder.encode(history).dropped == 2_000 - max_length // 2
+    assert tokenizer.num_characters <= 10 * 4_000
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
