@@ -3,19 +3,33 @@
 Titles are matched to the catalogue of the model: case, accents, a missing year and small typing
 errors do not matter. Without titles, a history a line is read from standard input, its titles
 separated by tabs.
+
+python -m ref.recommend --all-users FILE [--data FOLDER] : the same for every user of a data set,
+behind all that the user chose. FILE ends in .jsonl (an object a user) or .csv (a line a title);
+until it is complete, it is called FILE.part.
 """
 
 import argparse
+import csv
 import json
 import math
+import os
 import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 
 from ref import cli
+from ref.data.columns import KNOWN_COLUMNS, add_column_options, columns_of
+from ref.data.histories import load_histories
 from ref.files import read_text
 from ref.matching import Matcher
 from ref.recommender import Recommender
 from ref.report.tables import percent_text
 from ref.text import clean_title
+
+USERS_AT_A_TIME = 64
 
 
 def parse_options(arguments=None):
@@ -37,17 +51,40 @@ def parse_options(arguments=None):
     add("--base", metavar="FOLDER", help="base model, where --weights is a LoRA adapter")
     add("--dtype", choices=cli.DTYPES, default="float32")
     add("--device", default="cpu", help=f"cpu, cuda, mps {default}")
+    all_users = parser.add_argument_group("every user of a data set").add_argument
+    all_users("--all-users", metavar="FILE", help="write to this .jsonl or .csv file")
+    all_users("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
+    add_column_options(all_users)
     return parser.parse_args(arguments)
+
+
+def check_options(options):
+    """Raise ValueError for options that do not go together."""
+    if options.all_users is None:
+        if options.data is not None or columns_of(options) != KNOWN_COLUMNS:
+            raise ValueError("--data and its columns belong to --all-users, which is not given")
+        return
+    if options.titles or options.json:
+        raise ValueError("--all-users takes no titles, and its FILE says whether it is JSON")
+    suffix = Path(options.all_users).suffix
+    if suffix not in WRITERS:
+        raise ValueError(
+            f"--all-users is {options.all_users!r}; expected a file that ends in .jsonl or .csv"
+        )
 
 
 def main(arguments=None):
     """Recommend for each history; raises ValueError or FileNotFoundError for bad input."""
     options = parse_options(arguments)
+    check_options(options)
     cli.check_device(options.device)
     dtype = cli.DTYPES[options.dtype]
     recommender = Recommender.load(options.weights, options.device, dtype, options.base)
     matcher = Matcher(recommender.titles)
     candidates = read_candidates(options.candidates, matcher) if options.candidates else None
+    if options.all_users:
+        recommend_to_all(recommender, candidates, options)
+        return
     for texts in histories(options):
         history = [known_title(text, matcher, options) for text in texts]
         best = recommender.recommend(history, options.k, not options.include_seen, candidates)
@@ -103,8 +140,7 @@ def read_candidates(path, matcher):
 def show(texts, history, best, options):
     """Print the recommendations for one history."""
     if options.json:
-        values = [{"title": title, "log_probability": log_prob} for title, log_prob in best]
-        print(json.dumps({"history": history, "recommended": values}, ensure_ascii=False))
+        print(json.dumps({"history": history} | as_json(best), ensure_ascii=False))
         return
     print("Because of")
     for text, title in zip(texts, history):
@@ -112,6 +148,103 @@ def show(texts, history, best, options):
     print("recommended, with probabilities")
     for rank, (title, log_prob) in enumerate(best, start=1):
         print(f"  {rank:2d}  {percent_text(math.exp(log_prob)):>6}  {title}")
+
+
+def as_json(best):
+    """What is recommended, as both kinds of JSON hold it."""
+    values = [{"title": title, "log_probability": log_prob} for title, log_prob in best]
+    return {"recommended": values}
+
+
+def recommend_to_all(recommender, candidates, options):
+    """Write the recommendations for every user of the data."""
+    users = users_with_histories(recommender, options)
+    path = Path(options.all_users)
+    part = Path(f"{path}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(part, "w", encoding="utf-8", newline="") as file,
+        cli.progress_bar(len(users.user_ids), "recommend", "user") as bar,
+    ):
+        write = WRITERS[path.suffix](file)
+        for begin in range(0, len(users.user_ids), USERS_AT_A_TIME):
+            batch = slice(begin, begin + USERS_AT_A_TIME)
+            histories = [[users.titles[item] for item in items] for items in users.items[batch]]
+            recommended = recommender.recommend_all(
+                histories, options.k, not options.include_seen, candidates
+            )
+            for user_id, best in zip(users.user_ids[batch], recommended):
+                write(user_id, best)
+            bar.update(len(histories))
+    os.replace(part, path)
+    print(f"wrote {path}: {len(users.user_ids):,} users, {options.k} titles each at most")
+
+
+def users_with_histories(recommender, options):
+    """The Histories of all users, less titles that the catalogue lacks; says what is left out.
+
+    With --as-text such titles stay. Raises ValueError where no user has a title left.
+    """
+    columns = columns_of(options)
+    if columns.min_rating is None:
+        columns = replace(columns, min_rating=recommender.settings.min_rating)
+    users = load_histories(options.data, columns)
+    print(*users.notes, sep="\n", end="\n" if users.notes else "")
+    if options.as_text:
+        return users
+    is_known = np.array([title in recommender.number for title in users.titles])
+    items = [items[is_known[items]] for items in users.items]
+    kept = [number for number, known in enumerate(items) if len(known)]
+    if not kept:
+        source = options.data or "the embedded data"
+        raise ValueError(
+            f"{source}: none of its {len(users.titles):,} items is a title of {options.weights}; "
+            "expected the data that it was trained on, or --as-text"
+        )
+    say_left_out(users, is_known, len(kept))
+    user_ids = [users.user_ids[number] for number in kept]
+    return replace(users, user_ids=user_ids, items=[items[number] for number in kept])
+
+
+def say_left_out(users, is_known, num_users):
+    """Print how many titles, interactions and users have no part, if any."""
+    chosen = np.concatenate(users.items)
+    unknown = chosen[~is_known[chosen]]
+    if len(unknown):
+        num_titles = len({users.titles[item] for item in np.unique(unknown)})
+        print(
+            f"{num_titles:,} titles that the catalogue lacks left out of histories, "
+            f"and {len(unknown):,} of {len(chosen):,} interactions"
+        )
+    if num_users < len(users.user_ids):
+        print(
+            f"{len(users.user_ids) - num_users:,} of {len(users.user_ids):,} users have no title "
+            "of the catalogue; nothing is recommended to them"
+        )
+
+
+def json_lines_writer(file):
+    """A function that writes what is recommended to a user: a JSON object."""
+
+    def write(user_id, best):
+        file.write(json.dumps({"user_id": user_id} | as_json(best), ensure_ascii=False) + "\n")
+
+    return write
+
+
+def csv_writer(file):
+    """A function that writes what is recommended to a user: a line a title."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("user_id", "rank", "title", "log_probability"))
+
+    def write(user_id, best):
+        for rank, (title, log_prob) in enumerate(best, start=1):
+            writer.writerow((user_id, rank, title, log_prob))
+
+    return write
+
+
+WRITERS = {".jsonl": json_lines_writer, ".csv": csv_writer}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """The front door: from a model folder and a history of titles to recommendations."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from ref.checkpoints import load_model
+from ref.checkpoints.adapters import base_of
 from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
 from ref.prompt import PromptEncoder
 from ref.search.beam import beam_search
@@ -55,10 +54,7 @@ class Recommender:
         titles: another catalogue than the one in the folder. base: as in load_model.
         Raises FileNotFoundError or ValueError, naming the file, for a folder that holds no model.
         """
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(
-                f"{folder}: no such folder; expected a model that train.py made"
-            )
+        base_of(folder, base)  # refuses what is no folder
         titles = read_catalogue(folder) if titles is None else list(titles)
         return cls(*load(folder, dtype, device, base), titles)
 

@@ -362,6 +362,19 @@ def test_presplit_validation_is_the_last_twentieth_of_training_in_time(presplit_
     assert parts == [train[:38], train[38:], test]
 
 
+def test_presplit_windows_of_the_same_time_stay_in_the_order_of_the_file(tmp_path):
+    """Of 40 training windows the last two in time are for validation; many have the same time."""
+    times = [3, 1, 3, 2, 3] * 8
+    train = [([n % 10, 10 + n // 10], time) for n, time in enumerate(times)]
+    test = [([n, n + 1], 7) for n in (5, 2, 9, 0)]
+    titles = {str(number): f"t{number}" for number in range(20)}
+    data = load(write_presplit(tmp_path / "ties", train, test, titles))
+    in_time = [items for time in (1, 2, 3) for items, own in train if own == time]
+    expected = [in_time[:38], in_time[38:], [items for items, _ in test]]
+    for windows, items in zip((data.train, data.valid, data.test), expected):
+        assert titles_in(data, windows) == [[f"t{item}" for item in pair] for pair in items]
+
+
 @pytest.fixture
 def distinct_presplit(tmp_path):
     """40 windows for training and 10 for the test, each of six items of its own."""

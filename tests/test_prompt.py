@@ -11,7 +11,7 @@ from test_tokenizer import first_characters
 
 from ref.layouts import LAYOUTS, layout_from_dict, load_layout
 from ref.masks import MaskScheme
-from ref.prompt import Layout, PromptEncoder
+from ref.prompt import Layout, PromptEncoder, padded
 from ref.text import clean_title
 from ref.tokenizer import Tokenizer
 from ref.trie import build_trie
@@ -281,6 +281,27 @@ def test_what_is_dropped_is_what_dropping_one_after_the_other_drops(tokenizers, 
         prompt = PromptEncoder(tokenizer, layout, DEFAULT, max_length).encode(history, "A")
         assert prompt.dropped == next(k for k, length in enumerate(lengths) if length <= max_length)
         assert_as_expected(prompt, shorter[prompt.dropped])
+
+
+class AlphabetTokenizer(CharacterTokenizer):
+    """The newline is token 1, and the letter A token 0, as the beginning of a sequence is."""
+
+    bos_id = 0
+
+    def encode(self, text):
+        return ["A\nB".index(character) for character in text], [*range(len(text))]
+
+
+def test_token_0_is_a_token_like_others_and_no_padding():
+    layout = replace(LAYOUTS["lines"], bos=True)
+    encoder = PromptEncoder(AlphabetTokenizer(), layout, DEFAULT, 100)
+    prompts = [encoder.encode(["A"]), encoder.encode(["AA", "BA"], "A")]
+    input_ids, segment_ids = padded(prompts)
+    assert input_ids[1].tolist() == [0, 0, 0, 1, 2, 0, 1, 0, 1]
+    assert segment_ids[1].tolist() == [0, 1, 1, 1, 2, 2, 2, 3, 3]
+    assert input_ids[0, :3].tolist() == [0, 0, 1]
+    assert segment_ids[0].tolist() == [0, 1, 1, -1, -1, -1, -1, -1, -1]
+    assert [prompt.prompt_length for prompt in prompts] == [3, 7]
 
 
 class CountingTokenizer(CharacterTokenizer):

@@ -1,17 +1,30 @@
 """What a person asks for: recommendations, and titles written as people write them."""
 
+import csv
 import io
 import json
 import sys
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+import torch
 
-from ref import recommend
+import train
+from ref import llama_numpy, recommend
+from ref.checkpoints.weights import hf_parameters
+from ref.layouts import LAYOUTS
+from ref.masks import MaskScheme
 from ref.matching import Matcher
+from ref.prompt import PromptEncoder
 from ref.recommender import Recommender
 from ref.search.exact import title_log_probs
+from ref.settings import Settings
 
-from support.commands import assert_one_line
+from support.commands import assert_one_line, changed_copy, run_main
+from support.data import TITLES as MADE_UP_TITLES
+from support.data import MADE_UP, made_up_rows, write_interactions, write_presplit
+from support.models import config_of, random_model
 
 TITLES = [
     "Heat (1995)",
@@ -177,3 +190,253 @@ def test_a_folder_without_a_good_catalogue_is_refused(text, message, tiny_model,
     if text is not None:
         (tmp_path / "catalogue.json").write_text(text)
     assert_one_line(run(recommend, "--weights", tmp_path, "x"), "catalogue.json", message)
+
+
+class LetterTokenizer:
+    """A token is a letter; `letters` are numbered from 0, and so is the beginning of a sequence."""
+
+    bos_id = 0
+    eos_id = -1
+    source = "a tokenizer of letters"
+
+    def __init__(self, letters):
+        self.letters = letters
+
+    def encode(self, text):
+        return [self.letters.index(letter) for letter in text], [*range(len(text))]
+
+
+def log_prob_by_numpy(model, encoder, history, title):
+    """Of a title behind a history, with the full softmax, by the definition in NumPy."""
+    prompt = encoder.encode(history, title)
+    logits = llama_numpy.forward(
+        {name: weight.detach().numpy() for name, weight in hf_parameters(model).items()},
+        asdict(model.config),
+        prompt.input_ids[None],
+        prompt.segment_ids[None],
+        model.scheme,
+    )[0]
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    places = range(prompt.prompt_length, len(prompt.input_ids))
+    return sum(log_probs[place - 1, prompt.input_ids[place]] for place in places)
+
+
+@pytest.mark.parametrize(
+    "letters, bos",
+    [("ab\n", False), ("\nab", False), ("*ab\n", True), ("ab\n", True)],
+    ids=["token 0 in titles", "token 0 ends titles", "token 0 begins prompts", "both"],
+)
+def test_token_0_counts_like_any_other(letters, bos):
+    layout = replace(LAYOUTS["lines"], bos=bos)
+    model = random_model(config_of(vocab_size=4), MaskScheme(1, 1), dtype=torch.float64)
+    encoder = PromptEncoder(LetterTokenizer(letters), layout, model.scheme, 50)
+    titles = ["a", "aa", "ab", "baa", "bb", "aab"]
+    recommender = Recommender(model, encoder, Settings(layout=layout), titles)
+    histories = [["a"], ["aa", "ba", "aa", "b"], ["bb", "a"]]
+    recommended = recommender.recommend_all(histories, k=6, exclude_seen=False)
+    for history, best in zip(histories, recommended):
+        expected = {title: log_prob_by_numpy(model, encoder, history, title) for title in titles}
+        assert dict(best) == pytest.approx(expected)
+        assert [title for title, _ in best] == sorted(titles, key=lambda title: -expected[title])
+
+
+def read_table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_lines(path):
+    """{user id: [(title, log-probability), ...]} of a .jsonl file, in its order."""
+    values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {
+        value["user_id"]: [
+            (best["title"], best["log_probability"]) for best in value["recommended"]
+        ]
+        for value in values
+    }
+
+
+def histories_by_hand(rows, titles):
+    """{user: titles, oldest first}; users as they first appear, ties as in the file."""
+    in_time = sorted(rows, key=lambda row: row[2])
+    users = dict.fromkeys(user for user, _, _ in rows)
+    return {user: [titles[item] for own, item, _ in in_time if own == user] for user in users}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def five_users_at_a_time():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recommend, "USERS_AT_A_TIME", 5)
+        yield
+
+
+@pytest.fixture
+def to_all(run, tiny_model, tmp_path):
+    """Recommend for all users of a folder: (how it ended, what a .jsonl file holds)."""
+
+    def call(folder, *options, weights=tiny_model):
+        path = tmp_path / "out" / "all.jsonl"
+        ended = run(
+            recommend, "--weights", weights, "--data", folder, "--all-users", path, *options
+        )
+        assert ended.code == 0, ended.err
+        return ended, read_lines(path)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def recommended_to_all(tiny_model, made_up_data, tmp_path_factory):
+    """Three titles for every user of the made-up data."""
+    path = tmp_path_factory.mktemp("all") / "all.jsonl"
+    asked = ("--weights", tiny_model, "--data", made_up_data, "--all-users", path, "-k", 3)
+    assert run_main(recommend, *asked) == 0
+    return read_lines(path)
+
+
+NAMES = {f"i{number}": title for number, title in enumerate(MADE_UP_TITLES)}
+
+
+def test_every_user_gets_what_the_exact_search_finds_behind_all_that_the_user_chose(
+    recommended_to_all, recommender
+):
+    histories = histories_by_hand(made_up_rows(), NAMES)
+    assert list(recommended_to_all) == list(histories)
+    for user, history in histories.items():
+        shown = history[-recommender.settings.history :]
+        order = exact_order(recommender, shown)
+        unseen = [pair for pair in order if pair[0] not in history][:3]
+        titles, scores = zip(*recommended_to_all[user])
+        assert list(titles) == [title for title, _ in unseen]
+        assert list(scores) == pytest.approx([score for _, score in unseen])
+
+
+def test_every_user_gets_what_asking_for_that_user_alone_gives_seen_titles_too(
+    to_all, made_up_data, recommender
+):
+    _, recommended = to_all(made_up_data, "-k", 4, "--include-seen")
+    histories = histories_by_hand(made_up_rows(), NAMES)
+    for user in ("u0", "u5", "u11"):
+        alone = recommender.recommend(histories[user], 4, exclude_seen=False)
+        assert [title for title, _ in recommended[user]] == [title for title, _ in alone]
+
+
+def test_a_table_holds_what_json_lines_hold(
+    run, tiny_model, recommended_to_all, made_up_data, tmp_path
+):
+    path = tmp_path / "all.csv"
+    run(recommend, "--weights", tiny_model, "--data", made_up_data, "--all-users", path, "-k", 3)
+    expected = []
+    for user, best in recommended_to_all.items():
+        for rank, (title, log_prob) in enumerate(best, start=1):
+            expected.append((user, str(rank), title, str(log_prob)))
+    assert [tuple(row.values()) for row in read_table(path)] == expected
+
+
+def test_titles_that_the_catalogue_lacks_and_users_without_others_are_counted(
+    to_all, recommended_to_all, tmp_path
+):
+    rows, new = made_up_rows(), [("u3", "new", 99), ("u3", "newer", 98), ("late", "new", 5)]
+    titles = NAMES | {"new": "Another", "newer": "Another"}
+    folder = write_interactions(tmp_path / "more", [*new, *rows], titles)
+    ended, recommended = to_all(folder, "-k", 3)
+    assert "1 titles that the catalogue lacks left out of histories, and 3 of 99" in ended.out
+    assert "1 of 13 users have no title of the catalogue" in ended.out
+    assert set(recommended) == set(recommended_to_all)
+    for user, best in recommended_to_all.items():
+        assert recommended[user] == [(title, pytest.approx(score)) for title, score in best]
+
+
+def test_titles_that_the_catalogue_lacks_can_stay_as_text(to_all, recommender, tmp_path):
+    rows = [("u", "i1", 1), ("u", "new", 2), ("v", "new", 3)]
+    folder = write_interactions(tmp_path / "text", rows, NAMES | {"new": "Another"})
+    _, recommended = to_all(folder, "-k", 3, "--as-text")
+    for user, history in {"u": [MADE_UP_TITLES[1], "Another"], "v": ["Another"]}.items():
+        alone = recommender.recommend(history, k=3)
+        assert recommended[user] == [(title, pytest.approx(score)) for title, score in alone]
+
+
+def test_of_data_that_comes_split_the_last_window_is_read_and_all_windows_are_seen(
+    to_all, recommender, tmp_path
+):
+    train = [(["i1", "i2", "i3"], 5), (["i6", "i7"], 1), (["i2", "i3", "i4"], 9)]
+    test = [(["i3", "i4", "i5"], 9), (["i8", "i9"], 3)]
+    folder = write_presplit(tmp_path / "split", train, test, NAMES)
+    for name, users in (("train.csv", "uvu"), ("test.csv", "uw")):
+        header, *lines = (folder / name).read_text().splitlines()
+        changed = [f"{user},{line.partition(',')[2]}" for user, line in zip(users, lines)]
+        (folder / name).write_text("\n".join([header, *changed]))
+    _, recommended = to_all(folder, "-k", 3)
+    numbers = {"u": (1, 2, 3, 4, 5), "v": (6, 7), "w": (8, 9)}
+    assert list(recommended) == ["u", "v", "w"]
+    for user, own in numbers.items():
+        alone = recommender.recommend([MADE_UP_TITLES[number] for number in own], k=3)
+        assert [title for title, _ in recommended[user]] == [title for title, _ in alone]
+
+
+def test_an_interrupted_run_leaves_the_old_file_and_what_is_done_beside_it(
+    run, tiny_model, made_up_data, tmp_path, monkeypatch
+):
+    path = tmp_path / "all.jsonl"
+    path.write_text("old")
+    numbers_of_users = []
+    recommend_all = Recommender.recommend_all
+
+    def interrupted(self, histories, *arguments):
+        numbers_of_users.append(len(histories))
+        if len(numbers_of_users) == 2:
+            raise KeyboardInterrupt
+        return recommend_all(self, histories, *arguments)
+
+    monkeypatch.setattr(Recommender, "recommend_all", interrupted)
+    asked = ("--weights", tiny_model, "--data", made_up_data, "--all-users", path)
+    assert run(recommend, *asked).code == 130
+    assert path.read_text() == "old"
+    assert len(read_lines(tmp_path / "all.jsonl.part")) == numbers_of_users[0] == 5
+
+
+@pytest.mark.parametrize(
+    "options, fragments",
+    [
+        ("--data nowhere", ("--data", "belong to --all-users")),
+        ("--min-rating 3", ("belong to --all-users",)),
+        ("--all-users out.csv Heat", ("takes no titles",)),
+        ("--all-users out.csv --json", ("its FILE says",)),
+        ("--all-users out.txt", ("'out.txt'", ".jsonl or .csv")),
+        ("--all-users out.csv --data nowhere", ("nowhere: no such folder",)),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, fragments, run, tiny_model):
+    assert_one_line(run(recommend, "--weights", tiny_model, *options.split()), *fragments)
+
+
+def test_data_of_which_the_catalogue_holds_nothing_is_refused(run, tiny_model, tmp_path):
+    folder = write_interactions(tmp_path / "other", [("u", "a", 1)], {"a": "Another"})
+    path = tmp_path / "all.csv"
+    ended = run(recommend, "--weights", tiny_model, "--data", folder, "--all-users", path)
+    assert_one_line(ended, folder, "none of its 1 items is a title", tiny_model, "--as-text")
+
+
+def test_low_ratings_count_as_little_as_they_did_in_training(
+    to_all, recommender, tiny_model, tmp_path
+):
+    model = changed_copy(tiny_model, tmp_path / "rated", recommender={"min_rating": 3})
+    rows = [("u", "i1", 5, 1), ("u", "i2", 2, 2), ("u", "i3", 3, 3)]
+    folder = write_interactions(tmp_path / "data", [(*row[:2], row[3]) for row in rows])
+    lines = [",".join(map(str, row)) for row in rows]
+    text = "\n".join(["user_id,item_id,rating,timestamp", *lines])
+    (folder / "interactions.csv").write_text(text)
+    _, recommended = to_all(folder, "-k", 3, weights=model)
+    alone = recommender.recommend([MADE_UP_TITLES[1], MADE_UP_TITLES[3]], k=3)
+    assert [title for title, _ in recommended["u"]] == [title for title, _ in alone]
+
+
+def test_a_name_of_the_hub_that_is_no_folder_gets_the_remedy_that_training_gives(
+    run, made_up_data, tmp_path
+):
+    name = "some-org/Some-LLM"
+    asked = ("--weights", name, "--data", made_up_data, "--out", tmp_path / "out", *MADE_UP)
+    of_training = run(train, *asked).err
+    ended = run(recommend, "--weights", name, "Heat")
+    assert_one_line(ended, f"hf download {name} --local-dir FOLDER")
+    assert ended.err.partition(": ")[2] == of_training.partition(": ")[2]

@@ -151,10 +151,7 @@ def load(
     _check_at_least("min_user", min_user, 3)  # one each for training, validation and test
     _check_at_least("test_items", test_items, 1)
     source = "MovieLens latest-small (embedded)" if folder is None else str(folder)
-    folder = EMBEDDED if folder is None else Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    data = readers.read(folder, columns)
+    data = readers.read(data_folder(folder), columns)
     if isinstance(data, readers.PresplitWindows):
         if test_items != 1:
             raise ValueError(
@@ -162,8 +159,16 @@ def load(
                 "it has to be 1"
             )
         return _split_as_given(data, source, history)
-    data = _in_order(_filtered(data, min_item, min_user))
+    data = in_order(_filtered(data, min_item, min_user))
     return _leave_last_out(data, source, history, test_items)
+
+
+def data_folder(folder) -> Path:
+    """Where data lies; None is the embedded MovieLens. Raises FileNotFoundError."""
+    folder = EMBEDDED if folder is None else Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    return folder
 
 
 def _check_at_least(name, value, least):
@@ -213,7 +218,7 @@ def _occurrences(column, keep):
     return counts[column]
 
 
-def _in_order(data):
+def in_order(data):
     """User after user, each in order of time; ties in time stay in the order of the file."""
     return _rows_of(data, np.lexsort((data.times, data.users)))  # lexsort is stable
 
@@ -260,13 +265,13 @@ def _windows_to(ends, starts, history):
 
 def _split_as_given(data, source, history):
     """The Dataset of windows: the last twentieth of training, in time, is for validation."""
-    in_order = _by_time(data.train) + _by_time(data.test)
-    lengths = np.array([len(window) for window in in_order])
+    windows_in_time = _by_time(data.train) + _by_time(data.test)
+    lengths = np.array([len(window) for window in windows_in_time])
     ends = lengths.cumsum()
     windows = _windows_to(ends, ends - lengths, history)
     first_test = len(data.train)
     first_valid = first_test - max(1, first_test // 20)
-    titles, items = _with_distinct_titles(data.titles, np.concatenate(in_order))
+    titles, items = _with_distinct_titles(data.titles, np.concatenate(windows_in_time))
     return Dataset(
         source,
         titles,
@@ -283,8 +288,7 @@ def _split_as_given(data, source, history):
 
 def _by_time(windows):
     """The items of each window, in order of time; ties stay in the order of the file."""
-    in_order = sorted(windows, key=lambda window: window[0])
-    return [items for _, items in in_order]
+    return [window.items for window in sorted(windows, key=lambda window: window.time)]
 
 
 def _with_distinct_titles(titles, items):

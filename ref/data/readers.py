@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,14 +69,22 @@ class Interactions:
 class PresplitWindows:
     """Windows for training and for the test, in the order of the files.
 
-    titles: the cleaned title of each item. train, test: windows as (time, [index into titles, ...])
-    of which the last item is the target. notes: what was left out, a sentence each.
+    titles: the cleaned title of each item. train, test: lists of PresplitWindow. notes: what was
+    left out, a sentence each.
     """
 
     titles: list
     train: list
     test: list
     notes: tuple
+
+
+class PresplitWindow(NamedTuple):
+    """time: an integer. items: indices into titles; the last is the target. user_id: as it came."""
+
+    time: int
+    items: list
+    user_id: str
 
 
 def read(folder, columns=KNOWN_COLUMNS):
@@ -393,16 +402,17 @@ def _read_names(path):
 
 
 def _read_windows(folder, name, numbers, names_file):
-    """[(time, [number of an item, ...]), ...] of one file, and how many rows were dropped."""
+    """The PresplitWindows of one file, and how many rows were dropped."""
     windows = []
     dropped = 0
-    for where, (item_ids, time) in rows(find(folder, name), ("item_ids", "timestamp")):
+    columns = ("user_id", "item_ids", "timestamp")
+    for where, (user_id, item_ids, time) in rows(find(folder, name), columns):
         items = [numbers[item_id] for item_id in _item_ids(item_ids, where, numbers, names_file)]
         titled = [item for item in items if item is not None]
         if items[-1] is None or len(titled) < 2:
             dropped += 1
         else:
-            windows.append((whole_time(time, where), titled))
+            windows.append(PresplitWindow(whole_time(time, where), titled, user_id))
     if len(windows) < 2:
         raise ValueError(f"{folder / name}: {len(windows)} usable rows; expected at least 2")
     return windows, dropped
