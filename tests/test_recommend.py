@@ -22,8 +22,8 @@ from ref.search.exact import title_log_probs
 from ref.settings import Settings
 
 from support.commands import assert_one_line, changed_copy, run_main
-from support.data import TITLES as MADE_UP_TITLES
 from support.data import MADE_UP, made_up_rows, write_interactions, write_presplit
+from support.data import TITLES as MADE_UP_TITLES
 from support.models import config_of, random_model
 
 TITLES = [
