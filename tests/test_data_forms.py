@@ -300,7 +300,11 @@ def test_what_is_no_time_is_refused_with_its_line(text, tmp_path):
 @pytest.mark.parametrize(
     "files, fragments",
     [
-        ({"data.parquet": ""}, ("data.parquet is parquet", "to_csv")),
+        ({"data.parquet": ""}, ("data.parquet is parquet", "to_csv('interactions.csv'")),
+        (
+            {"interactions.csv": "user_id\n", "interactions.parquet": "", "items.parquet": ""},
+            ("no items.csv", "items.parquet is parquet", "to_csv('items.csv'"),
+        ),
         ({"other.csv": "a,b\n"}, ("found other.csv", "interactions.csv and items.csv")),
         ({}, ("found nothing",)),
         ({"x.inter": "user_id\titem_id\n"}, ("x.inter holds no titles", "x.item")),

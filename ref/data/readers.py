@@ -127,9 +127,13 @@ def find_tables(folder):
         if _holds_titles(path):
             return path, None
         raise FileNotFoundError(
-            f"{folder}: {path.name} holds no titles, and there is no {items_path.name} beside it"
+            f"{folder}: {path.name} holds no titles, and there is no {items_path.name} beside it; "
+            + _what_is_there(folder)
         )
-    raise FileNotFoundError(f"{folder}: {_what_is_missing(folder)}")
+    raise FileNotFoundError(
+        f"{folder}: expected interactions.csv and items.csv, or ratings.csv and movies.csv; "
+        + _what_is_there(folder)
+    )
 
 
 def _find_pair(folder, interactions, items):
@@ -152,16 +156,18 @@ def _holds_titles(path):
         return KNOWN_COLUMNS.find("title", table, is_needed=False) is not None
 
 
-def _what_is_missing(folder):
-    parquet = sorted(folder.glob("*.parquet"))
-    if parquet:
-        name = parquet[0].name
-        return (
-            f'{name} is parquet, which is not read; convert it: python -c "import pandas; '
-            f"pandas.read_parquet('{name}').to_csv('interactions.csv', index=False)\""
-        )
+def _what_is_there(folder):
+    """The files of a folder; if one is parquet, the line that converts it."""
+    for path in sorted(folder.glob("*.parquet")):
+        is_named = any(path.stem in names for names in NAMES)
+        target = path.with_name(f"{path.stem if is_named else 'interactions'}.csv")
+        if not target.exists():
+            return (
+                f'{path.name} is parquet, which is not read; convert it: python -c "import pandas; '
+                f"pandas.read_parquet('{path.name}').to_csv('{target.name}', index=False)\""
+            )
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    return f"found {names}; expected interactions.csv and items.csv, or ratings.csv and movies.csv"
+    return f"found {names}"
 
 
 def header_of(path):
@@ -305,7 +311,8 @@ def _without_repetitions(data):
     is_first = np.zeros(len(order), bool)
     is_first[:1] = True
     for column in columns:
-        is_first[1:] |= np.diff(column[order]) != 0
+        in_order = column[order]
+        is_first[1:] |= in_order[1:] != in_order[:-1]
     kept = np.sort(order[is_first])
     repeated = len(order) - len(kept)
     if not repeated:
