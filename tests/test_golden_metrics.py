@@ -78,9 +78,9 @@ class GivenDraws:
         self.draws = iter(draws)
 
     def integers(self, low, high, size):
-        draw = next(self.draws)
-        assert low == 0 and draw.max() < high and len(draw) == size
-        return draw
+        draws = np.stack([next(self.draws) for _ in range(size[0])])
+        assert low == 0 and draws.max() < high and draws.shape == size
+        return draws
 
 
 @pytest.mark.parametrize("name", ["metrics-intervals", "metrics-everything"])

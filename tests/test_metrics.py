@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ref.data.dataset import load
+from ref.report import metrics as metrics_module
 from ref.report.baselines import Baselines
 from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc, slices
 
@@ -41,6 +42,10 @@ def test_metrics_of_ranks_worked_by_hand():
         ([1.0, 1.0, 1.0, 1.0], 2, [0, 1, 2, 3], 3, 0.5),
         ([1.0, 2.0, 1.0, 0.0, 1.0], 2, [0, 1, 2, 3, 4], 3, (1 + 0.5 + 0.5) / 4),
         ([9.0, 2.0, 1.0, 0.0, 9.0], 2, [2, 3, 1], 2, 0.5),
+        ([2.0, 1.0], 0, [0, 1], 1, 1.0),
+        ([2.0, 1.0], 1, [0, 1], 2, 0.0),
+        ([1.0, 1.0], 0, [0, 1], 1, 0.5),
+        ([1.0, 2.0], 0, [0], 1, 0.0),
         ([1.0, -INF, 0.0], 1, [0, 1, 2], INF, 0.0),
         ([1.0, -INF, 0.0, -INF], 2, [0, 1, 2, 3], 2, 2 / 3),
     ],
@@ -74,6 +79,39 @@ def test_the_bootstrap_is_reproducible_and_follows_its_seed():
     values = {"x": np.random.default_rng(0).normal(size=80)}
     assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
     assert bootstrap(values, seed=3)["x"][1:] != bootstrap(values, seed=4)["x"][1:]
+
+
+def test_the_bootstrap_draws_ten_thousand_times():
+    values = {"x": np.random.default_rng(0).normal(size=80)}
+    assert bootstrap(values) == bootstrap(values, resamples=10_000)
+
+
+@pytest.mark.parametrize("user", range(3))
+def test_each_of_three_users_fills_a_draw_and_is_missing_in_another(user):
+    # a draw holds one of three users k times with probability 8, 12, 6 and 1 of 27 for k = 0 to 3:
+    # at both ends more than 2.5 %
+    values = np.eye(3)[user]
+    assert bootstrap({"x": values}, resamples=2000)["x"] == (pytest.approx(1 / 3), 0.0, 1.0)
+
+
+class OneUserADraw:
+    """In place of NumPy's generator: draw number d holds nobody but user d."""
+
+    def integers(self, low, high, size):
+        return np.broadcast_to(np.arange(size[0])[:, None], size)
+
+
+def test_the_interval_leaves_out_one_mean_in_forty_at_each_end(monkeypatch):
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: OneUserADraw())
+    values = {"x": np.arange(41.0)}  # the means of the draws, too: 0, 1, ..., 40
+    assert bootstrap(values, resamples=41)["x"] == (20.0, 1.0, 39.0)
+
+
+def test_many_users_are_drawn_as_if_a_draw_at_a_time(monkeypatch):
+    values = {"x": np.random.default_rng(0).normal(size=30)}
+    at_once = bootstrap(values, resamples=50)["x"]
+    monkeypatch.setattr(metrics_module, "_USERS_AT_ONCE", 1)
+    assert bootstrap(values, resamples=50)["x"] == pytest.approx(at_once, abs=1e-12)
 
 
 def test_the_bootstrap_covers_the_true_mean_about_95_times_in_100():

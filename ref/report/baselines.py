@@ -2,6 +2,7 @@
 
 import numpy as np
 
+NAMES = ("most popular", "co-occurrence, last item", "co-occurrence, ten items")
 REACH = 10  # items before or behind that count as near
 
 
@@ -29,12 +30,8 @@ class Baselines:
         self.first = np.searchsorted(self.items[self.positions], titles)
 
     def scorers(self):
-        """{name: function of a history}."""
-        return {
-            "most popular": self.most_popular,
-            "co-occurrence, last item": self.near_last_item,
-            "co-occurrence, ten items": self.near_ten_items,
-        }
+        """{name: function of a history}, in the order of NAMES."""
+        return dict(zip(NAMES, (self.most_popular, self.near_last_item, self.near_ten_items)))
 
     def most_popular(self, history):
         """How often each title stands in training, whatever the history."""

@@ -14,6 +14,8 @@ U targets, one or several of each user; S titles.
 import numpy as np
 
 CUTOFFS = (1, 5, 10)  # K of HR@K and NDCG@K
+RESAMPLES = 10_000  # draws of a bootstrap
+_USERS_AT_ONCE = 1 << 20  # drawn at a time: bounds the memory
 _PERCENTILES = (2.5, 97.5)  # between them are 95 %
 
 
@@ -47,7 +49,7 @@ def metrics_of(ranks):
     return metrics
 
 
-def bootstrap(metrics, user_ids=None, resamples=1000, seed=0):
+def bootstrap(metrics, user_ids=None, resamples=RESAMPLES, seed=0):
     """Means over targets with 95 % intervals: {name: (mean, low, high)}.
 
     metrics: {name: float (U,)}. user_ids: int (U,), the user of each target, those of a user in a
@@ -58,21 +60,31 @@ def bootstrap(metrics, user_ids=None, resamples=1000, seed=0):
     values = np.stack(list(metrics.values()), axis=1)  # (U, metrics)
     if user_ids is None:
         user_ids = np.arange(len(values))
-    first_targets = np.flatnonzero(np.diff(user_ids)) + 1  # of each user but the first
-    targets_of_user = np.split(np.arange(len(values)), first_targets)
-    num_users = len(targets_of_user)
+    is_first = np.append(True, np.diff(user_ids) != 0)  # of its user
+    sizes = np.diff(np.flatnonzero(np.append(is_first, True)))  # targets of each user
+    sums = np.add.reduceat(values, np.flatnonzero(is_first))  # (users, metrics)
     rng = np.random.default_rng(seed)
+    draws_at_once = max(1, _USERS_AT_ONCE // len(sizes))
     means = []
-    for _ in range(resamples):
-        users = rng.integers(0, num_users, num_users)
-        targets = np.concatenate([targets_of_user[user] for user in users])
-        means.append(values[targets].mean(0))
+    for begin in range(0, resamples, draws_at_once):
+        draws = min(draws_at_once, resamples - begin)
+        times = _times_drawn(rng, draws, len(sizes))
+        means.append((times @ sums) / (times @ sizes)[:, None])
+    means = np.concatenate(means)  # (resamples, metrics)
     low, high = np.percentile(means, _PERCENTILES, axis=0)
     rows = np.stack((values.mean(0), low, high), axis=1)  # (metrics, 3)
     return {name: tuple(row) for name, row in zip(metrics, rows.tolist())}
 
 
-def paired_difference(metrics, others, user_ids=None, resamples=1000, seed=0):
+def _times_drawn(rng, draws, num_users):
+    """How often each draw, of as many users as there are, holds each user: int (draws, users)."""
+    users = rng.integers(0, num_users, (draws, num_users))
+    places = users + num_users * np.arange(draws)[:, None]  # each draw counts in its own places
+    times = np.bincount(places.ravel(), minlength=draws * num_users)
+    return times.reshape(draws, num_users)
+
+
+def paired_difference(metrics, others, user_ids=None, resamples=RESAMPLES, seed=0):
     """`bootstrap` of metrics - others, target by target, for the metrics that both have."""
     differences = {name: metrics[name] - others[name] for name in metrics if name in others}
     return bootstrap(differences, user_ids, resamples, seed)

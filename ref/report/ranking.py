@@ -121,10 +121,14 @@ def summarize(results, user_ids, slices, seed) -> Summary:
 
 
 def _means(results, user_ids, mask, seed):
-    means = {}
+    """{name: {metric: (mean, low, high)}} over the targets of a mask; the same draws for all."""
+    metrics = {}
     for result in results:
-        metrics = {name: values[mask] for name, values in result.metrics.items()}
-        means[result.name] = bootstrap(metrics, user_ids[mask], seed=seed)
+        for metric, values in result.metrics.items():
+            metrics[result.name, metric] = values[mask]
+    means = {result.name: {} for result in results}
+    for (name, metric), interval in bootstrap(metrics, user_ids[mask], seed=seed).items():
+        means[name][metric] = interval
     return means
 
 
