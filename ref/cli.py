@@ -1,29 +1,131 @@
-"""What all commands share: how they end, show progress, and name devices and number formats."""
+"""What all commands share: how they end, show progress, and name devices and number formats.
 
+The exit codes of every command: 0 all right; 1 what the command itself says it means; 2 bad input,
+also a file that cannot be read or written, or too little memory; 70 a mistake of the program; 130
+Ctrl-C; 141 nobody reads the output any more.
+"""
+
+import argparse
+import contextlib
+import io
+import os
 import sys
+import traceback
+import unicodedata
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+BAD_INPUT, MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+
+_ROOT = Path(__file__).parents[1]
+_LONGEST_MESSAGE = 500  # characters
+_CONTROLS = ("Cc", "Zl", "Zp")  # categories of Unicode: control characters and ends of lines
+# How PyTorch says, in a RuntimeError, that it gets no memory.
+_NO_MEMORY = ("allocate memory", "enough memory", "out of memory", "Storage size calculation")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that says in one line what is wrong with an option, as `run` does."""
+
+    def error(self, message):
+        """Raise ValueError."""
+        raise ValueError(f"{message}; --help lists the options")
 
 
 def run(name, main):
-    """Run `main()` and end the process: the one way for every command to end.
+    """Run `main()` and end the process: the one way for every command to end."""
+    sys.exit(exit_code(name, main))
 
-    The exit code is what `main` returns (None is 0), and 130 after Ctrl-C. Bad input (ValueError,
-    OSError, OverflowError) becomes one line on standard error, which begins with `name`, and exit
-    code 2.
+
+def exit_code(name, main):
+    """Run `main()`; the exit code, as at the head of this file, is what it returns (None is 0).
+
+    An error becomes one line on standard error, which begins with `name`.
     """
+    prepare_streams()
+    code, message = outcome(main)
+    unwritten = error_of_flushing(sys.stdout)
+    if isinstance(unwritten, BrokenPipeError) and message is None:
+        code = PIPE_CLOSED  # the reader, such as `head`, has seen enough
+    elif unwritten and message in (None, str(unwritten)):
+        code, message = BAD_INPUT, f"standard output: {unwritten.strerror}"
+    if message is not None:
+        print_error(f"{name}: {message}")
+    error_of_flushing(sys.stderr)
+    return code
+
+
+def outcome(main):
+    """(exit code, message or None) of `main()`, whatever it raises."""
     try:
-        code = main()
+        return main() or 0, None
+    except SystemExit as end:  # of --help
+        return end.code or 0, None
     except KeyboardInterrupt:
-        code = 130
+        return INTERRUPTED, None
+    except BrokenPipeError:
+        return PIPE_CLOSED, None
     except (ValueError, OSError, OverflowError) as error:
-        line = " ".join(f"{name}: {error}".splitlines())  # the name of a file can hold newlines
+        return BAD_INPUT, str(error)
+    except Exception as error:
+        if is_lack_of_memory(error):
+            return BAD_INPUT, f"not enough memory: {error}"
+        return MISTAKE, f"unexpected {type(error).__name__} in {place_of(error)}: {error}"
+
+
+def is_lack_of_memory(error):
+    """Does an exception say that there is too little memory for what was asked?"""
+    if isinstance(error, RuntimeError):  # PyTorch has no other type for it on a CPU
+        return any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError)
+
+
+def place_of(error):
+    """The innermost line of this program in the traceback of an exception: "ref/llama.py:12"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    *_, place = (frame for frame in frames if Path(frame.filename).is_relative_to(_ROOT))
+    return f"{Path(place.filename).relative_to(_ROOT)}:{place.lineno}"
+
+
+def prepare_streams():
+    """Let output go nowhere where it was closed; escape what a terminal cannot show."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # standard error does so anyway
+
+
+def print_error(message):
+    """Print a message as one line on standard error, where somebody still reads it."""
+    line = printable(" ".join(message.splitlines()))  # the name of a file can hold newlines
+    if len(line) > _LONGEST_MESSAGE:
+        half = (_LONGEST_MESSAGE - 3) // 2
+        line = f"{line[:half]} … {line[-half:]}"
+    with contextlib.suppress(OSError):
         print(line, file=sys.stderr)
-        code = 2
-    sys.exit(code)
+
+
+def error_of_flushing(stream):
+    """Write what a stream still holds: the OSError where that fails, and None where it does not."""
+    try:
+        stream.flush()
+        return None
+    except OSError as error:
+        # Python would try again at its end, and fail again: let the rest go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+
+
+def printable(text):
+    """A text whose control characters are escaped: those of a title could steer the terminal."""
+    return "".join(
+        repr(letter)[1:-1] if unicodedata.category(letter) in _CONTROLS else letter
+        for letter in text
+    )
 
 
 def progress_bar(total, name, unit, is_shown=True, done=0):

@@ -10,7 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def uninterrupted():
-    """Hold Ctrl-C back until the block is done. For the main thread, which alone receives it."""
+    """Hold Ctrl-C back until the block is done. For the main thread, which alone receives it.
+
+    Of blocks inside each other, the outermost one counts: at its end Ctrl-C interrupts, once.
+    """
     signals = []
 
     def remember(number, frame):
@@ -21,8 +24,19 @@ def uninterrupted():
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if signals:
-        raise KeyboardInterrupt
+        if signals:
+            signal.raise_signal(signal.SIGINT)  # an outer block remembers it
+
+
+@contextmanager
+def naming(path):
+    """Add the name of the file to an OSError that lacks it, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -30,22 +44,48 @@ def replacing(path):
     """Give the path of a new file to write to, which replaces `path` at the end of the block.
 
     It is flushed to disk and then renamed: a reader sees the old file or the new one, and never a
-    part of either. After an error the old file is still there, and the new one is not.
+    part of either. After an error the old file is still there, and the new one is not. What is no
+    regular file (a pipe, a device, a link such as /dev/stdout) is written to where it is.
     """
     path = Path(path)
+    if path.exists() and (path.is_symlink() or not path.is_file()):
+        with naming(path):
+            yield str(path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with uninterrupted():
+    with uninterrupted(), naming(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
         os.close(handle)
         try:
             yield name
             with open(name, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)  # mkstemp lets nobody else read it
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp lets nobody else read it
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _umask():
+    """The permissions that new files do not get. It cannot be read without being set."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def check_writable(path):
+    """Raise ValueError if `replacing` could not write `path`; what stands there stays."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; expected the name of a file")
+    if path.exists() and (path.is_symlink() or not path.is_file()):
+        return  # written to where it is: to try that would write
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def write_atomically(path, data):
@@ -55,18 +95,32 @@ def write_atomically(path, data):
 
 
 def write_json(path, value):
-    """Write a value as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    """Write a value as indented JSON, atomically. Raises ValueError for NaN and infinity in it."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be written: {error}") from None
+    # half a surrogate pair, as in the name of a file that is not UTF-8, is escaped as JSON does it
+    write_atomically(path, text.encode(errors="backslashreplace"))
+
+
+def read_bytes(path) -> bytes:
+    """What a file holds. Raises OSError naming the file.
+
+    What is no regular file is refused: reading a pipe or a device might never end.
+    """
+    path = Path(path)
+    if not path.is_file():
+        reason = "is no regular file" if path.exists() else "no such file"
+        raise FileNotFoundError(f"{path}: {reason}")
+    with naming(path):
+        return path.read_bytes()
 
 
 def read_text(path) -> str:
-    """The text of a UTF-8 file. Raises FileNotFoundError or ValueError naming the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    """The text of a UTF-8 file. Raises OSError or ValueError naming the file."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8") from None
 

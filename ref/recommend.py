@@ -34,7 +34,7 @@ USERS_AT_A_TIME = 64
 
 def parse_options(arguments=None):
     """The options of the command line, not yet checked."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m ref.recommend",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -144,10 +144,11 @@ def show(texts, history, best, options):
         return
     print("Because of")
     for text, title in zip(texts, history):
-        print(f"  {title}" if text == title else f"  {title}   (you wrote: {text})")
+        line = title if text == title else f"{title}   (you wrote: {text})"
+        print(f"  {cli.printable(line)}")
     print("recommended, with probabilities")
     for rank, (title, log_prob) in enumerate(best, start=1):
-        print(f"  {rank:2d}  {percent_text(math.exp(log_prob)):>6}  {title}")
+        print(f"  {rank:2d}  {percent_text(math.exp(log_prob)):>6}  {cli.printable(title)}")
 
 
 def as_json(best):

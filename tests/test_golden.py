@@ -353,7 +353,7 @@ def archive_of_no_known_kind(folder, logits):
     [
         (cut_short, "expected a whole safetensors file"),
         (not_safetensors, "notes.txt"),
-        (missing_dump, "No such file"),
+        (missing_dump, "no such file"),
         (unknown_case, "expected one of: biases"),
         (no_case, "expected --case NAME"),
         (empty_folder, "holds no NAME.safetensors"),

@@ -1,19 +1,18 @@
 """python -m ref.golden list | check | run | audit | write | pack — see README.md.
 
-Exit code 0: all right; 1: a deviation; 2: unusable input.
+Exit code 0: all right; 1: a deviation; 2: unusable input; others as at the head of ref/cli.py.
 """
 
-import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
+from ref import cli
 from ref.golden import audit, compare, diagnosis, package, recipes, report
 from ref.golden import case as cases
 from ref.golden.adapter import Skipped, compare_adapter, load_adapter
 
-RIGHT, DEVIATION, UNUSABLE = 0, 1, 2
+RIGHT, DEVIATION = 0, 1
 
 
 def list_cases(options):
@@ -44,7 +43,7 @@ def names_in_order(stages=None):
 def check(options):
     """Compare a dump with a case, or a folder of dumps with the cases that they are named after.
 
-    Raises ValueError or FileNotFoundError where nothing can be read or compared.
+    Raises ValueError or OSError where nothing can be read or compared.
     """
     path = Path(options.dump)
     if options.case is None and path.is_dir():
@@ -78,7 +77,7 @@ def compare_dump(path, name, precision):
     try:
         computed = compare.held_to(compare.read_dump(path), precision)
         return compare.examine(case, computed)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return compare.Comparison(case, problem=str(error))
 
 
@@ -133,7 +132,7 @@ def pack(options):
 
 def parse_options(arguments):
     """The options of the command line; `execute` is the function of the command."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m ref.golden", description="Golden cases of HatLLM, from titles to metrics."
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -185,17 +184,13 @@ def add_options_of_comparing(command):
 
 def main(arguments=None):
     """Run one command; returns the exit code."""
+    return cli.exit_code("ref.golden", lambda: run_command(arguments))
+
+
+def run_command(arguments):
+    """Run one command; returns the exit code, or raises what is wrong with its input."""
     options = parse_options(arguments)
-    try:
-        code = options.execute(options)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DEVIATION
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return UNUSABLE
+    return options.execute(options)
 
 
 if __name__ == "__main__":

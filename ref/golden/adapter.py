@@ -5,6 +5,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from ref import cli
 from ref.golden import case as cases
 from ref.golden import compare
 
@@ -27,7 +28,9 @@ def load_adapter(path):
     try:
         with redirect_stdout(sys.stderr):
             specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also sys.exit(), and what a library in Rust panics with
         raise ValueError(f"{path}: importing it raised {in_one_line(error)}") from error
     if not callable(getattr(module, "run", None)):
         raise ValueError(
@@ -47,13 +50,18 @@ def compare_adapter(adapter, name, precision=None):
         with redirect_stdout(sys.stderr):
             arrays = adapter(read_only(cases.load(name)))
     except NotImplementedError as reason:
-        raise Skipped(str(reason) or "not implemented") from None
-    except (Exception, SystemExit) as error:
+        raise Skipped(in_one_line(reason, with_type=False) or "not implemented") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as in load_adapter
         return compare.Comparison(case, problem=f"run(case) raised {in_one_line(error)}")
     try:
         computed = compare.computed_by_adapter(arrays)
+    except Exception as error:  # what was returned is the adapter's, too
+        return compare.Comparison(case, problem=in_one_line(error, with_type=False))
+    try:
         return compare.examine(case, compare.held_to(computed, precision))
-    except (ValueError, TypeError, RuntimeError) as error:
+    except ValueError as error:
         return compare.Comparison(case, problem=in_one_line(error, with_type=False))
 
 
@@ -66,5 +74,5 @@ def read_only(case):
 
 def in_one_line(error, with_type=True):
     """An exception as one line."""
-    message = " ".join(str(error).split())
+    message = cli.printable(" ".join(str(error).split()))
     return f"{type(error).__name__}: {message}" if with_type else message

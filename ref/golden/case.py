@@ -4,9 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load as load_tensors
 
-from ref.files import read_json
+from ref.files import read_bytes, read_json
 
 FOLDER = Path(__file__).parent / "cases"
 WEIGHTS = "weights."  # how the names of a case's weights begin
@@ -55,7 +55,7 @@ class Case:
 
 
 def load(name, folder=FOLDER):
-    """The case in `folder`/`name`. Raises FileNotFoundError or ValueError, naming the file."""
+    """The case in `folder`/`name`. Raises OSError or ValueError, naming the file."""
     info_path = Path(folder) / name / "case.json"
     if not info_path.is_file():
         raise FileNotFoundError(
@@ -65,8 +65,8 @@ def load(name, folder=FOLDER):
     check_fields(info, info_path)
     tensors_path = info_path.with_name("tensors.safetensors")
     try:
-        tensors = load_file(tensors_path)
-    except (SafetensorError, OSError) as error:
+        tensors = load_tensors(read_bytes(tensors_path))
+    except SafetensorError as error:
         raise ValueError(f"{tensors_path}: {error}; expected safetensors") from None
     for tensor in (*info["inputs"], *info["outputs"]):
         if not isinstance(tensor, str) or tensor not in tensors:

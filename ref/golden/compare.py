@@ -1,12 +1,12 @@
 """How far the tensors of an implementation are from the expected ones, and where first."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from ref.files import read_bytes
 from ref.golden import remarks
 from ref.golden.case import Case
 from ref.golden.stages import STAGES
@@ -144,14 +144,10 @@ class Comparison:
 def read_dump(path):
     """name -> Computed, of a safetensors file.
 
-    Raises FileNotFoundError or ValueError, naming the file.
+    Raises OSError or ValueError, naming the file.
     """
-    if Path(path).is_fifo():  # reading it would wait for ever
-        raise ValueError(f"{path}: is a pipe; expected a safetensors file")
     try:
-        tensors = deserialize(Path(path).read_bytes())
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: {error.strerror}; expected a safetensors file") from None
+        tensors = deserialize(read_bytes(path))
     except SafetensorError as error:
         raise ValueError(f"{path}: {error}; expected a whole safetensors file") from None
     computed = {}

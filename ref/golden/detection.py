@@ -1,13 +1,12 @@
 """python -m ref.golden.detection [--draw]: print which case detects which known bug; draw it.
 
-Exit code 0: every bug is detected by a case; 1: one is missed. --draw writes the two pictures of
-the README, detection.svg and families.svg, into ref/golden.
+Exit code 0: every bug is detected by a case; 1: one is missed; others as at the head of ref/cli.py.
+--draw writes the two pictures of the README, detection.svg and families.svg, into ref/golden.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
+from ref import cli
 from ref.golden import case as cases
 from ref.golden import diagnosis
 from ref.golden.plants import descriptions
@@ -174,7 +173,7 @@ def draw(matrix, stage_of_case, folder):
 
 def main(arguments=None):
     """Print the matrix, draw it where asked to; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m ref.golden.detection",
         description="Which golden case detects which known bug. Exit code 1: a bug is missed.",
     )
@@ -190,4 +189,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run("ref.golden.detection", main)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+from ref.cli import printable
 from ref.golden.plants import descriptions
 from ref.golden.remarks import short_list
 
@@ -13,7 +14,7 @@ def print_comparison(comparison):
     """The line of a case, and where and by how much it deviates."""
     name = comparison.case.name
     if comparison.problem is not None:
-        print(f"FAIL  {name}: {comparison.problem}")
+        print(f"FAIL  {name}: {printable(comparison.problem)}")
     elif comparison.is_right:
         print(
             f"ok    {name}: {len(comparison.compared)} tensors, "
@@ -24,7 +25,7 @@ def print_comparison(comparison):
     for remark in comparison.remarks:
         print(f"      {remark}")
     if comparison.unknown:
-        print(f"      not compared, unknown here: {short_list(comparison.unknown)}")
+        print(f"      not compared, unknown here: {printable(short_list(comparison.unknown))}")
 
 
 def print_skipped(skipped):

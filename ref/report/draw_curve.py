@@ -3,7 +3,6 @@
 python -m ref.report.draw_curve runs/a/log.jsonl runs/b/log.jsonl --svg FILE
 """
 
-import argparse
 import math
 from dataclasses import dataclass
 
@@ -182,9 +181,7 @@ def _ticks_of(lines):
 
 def parse_options():
     """The options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ref.report.draw_curve", description=main.__doc__
-    )
+    parser = cli.Parser(prog="python -m ref.report.draw_curve", description=main.__doc__)
     parser.add_argument("logs", nargs="+", metavar="LOG", help="log.jsonl of a model folder")
     parser.add_argument("--svg", metavar="FILE", required=True, help="the picture")
     return parser.parse_args()

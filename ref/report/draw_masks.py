@@ -5,7 +5,6 @@ python -m ref.report.draw_masks TITLE ... --weights FOLDER     a prompt as a mod
 python -m ref.report.draw_masks ... --svg FILE                 the same picture as SVG, too
 """
 
-import argparse
 from dataclasses import dataclass
 
 import torch
@@ -208,9 +207,7 @@ def _segment_mark(segment):
 
 def parse_options():
     """The options of the command line; raises ValueError for titles without --weights."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ref.report.draw_masks", description=main.__doc__
-    )
+    parser = cli.Parser(prog="python -m ref.report.draw_masks", description=main.__doc__)
     parser.add_argument(
         "titles", nargs="*", help="history, oldest first, and target; needs --weights"
     )

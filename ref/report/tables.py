@@ -4,6 +4,7 @@ import textwrap
 
 import numpy as np
 
+from ref.cli import printable
 from ref.report.attention import KEYS, QUERIES, Attention
 from ref.report.ranking import Summary
 from ref.report.users import size_text
@@ -110,8 +111,8 @@ def user_text(number, users, results, titles) -> str:
     number: of the target, from 0; titles: their texts.
     """
     lines = [f"user {users.user_ids[number] + 1} chose, oldest first"]
-    lines += [f"    {titles[title]}" for title in users.histories[number]]
-    lines.append(f"  and next: {titles[users.targets[number]]}")
+    lines += [f"    {printable(titles[title])}" for title in users.histories[number]]
+    lines.append(f"  and next: {printable(titles[users.targets[number]])}")
     for model in results:
         if model.is_model:
             lines.append(f"  {model.name} recommends")
@@ -123,7 +124,8 @@ def _recommended_lines(model, number, titles):
     lines = []
     for place, (title, log_prob) in enumerate(model.rankings[number].top, start=1):
         mark = "  <- the true one" if title == model.targets[number] else ""
-        lines.append(f"    {place}. {percent_text(np.exp(log_prob)):>7}  {titles[title]}{mark}")
+        share = percent_text(np.exp(log_prob))
+        lines.append(f"    {place}. {share:>7}  {printable(titles[title])}{mark}")
     return lines
 
 

@@ -29,9 +29,7 @@ FIRST = """
 
 def make_parser():
     """The command line: the options that matter first, then the others group by group."""
-    parser = argparse.ArgumentParser(
-        description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
     first = parser.add_argument_group("what matters first")
     add_folder_options(first.add_argument)
     for title, add_options in (

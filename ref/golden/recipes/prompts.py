@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from ref import cli
 from ref.golden.case import Case
 from ref.golden.definitions import prompts as definition
 from ref.golden.stages.prompts import TOKENIZERS, compute
@@ -145,4 +146,4 @@ def write_tokenizers(folder=TOKENIZERS):
 
 
 if __name__ == "__main__":
-    write_tokenizers()
+    cli.run("ref.golden.recipes.prompts", write_tokenizers)
