@@ -3,10 +3,14 @@
 from functools import cache
 
 import numpy as np
+import pytest
 
 from ref.golden import case as cases
 from ref.golden import compare, diagnosis
 from ref.golden.stages import STAGES
+
+# How many of the bugs a test takes that would need minutes for all: every fourth, or (slow) all.
+SHARES = [pytest.param(4, id="every fourth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 @cache
@@ -35,9 +39,20 @@ def let_diagnosis_remember(monkeypatch):
     )
 
 
-def detection_matrix():
-    """The detection matrix of all cases."""
-    return diagnosis.detection_matrix([case_of(name) for name in cases.names()])
+def detection_matrix(bugs):
+    """The detection matrix of some bugs: bug -> name of case -> deviation in tolerances."""
+    matrix = {}
+    for bug in bugs:
+        matrix[bug] = {
+            name: diagnosis.visible_deviation(bug, case_of(name))
+            for name in cases_that_can_show(bug)
+        }
+    return matrix
+
+
+def cases_that_can_show(bug):
+    """The names of the cases of all stages that know a bug."""
+    return [case.name for case in map(case_of, cases.names()) if bug in STAGES[case.stage].plants]
 
 
 def as_float32(values, random, noise=3e-6):
