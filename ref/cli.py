@@ -7,6 +7,7 @@ Ctrl-C; 141 nobody reads the output any more.
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -50,8 +51,8 @@ def exit_code(name, main):
     unwritten = error_of_flushing(sys.stdout)
     if isinstance(unwritten, BrokenPipeError) and message is None:
         code = PIPE_CLOSED  # the reader, such as `head`, has seen enough
-    elif unwritten and message in (None, str(unwritten)):
-        code, message = BAD_INPUT, f"standard output: {unwritten.strerror}"
+    elif unwritten and message is None:
+        code, message = BAD_INPUT, text_of(unwritten)
     if message is not None:
         print_error(f"{name}: {message}")
     error_of_flushing(sys.stderr)
@@ -69,11 +70,17 @@ def outcome(main):
     except BrokenPipeError:
         return PIPE_CLOSED, None
     except (ValueError, OSError, OverflowError) as error:
-        return BAD_INPUT, str(error)
+        return BAD_INPUT, text_of(error)
     except Exception as error:
         if is_lack_of_memory(error):
             return BAD_INPUT, f"not enough memory: {error}"
         return MISTAKE, f"unexpected {type(error).__name__} in {place_of(error)}: {error}"
+
+
+def text_of(error):
+    """What an exception says; standard output is the only file that `ref.files` does not name."""
+    is_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO)
+    return f"standard output: {error}" if is_disk and error.filename is None else str(error)
 
 
 def is_lack_of_memory(error):

@@ -23,7 +23,7 @@ import numpy as np
 from ref import cli
 from ref.data.columns import KNOWN_COLUMNS, add_column_options, columns_of
 from ref.data.histories import load_histories
-from ref.files import read_text
+from ref.files import naming, read_text
 from ref.matching import Matcher
 from ref.recommender import Recommender
 from ref.report.tables import percent_text
@@ -140,7 +140,7 @@ def read_candidates(path, matcher):
 def show(texts, history, best, options):
     """Print the recommendations for one history."""
     if options.json:
-        print(json.dumps({"history": history} | as_json(best), ensure_ascii=False))
+        print(json.dumps({"history": history} | as_json(best)))  # ASCII: safe for any terminal
         return
     print("Because of")
     for text, title in zip(texts, history):
@@ -164,6 +164,7 @@ def recommend_to_all(recommender, candidates, options):
     part = Path(f"{path}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
+        naming(part),
         open(part, "w", encoding="utf-8", newline="") as file,
         cli.progress_bar(len(users.user_ids), "recommend", "user") as bar,
     ):

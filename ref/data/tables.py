@@ -14,6 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from ref.files import naming
+
 SEPARATORS = (",", "\t", ";", "|")  # of a .csv or .txt file: the one that its first line holds most
 UNQUOTED = (".inter", ".item")  # RecBole's files: tabs, and a quote is a letter as any other
 
@@ -34,7 +36,7 @@ def opened(path, header=None):
     """
     line = [1]  # the last that could be read
     try:
-        with open(path, "rb") as file:
+        with naming(path), open(path, "rb") as file:
             unpacked = _BoundedGzip(fileobj=file) if path.suffix == ".gz" else file
             yield _table(path, unpacked, header, line)
     except UnicodeDecodeError:
