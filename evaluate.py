@@ -55,9 +55,7 @@ DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens
 
 def parse_options(arguments=None):
     """The options of the command line, not yet checked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_input_options(parser.add_argument)
     add_ranking_options(parser.add_argument)
     add_report_options(parser.add_argument)

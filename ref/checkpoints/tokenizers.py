@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ref.checkpoints import adapters
-from ref.files import read_json, write_atomically, write_json
+from ref.files import read_bytes, read_json, write_atomically, write_json
 from ref.tokenizer import SPACE_MARK, Tokenizer, encode_and_check
 
 
@@ -26,7 +26,7 @@ def tokenizer_from_folder(folder):
     """
     path = Path(folder) / "tokenizer.model"
     if path.is_file():
-        return Tokenizer(path.read_bytes(), path)
+        return Tokenizer(read_bytes(path), path)
     if path.with_suffix(".json").is_file():
         return JsonTokenizer(folder)
     raise FileNotFoundError(
@@ -54,7 +54,7 @@ class JsonTokenizer:
     def __init__(self, folder):
         path = Path(folder) / "tokenizer.json"
         tokenizers = _import_tokenizers(folder)
-        self.model = path.read_bytes()
+        self.model = read_bytes(path)
         self.source = str(path)
         with _errors_in_one_line(self.source):
             self._tokenizer = tokenizers.Tokenizer.from_buffer(self.model)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ref.checkpoints.weights import write_tensors
-from ref.files import parse_json, read_json, read_text, write_atomically, write_json
+from ref.files import naming, parse_json, read_json, read_text, write_atomically, write_json
 from ref.training import processes
 from ref.training.tally import Tally
 
@@ -166,7 +166,8 @@ def start_log(out, description):
 def add_to_log(out, record):
     """Write the record of an epoch as the last line of a log, in the first process."""
     if processes.is_first():
-        with open(Path(out) / "log.jsonl", "a", encoding="utf-8") as log:
+        path = Path(out) / "log.jsonl"
+        with naming(path), open(path, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
 
 
