@@ -4,16 +4,15 @@ A setup takes the options of bench.py and returns Sides.
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import torch
+import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -94,13 +93,13 @@ def in_transformers(model, own_masks=False):
 
     own_masks: transformers makes causal masks itself, and nothing stands in their place.
     """
-    os.environ["PEER_ATTENTION"] = "sdpa"
-    weights = {name: p.detach().numpy() for name, p in hf_parameters(model).items()}
-    case = SimpleNamespace(config=config_values(model.config), weights=weights)
-    theirs, given = peer.load(case)
-    if own_masks:
-        for layer in theirs.model.layers:
-            layer.self_attn._forward_pre_hooks.clear()
+    config = transformers.LlamaConfig(**config_values(model.config), attn_implementation="sdpa")
+    config.bos_token_id = config.eos_token_id = None  # else those of Llama 2
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    tied = model.config.tie_word_embeddings
+    theirs.load_state_dict(hf_parameters(model), strict=not tied)
+    # theirs makes causal masks itself; what stands here under the number of a layer replaces them
+    given = {} if own_masks else peer.give_masks(theirs)
 
     def give_masks(segment_ids):
         masks = build_masks(segment_ids, model.scheme)
