@@ -106,11 +106,13 @@ def test_both_sides_of_each_equation_of_the_calculation_are_the_same_number():
     assert results['p("ab")'] == [PROBABILITIES[0][2][0], PROBABILITIES[1][2][0]]
 
 
-def test_the_likelihoods_of_the_target_and_of_guessing_are_those_of_the_page():
+def test_the_numbers_within_the_text_are_those_of_the_example():
     text = " ".join(TEXT.split())
     catalogue, full = re.search(r"costs -ln 0\.197 = (\S+) nats .*? and (\S+) with", text).groups()
     assert has_the_digits(catalogue, -math.log(by_arithmetic("ab⏎", "catalogue", 1.0)))
     assert has_the_digits(full, -math.log(by_arithmetic("ab⏎", "full", 1.0)))
+    at_temperature_2 = re.search(r"1\.649 / 2\.649 = (\d\.\d+)", text)[1]
+    assert has_the_digits(at_temperature_2, math.exp(0.5) / (math.exp(0.5) + 1))
     for size, nats in re.findall(r"ln (\d+) = (\d+\.\d\d)", text):
         assert has_the_digits(nats, math.log(int(size)))
 
