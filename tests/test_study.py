@@ -316,6 +316,13 @@ def test_three_seeds_are_too_few_for_a_star(table):
     assert table["2/1"][2].startswith("-0.200 [") and table["2/1"][2].endswith("] (3)")
 
 
+def test_a_comparison_that_was_not_planned_has_no_star_however_clear():
+    causal = [record("validation", [0, 0], seed, [6.0] * 40) for seed in range(5)]
+    better = [record("validation", [1, 1], seed, [5.0] * 40) for seed in range(5)]
+    rows = {("validation", "0/0"): causal, ("validation", "1/1"): better}
+    assert report.difference_text("validation", "1/1", rows) == "-1.000 [-1.000, -1.000] (5)"
+
+
 def test_a_difference_that_is_clear_at_95_percent_alone_has_no_star(runs, table):
     rows, _, _ = report.read(runs)
     difference = report.paired(rows["scratch", "0/1"], rows["scratch", "0/0"])
