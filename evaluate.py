@@ -17,7 +17,7 @@ from ref import cli, recommender
 from ref.checkpoints import adapters
 from ref.data import dataset
 from ref.data.columns import add_column_options, columns_of
-from ref.files import write_atomically, write_json
+from ref.files import check_writable, write_atomically, write_json
 from ref.loss import Objective
 from ref.protocol import (
     add_asking_options,
@@ -27,8 +27,7 @@ from ref.protocol import (
     scheme_from,
     settings_from,
 )
-from ref.report import attention
-from ref.report.baselines import Baselines
+from ref.report import attention, baselines
 from ref.report.draw_attention import attention_svg
 from ref.report.metrics import slices
 from ref.report.ranking import (
@@ -132,23 +131,19 @@ def main():
     torch.set_num_threads(options.threads or torch.get_num_threads())
     with processes.joined(options.device):
         folders = model_folders(options)
-        settings = [settings_from(options, folder) for folder in folders]
+        settings = check_models(folders, options)
+        check_outputs(options)
         data = load_data(options, folders, settings)
         users = test_users(data, options)
         if options.attention:
             report_attention(folders, data, users, options)
-            return
-        results = [evaluate_model(folder, data, users, options) for folder in folders]
-        for name, scorer in Baselines(data).scorers().items():
-            scores = map(scorer, users.histories)
-            results.append(evaluate_scores(name, scores, users, options))
-        if processes.is_first():
+        else:
             softmaxes = sorted({model.softmax for model in settings})
-            report(data, users, results, softmaxes, options)
+            report_ranking(folders, data, users, softmaxes, options)
 
 
 def model_folders(options):
-    """The folders of the models, each once; raises FileNotFoundError or ValueError for bad ones."""
+    """The folders of the models, each once and by another name than the baselines have."""
     folders = options.weights
     if not folders:
         folders = [name for name in DEFAULT_WEIGHTS if Path(name, "model.safetensors").exists()]
@@ -157,9 +152,29 @@ def model_folders(options):
         raise FileNotFoundError(
             f"none of {defaults} holds a model; train one or name it with --weights"
         )
-    for folder in folders:
-        adapters.read_config(folder, options.base)
+    folders = [f"./{folder}" if folder in baselines.NAMES else folder for folder in folders]
     return list(dict.fromkeys(folders))
+
+
+def check_models(folders, options):
+    """The Settings of all models; raises FileNotFoundError or ValueError for a bad folder.
+
+    So the last of them is known to fit before the first one ranks. No weights are read yet.
+    """
+    settings = []
+    for folder in folders:
+        model, _, model_settings = load_as_asked(folder, options, device="meta")
+        if note := assumption(folder, model_settings, model.scheme):
+            processes.say(note)
+        settings.append(model_settings)
+    return settings
+
+
+def check_outputs(options):
+    """Raise ValueError for an output file that cannot be written."""
+    for path in (options.json, options.svg):
+        if path and processes.is_first():
+            check_writable(path)
 
 
 def load_data(options, folders, settings):
@@ -201,30 +216,29 @@ def evaluate_model(folder, data, users, options) -> Result:
     """Rank for all users with the model of a folder."""
     decoder, objective = load_model(folder, data.titles, options)
     batches = rank_in_batches(folder, decoder, objective, users, options)
-    say_dropped(folder, objective.encoder, sum(batch.dropped for batch in batches))
+    note = note_on_dropped(folder, objective.encoder, sum(batch.dropped for batch in batches))
     rankings = [ranking for batch in batches for ranking in batch.rankings]
     metrics = metrics_of_rankings(rankings)
     metrics["NLL"] = np.concatenate([batch.nll for batch in batches])
-    return Result(str(folder), rankings, metrics, canonical_titles(decoder.trie)[users.targets])
+    targets = canonical_titles(decoder.trie)[users.targets]
+    return Result(str(folder), rankings, metrics, targets, note)
 
 
 def load_model(folder, titles, options):
     """The model of a folder for a catalogue: a Decoder, and the Objective that gives the NLL."""
-    model, encoder, settings = load_as_asked(folder, options)
+    model, encoder, settings = load_as_asked(folder, options, options.device)
     trie = build_trie(encoder, titles)
     item_states = ItemStates(model, encoder, titles) if options.cache_items else None
     decoder = Decoder(model, trie, settings, item_states)
     return decoder, Objective(encoder, trie, titles, settings, "target")
 
 
-def load_as_asked(folder, options):
+def load_as_asked(folder, options, device):
     """(model, PromptEncoder, Settings) of a folder, under the protocol of the command line."""
     _, saved, _ = adapters.read_config(folder, options.base)
     scheme, settings = scheme_from(options, saved), settings_from(options, folder)
-    if note := assumption(folder, settings, scheme):
-        processes.say(note)
     dtype = cli.DTYPES[options.dtype]
-    return recommender.load(folder, dtype, options.device, options.base, scheme, settings)
+    return recommender.load(folder, dtype, device, options.base, scheme, settings)
 
 
 def rank_in_batches(folder, decoder, objective, users, options):
@@ -238,10 +252,20 @@ def rank_in_batches(folder, decoder, objective, users, options):
         for begin in begins[processes.RANK :: processes.WORLD]:
             part = users[begin : begin + size]
             batches[begin] = rank_batch(decoder, objective, part, options)
+            refuse_not_finite(folder, batches[begin].nll)
             bar.update(min(processes.WORLD * len(part), bar.total - bar.n))
     for others in processes.gather(batches):
         batches |= others
     return [batches[begin] for begin in begins]
+
+
+def refuse_not_finite(folder, nll):
+    """Raise ValueError for a model that gives no number: its ranks would mean nothing."""
+    if not np.isfinite(nll).all():
+        raise ValueError(
+            f"{folder}: the negative log-likelihood of a target is {nll[~np.isfinite(nll)][0]}; "
+            "expected a finite number. Its weights, its adapter or --temperature is too extreme"
+        )
 
 
 def rank_batch(decoder, objective, users, options) -> RankedBatch:
@@ -312,16 +336,43 @@ def target_nll(model, objective, windows, device):
     return -np.bincount(batch.rows.cpu().numpy(), log_probs, minlength=len(windows))
 
 
-def report(data, users, results, softmaxes, options):
-    """Print the tables and some users; write what --json asks for."""
+def report_ranking(folders, data, users, softmaxes, options):
+    """Rank with every model; write the report after each, and print it at the end."""
+    counted = []
+    for name, scorer in baselines.Baselines(data).scorers().items():
+        scores = map(scorer, users.histories)
+        counted.append(evaluate_scores(name, scores, users, options))
+    models = []
+    try:
+        for folder in folders:
+            models.append(evaluate_model(folder, data, users, options))
+            if processes.is_first() and options.json:
+                write_ranking(data, users, [*models, *counted], options)
+    finally:  # also where the next model fails
+        if processes.is_first() and models:
+            print_ranking(data, users, [*models, *counted], softmaxes, options)
+
+
+def summary_of(data, users, results, options):
+    """The Summary of Results, with slices by history and by how common the target is."""
     lengths = np.array([len(history) for history in users.histories])
     counts = data.training_counts()[users.targets]
-    summary = summarize(results, users.user_ids, slices(lengths, counts), options.seed)
-    print("", *heading(data, users, softmaxes, options), "", sep="\n")
-    print(summary_text(summary, options.wide))
+    return summarize(results, users.user_ids, slices(lengths, counts), options.seed)
+
+
+def write_ranking(data, users, results, options):
+    """Write what --json asks for."""
+    summary = summary_of(data, users, results, options)
+    values = description(data, users, options) | {"titles": len(data.titles)}
+    write_json(options.json, values | summary_values(summary, results))
+
+
+def print_ranking(data, users, results, softmaxes, options):
+    """Print the tables and some users."""
+    notes = [result.note for result in results if result.note]
+    print("", *heading(data, users, softmaxes, options), *notes, "", sep="\n")
+    print(summary_text(summary_of(data, users, results, options), options.wide))
     if options.json:
-        values = description(data, users, options) | {"titles": len(data.titles)}
-        write_json(options.json, values | summary_values(summary, results))
         print(f"\nwrote {options.json}")
     _, first_targets = np.unique(users.user_ids, return_index=True)
     for number in first_targets[: options.show]:
@@ -339,10 +390,29 @@ def description(data, users, options):
 
 
 def report_attention(folders, data, users, options):
-    """Measure and print where the attention goes; write what --json and --svg ask for."""
-    models = {folder: measure_attention(folder, data, users, options) for folder in folders}
-    if not processes.is_first():
-        return
+    """Measure where the attention goes; write --json and --svg after each model, then print."""
+    models = {}
+    try:
+        for folder in folders:
+            models[folder] = measure_attention(folder, data, users, options)
+            if processes.is_first():
+                write_attention(models, data, users, options)
+    finally:  # also where the next model fails
+        if processes.is_first() and models:
+            print_attention(models, data, users, options)
+
+
+def write_attention(models, data, users, options):
+    """Write what --json and --svg ask for."""
+    if options.json:
+        values = description(data, users, options)
+        write_json(options.json, values | attention.values_of(models))
+    if options.svg:
+        write_atomically(options.svg, attention_svg(models).encode())
+
+
+def print_attention(models, data, users, options):
+    """Print the tables of all models."""
     heading_line = (
         f"{data.source}: attention over the prompts and targets of "
         f"{size_text(users.user_ids, 'test users')}; means over heads"
@@ -350,23 +420,20 @@ def report_attention(folders, data, users, options):
     print("", *wrapped(heading_line), "", sep="\n")
     for name, measured in models.items():
         print(attention_table(name, measured, options.wide))
-    if options.json:
-        values = description(data, users, options)
-        write_json(options.json, values | attention.values_of(models))
-        print(f"wrote {options.json}")
-    if options.svg:
-        write_atomically(options.svg, attention_svg(models).encode())
-        print(f"wrote {options.svg}")
+    for path in (options.json, options.svg):
+        if path:
+            print(f"wrote {path}")
 
 
 def measure_attention(folder, data, users, options):
     """Where the attention of a model goes, over the prompts and targets of the test users."""
-    model, encoder, _ = load_as_asked(folder, options)
+    model, encoder, _ = load_as_asked(folder, options, options.device)
     prompts = []
     for history, target in zip(users.histories, users.targets):
         titles = [data.titles[title] for title in history]
         prompts.append(encoder.encode(titles, data.titles[target]))
-    say_dropped(folder, encoder, sum(prompt.dropped for prompt in prompts))
+    if note := note_on_dropped(folder, encoder, sum(prompt.dropped for prompt in prompts)):
+        processes.say(note)
     return attention.measure(model, with_progress(prompts, folder))
 
 
@@ -378,13 +445,14 @@ def with_progress(prompts, folder):
             bar.update()
 
 
-def say_dropped(name, encoder, dropped):
-    """Print how many items of histories did not fit into prompts, if any."""
-    if dropped:
-        processes.say(
-            f"{name}: {dropped} items of histories did not fit into {encoder.max_length} tokens "
-            "and were left out"
-        )
+def note_on_dropped(name, encoder, dropped):
+    """A sentence on items of histories that did not fit into prompts, "" if all did."""
+    if not dropped:
+        return ""
+    return (
+        f"{name}: {dropped} items of histories did not fit into {encoder.max_length} tokens "
+        "and were left out"
+    )
 
 
 if __name__ == "__main__":

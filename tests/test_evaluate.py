@@ -390,6 +390,84 @@ def test_ctrl_c_before_the_work_begins_ends_without_a_traceback(
     assert ended.code == 130 and "Traceback" not in ended.err
 
 
+# --- to the end
+
+
+def test_a_second_model_that_is_broken_is_refused_before_the_first_one_ranks(
+    tmp_path, run, made_up_data, tiny_model, monkeypatch
+):
+    broken = changed_copy(tiny_model, tmp_path / "broken", model=b"")
+    monkeypatch.setattr(evaluate, "evaluate_model", None)  # to rank would be another error
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, broken)
+    assert_one_line(ended, broken / "model.safetensors")
+
+
+@pytest.mark.parametrize("option", ("--json", "--svg"))
+@pytest.mark.parametrize("name", ("file/report", "folder"))
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path, run, made_up_data, tiny_model, monkeypatch, option, name
+):
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(evaluate, "measure_attention", None)  # to work would be another error
+    options = ("--attention", option, tmp_path / name)
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, *options)
+    assert_one_line(ended, tmp_path / name)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_what_is_known_is_written_and_printed_where_the_next_model_fails(
+    tmp_path, run, made_up_data, tiny_model, full_softmax_model, monkeypatch
+):
+    evaluate_model = evaluate.evaluate_model
+
+    def fail_at_second(folder, *arguments):
+        if folder == str(full_softmax_model):
+            raise ValueError("this one fails")
+        return evaluate_model(folder, *arguments)
+
+    monkeypatch.setattr(evaluate, "evaluate_model", fail_at_second)
+    models = ("--weights", tiny_model, full_softmax_model, "--json", tmp_path / "report.json")
+    ended = run(evaluate, "--data", made_up_data, *models)
+    assert_one_line(ended, "this one fails")
+    assert str(tiny_model) in ended.out and "HR@10" in ended.out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["models"] == [str(tiny_model)]
+
+
+@pytest.mark.parametrize("mode", ((), ("--attention",)))
+def test_the_report_is_written_even_if_nobody_reads_what_is_printed(
+    tmp_path, run, made_up_data, tiny_model, monkeypatch, mode
+):
+    def broken_pipe(*arguments):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(evaluate, "print_ranking", broken_pipe)
+    monkeypatch.setattr(evaluate, "print_attention", broken_pipe)
+    options = ("--weights", tiny_model, "--json", tmp_path / "report.json", *mode)
+    assert run(evaluate, "--data", made_up_data, *options).code != 0
+    assert json.loads((tmp_path / "report.json").read_text())["users"] == 12
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_a_model_that_gives_no_number_is_refused_by_name(run, made_up_data, tiny_model, ranking):
+    options = ("--weights", tiny_model, "--temperature", "1e-45", *RANKINGS[ranking])
+    ended = run(evaluate, "--data", made_up_data, *options)
+    assert_one_line(ended, tiny_model, "nan", "--temperature")
+
+
+def test_a_model_with_the_name_of_a_baseline_keeps_its_own_results(
+    tmp_path, report_of, made_up_data, tiny_model, monkeypatch
+):
+    expected = report_of(made_up_data, tiny_model)
+    shutil.copytree(tiny_model, tmp_path / "most popular")
+    monkeypatch.chdir(tmp_path)
+    report = report_of(made_up_data, "most popular")
+    assert report["models"] == ["./most popular"]
+    assert report["ranks"]["./most popular"] == expected["ranks"][str(tiny_model)]
+    assert report["ranks"]["most popular"] == expected["ranks"]["most popular"]
+
+
 # --- wrong input
 
 # fmt: off
@@ -436,12 +514,6 @@ def test_models_trained_with_other_filters_are_not_compared(
     other = changed_copy(tiny_model, tmp_path / "other", recommender={"history": 5})
     ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, other)
     assert_one_line(ended, "history")
-
-
-def test_a_json_path_that_cannot_be_written_is_named(tmp_path, run, made_up_data, tiny_model):
-    (tmp_path / "file").write_bytes(b"mine")
-    asked = ("--weights", tiny_model, "--json", tmp_path / "file" / "r.json")
-    assert_one_line(run(evaluate, "--data", made_up_data, *asked), tmp_path / "file")
 
 
 def test_without_any_model_it_says_how_to_get_one(tmp_path, run, made_up_data, monkeypatch):

@@ -24,6 +24,7 @@ def load_model(
     scheme: replaces the MaskScheme in the folder's config.json ("hatllm"; absent: plain causal).
     base: a folder with only a LoRA adapter names its base model; this folder is taken instead. The
         adapter is merged.
+    device: on "meta" the folder is checked, but no weights are read: it takes no memory.
     attention, dropout: as in `Llama`.
     Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
     """

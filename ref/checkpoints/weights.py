@@ -164,9 +164,12 @@ def _refuse_differences(source, shapes, expected):
 def copy_tensors(paths, parameters):
     """Copy the tensors that `find_tensors` found into `parameters` ({name: tensor}), converted.
 
-    Takes little memory beside theirs. Raises ValueError naming a tensor that is not finite.
+    Takes little memory beside theirs. Nothing is read for a parameter on "meta".
+    Raises ValueError naming a tensor that is not finite.
     """
     for name, parameter in parameters.items():
+        if parameter.is_meta:
+            continue
         destination = parameter.detach()
         num_rows = max(1, _NUMBERS_AT_ONCE * len(destination) // destination.numel())
         for first in range(0, len(destination), num_rows):

@@ -30,12 +30,14 @@ class Result:
 
     rankings: the Ranking of each target. metrics: {name: float64 (U,)}. targets: int (U,), of a
     model, the titles that its rankings are of (the target or the first title of the same tokens).
+    note: a sentence that belongs beside its figures, or "".
     """
 
     name: str
     rankings: list
     metrics: dict
     targets: np.ndarray | None = None
+    note: str = ""
 
     @property
     def is_model(self):
