@@ -48,7 +48,7 @@ def replacing(path):
     regular file (a pipe, a device, a link such as /dev/stdout) is written to where it is.
     """
     path = Path(path)
-    if path.exists() and (path.is_symlink() or not path.is_file()):
+    if _is_written_in_place(path):
         with naming(path):
             yield str(path)
         return
@@ -67,6 +67,11 @@ def replacing(path):
             raise
 
 
+def _is_written_in_place(path):
+    """Is there a pipe, a device or a link, which a new file must not replace?"""
+    return path.exists() and (path.is_symlink() or not path.is_file())
+
+
 def _umask():
     """The permissions that new files do not get. It cannot be read without being set."""
     mask = os.umask(0o077)
@@ -79,8 +84,8 @@ def check_writable(path):
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; expected the name of a file")
-    if path.exists() and (path.is_symlink() or not path.is_file()):
-        return  # written to where it is: to try that would write
+    if _is_written_in_place(path):
+        return  # to try it would be to write
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()

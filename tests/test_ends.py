@@ -136,6 +136,7 @@ def test_a_full_disk_behind_standard_output_is_said(text, full_disk, monkeypatch
 
 
 def test_bad_input_is_exit_code_2_where_nobody_reads_the_message(broken_pipe, monkeypatch):
+    broken_pipe.reconfigure(line_buffering=True)  # as standard error is
     monkeypatch.setattr(sys, "stderr", broken_pipe)
     assert cli.exit_code("name", raising(ValueError("message"))) == 2
 
