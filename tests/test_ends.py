@@ -415,6 +415,25 @@ def test_an_adapter_that_changes_its_case_is_compared_with_the_case_as_it_was(te
     assert compare_adapter(adapter, "first-case").first.tensor == "logits"
 
 
+ESCAPING = """
+def run(case):
+    if case.name == 'biases':
+        raise NotImplementedError('no\x1b biases')
+    if case.name == 'first-case':
+        raise ValueError('a\x1b')
+    return {'logits': case.outputs['logits'], 'un\x1bknown': 0}
+"""
+
+
+def test_what_an_adapter_says_cannot_steer_the_terminal(tmp_path, capsys):
+    (tmp_path / "adapter.py").write_text(ESCAPING)
+    names = ("biases", "first-case", "plain-causal")
+    options = [word for name in names for word in ("--case", name)]
+    assert checker.main(["run", str(tmp_path / "adapter.py"), *options]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count(r"\x1b") == 3 and "\x1b" not in printed
+
+
 def test_ctrl_c_in_an_adapter_ends_the_checker(tmp_path, capsys):
     (tmp_path / "adapter.py").write_text("def run(case):\n    raise KeyboardInterrupt\n")
     assert checker.main(["run", str(tmp_path / "adapter.py"), "--case", "first-case"]) == 130

@@ -5,7 +5,6 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from ref import cli
 from ref.golden import case as cases
 from ref.golden import compare
 
@@ -74,5 +73,5 @@ def read_only(case):
 
 def in_one_line(error, with_type=True):
     """An exception as one line."""
-    message = cli.printable(" ".join(str(error).split()))
+    message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message}" if with_type else message

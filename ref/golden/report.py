@@ -34,7 +34,7 @@ def print_skipped(skipped):
     for name, reason in skipped.items():
         names.setdefault(reason, []).append(name)
     for reason, of_reason in names.items():
-        print(f"skip  {short_list(of_reason)}: {reason}")
+        print(f"skip  {short_list(of_reason)}: {printable(reason)}")
 
 
 def print_summary(comparisons, skipped):
