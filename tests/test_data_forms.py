@@ -191,7 +191,7 @@ def test_rows_that_stand_twice_are_left_out_and_counted(tmp_path, expected):
 
 def test_of_repetitions_the_first_stays_and_rows_that_differ_in_one_column_stay_all(tmp_path):
     rows = [("u", "i1", 5), ("v", "i1", 5), ("u", "i2", 5), ("u", "i1", 6)]
-    rows += [("v", "i2", 7), ("v", "i2", 8)]
+    rows += [("v", "i3", 8), ("v", "i2", 8), ("v", "i2", 7)]
     data = readers.read(
         write_interactions(tmp_path / "form", [*rows, rows[2], rows[0], rows[1], rows[3]], TITLES)
     )
