@@ -131,14 +131,20 @@ class PromptEncoder:
         def fits(prompt):
             return len(prompt.input_ids) + reserve <= self.max_length
 
-        shortest = encode(max(len(history) - 1, 0))
-        if not fits(shortest):
-            title = history[-1] if history else target
+        def would_stop(dropped):
+            try:
+                return fits(encode(dropped))
+            except ValueError:  # refused, which ends dropping one after the other too
+                return True
+
+        prompt = encode(bisect_left(range(len(history) - 1), True, key=would_stop))
+        if not fits(prompt):
+            shortest = history[-1] if history else target
             raise ValueError(
-                f"text, one item and the target take {len(shortest.input_ids) + reserve} tokens; "
-                f"the model reads {self.max_length}: {title[:80]!r}"
+                f"text, one item and the target take {len(prompt.input_ids) + reserve} tokens; "
+                f"the model reads {self.max_length}: {shortest[:80]!r}"
             )
-        return encode(bisect_left(range(len(history)), True, key=lambda n: fits(encode(n))))
+        return prompt
 
     def encode_target(self, title):
         """The tokens that continue a prompt with `title`, and which of them lie in its segment.
