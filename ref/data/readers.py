@@ -311,8 +311,7 @@ def _without_repetitions(data):
     is_first = np.zeros(len(order), bool)
     is_first[:1] = True
     for column in columns:
-        in_order = column[order]
-        is_first[1:] |= in_order[1:] != in_order[:-1]
+        is_first[1:] |= _differs_from_the_one_before(column[order])
     kept = np.sort(order[is_first])
     repeated = len(order) - len(kept)
     if not repeated:
@@ -320,6 +319,10 @@ def _without_repetitions(data):
     notes = (*data.notes, f"{repeated:,} rows that repeat an earlier one left out")
     columns = (column[kept] for column in columns)
     return Interactions(data.path, data.titles, *columns, data.user_ids, notes)
+
+
+def _differs_from_the_one_before(values):
+    return values[1:] != values[:-1]
 
 
 class Times:
