@@ -359,8 +359,8 @@ def test_titles_that_the_catalogue_lacks_can_stay_as_text(to_all, recommender, t
 def test_of_data_that_comes_split_the_last_window_is_read_and_all_windows_are_seen(
     to_all, recommender, tmp_path
 ):
-    train = [(["i1", "i2", "i3"], 5), (["i6", "i7"], 1), (["i2", "i3", "i4"], 9)]
-    test = [(["i3", "i4", "i5"], 9), (["i8", "i9"], 3)]
+    train = [(["i3", "i4", "i5"], 9), (["i6", "i7"], 1), (["i1", "i2", "i3"], 5)]
+    test = [(["i2", "i3", "i4"], 7), (["i8", "i9"], 3)]
     folder = write_presplit(tmp_path / "split", train, test, NAMES)
     for name, users in (("train.csv", "uvu"), ("test.csv", "uw")):
         header, *lines = (folder / name).read_text().splitlines()
