@@ -207,6 +207,28 @@ def test_a_clear_difference_of_ten_targets_has_a_star(ten_target_runs):
     assert "\\*" not in reversed_row
 
 
+def test_the_committed_tables_are_what_the_command_prints():
+    runs = records.read(Path(run.__file__).parent / "ten_targets.jsonl")
+    readme = (Path(run.__file__).parent / "README.md").read_text()
+    assert ten_targets.table(runs, "movielens") in readme
+    assert ten_targets.slice_table(runs, "movielens") in readme
+
+
+def test_the_committed_differences_are_the_means_of_the_packed_numbers():
+    folder = Path(run.__file__).parent
+    totals = {}
+    for line in (folder / "ten_targets.jsonl").read_text().splitlines():
+        of_run = json.loads(line)
+        if "nll" in of_run:
+            schedule = "/".join(map(str, of_run["schedule"]))
+            totals.setdefault(schedule, []).extend(numbers_by_hand(of_run["nll"]))
+    means = {schedule: sum(numbers) / len(numbers) / 100 for schedule, numbers in totals.items()}
+    readme = (folder / "README.md").read_text()
+    for schedule in ("1/0", "1/1"):
+        row = readme.partition(f"\n| {schedule} | 2 | {means[schedule]:.3f} [")[2].splitlines()[0]
+        assert f"| {means[schedule] - means['0/0']:.3f} [" in row
+
+
 def test_two_way_intervals_count_users_and_not_their_targets():
     users = np.random.default_rng(1).normal(size=900)
     mean, low, high = ten_targets.interval(np.tile(np.repeat(users, 10), (5, 1)), 900)
