@@ -11,9 +11,13 @@ Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden.
 import numpy as np
 import torch
 
+from ref.llama import at_least_float32
+
+_LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
+
 
 @torch.inference_mode()
-def title_log_probs(decoder, prompts, titles=None, chunk=256):
+def title_log_probs(decoder, prompts, titles=None, chunk=64):
     """Log-probability of every title, or of some `titles` (-inf for the others): float64 (U, S).
 
     chunk: nodes that are computed at a time.
@@ -83,12 +87,31 @@ def record_children(decoder, log_probs, nodes, hidden):
 
     hidden: (U, Q, C), of the nodes. An only child keeps its 0 with the softmax over the catalogue.
     """
-    trie = decoder.trie
+    hidden = hidden / decoder.settings.temperature  # instead of the logits, which are many more
     if decoder.settings.softmax == "catalogue":
-        is_choice = np.flatnonzero(trie.num_children[nodes] > 1)
-    else:
-        is_choice = np.arange(len(nodes))
-    for user in range(len(log_probs)):
-        of_children, children = decoder.child_log_probs(nodes[is_choice], hidden[user, is_choice])
-        exists = children >= 0
-        log_probs[user, children[exists]] = of_children[exists]
+        record_among_siblings(decoder, log_probs, nodes, hidden)
+        return
+    nodes_at_once = max(1, _LOGIT_ROWS // len(log_probs))
+    for begin in range(0, len(nodes), nodes_at_once):
+        part = slice(begin, begin + nodes_at_once)
+        record_among_vocabulary(decoder, log_probs, nodes[part], hidden[:, part])
+
+
+def record_among_siblings(decoder, log_probs, nodes, hidden):
+    """`record_children` with the softmax over the catalogue: a head of the children is enough."""
+    trie, head = decoder.trie, decoder.model.lm_head.weight
+    for place in np.flatnonzero(trie.num_children[nodes] > 1):
+        first = trie.first_child[nodes[place]]
+        children = slice(first, first + trie.num_children[nodes[place]])
+        tokens = decoder.tensor(trie.token[children])
+        logits = at_least_float32(hidden[:, place] @ head[tokens].T)  # (U, children)
+        log_probs[:, children] = logits.log_softmax(-1).cpu().numpy()
+
+
+def record_among_vocabulary(decoder, log_probs, nodes, hidden):
+    """`record_children` with the softmax over the vocabulary."""
+    children, real = decoder.trie.children(nodes)
+    children, (parents, _) = children[real], np.nonzero(real)
+    tokens = decoder.tensor(decoder.trie.token[children])
+    among_all = at_least_float32(decoder.model.lm_head(hidden)).log_softmax(-1)  # (U, Q, V)
+    log_probs[:, children] = among_all[:, decoder.tensor(parents), tokens].cpu().numpy()
