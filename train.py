@@ -78,7 +78,7 @@ class NegativeLogLikelihood(torch.nn.Module):
 
     def forward(self, objective, batch):
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocast):
-            return -objective.token_log_probs(self.model, batch).sum()
+            return objective.summed_nll(self.model, batch)
 
 
 def is_autocast(options):

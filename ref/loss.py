@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ref.chunked import summed_nll
 from ref.llama import at_least_float32
 from ref.prompt import padded
 from ref.settings import Settings
@@ -53,6 +54,10 @@ class Batch:
     num_predicted: int
     real_tokens: int
     dropped: int
+
+    @property
+    def predicted_tokens(self):
+        return self.input_ids[self.rows, self.columns]  # (N,)
 
 
 class Objective:
@@ -117,15 +122,27 @@ class Objective:
 
         The output head is computed where a token is predicted, and nowhere else.
         """
-        hidden = model.hidden_states(batch.input_ids, batch.segment_ids)  # (B, T, C)
-        hidden = hidden[batch.rows, batch.columns - 1]  # (N, C)
-        # the states are divided instead of the logits, which are many more
-        hidden = hidden / self.settings.temperature
+        hidden = self._predicting_states(model, batch)
         if batch.nodes is None:
-            tokens = batch.input_ids[batch.rows, batch.columns]
             logits = at_least_float32(model.lm_head(hidden))  # (N, V)
-            return -functional.cross_entropy(logits, tokens, reduction="none")
+            return -functional.cross_entropy(logits, batch.predicted_tokens, reduction="none")
         return self._log_probs_among_siblings(model.lm_head, hidden, batch.nodes)
+
+    def summed_nll(self, model, batch: Batch) -> Tensor:
+        """What training minimizes: the sum of -token_log_probs, in nats.
+
+        With the full softmax it needs less memory than those: see ref/chunked.py.
+        """
+        if batch.nodes is None:
+            hidden = self._predicting_states(model, batch)
+            return summed_nll(hidden, model.lm_head.weight, batch.predicted_tokens)
+        return -self.token_log_probs(model, batch).sum()
+
+    def _predicting_states(self, model, batch):
+        """What the output head reads of the tokens before the predicted ones, (N, C)."""
+        hidden = model.hidden_states(batch.input_ids, batch.segment_ids)  # (B, T, C)
+        # the states are divided instead of the logits, which are many more
+        return hidden[batch.rows, batch.columns - 1] / self.settings.temperature
 
     def _prompt(self, window):
         history = [self.titles[title] for title in window[:-1]]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ref.loss import Objective
+from ref import chunked, lora
+from ref.loss import Objective, child_log_softmax
 from ref.masks import MaskScheme
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
@@ -204,6 +205,42 @@ def test_a_catalogue_of_one_title_leaves_nothing_to_predict(objective_for, model
     assert batch.num_predicted == {"target": 1, "titles": 2}[loss]
 
 
+@pytest.mark.parametrize("softmax", ["full", "catalogue"])
+@pytest.mark.parametrize(
+    "titles, first_branching_node",
+    [(["Alien", "Aliens", "Amadeus"], 1), (["Rocky II", "Rocky III", "Rocky IV"], 6)],
+    ids=["the first token branches", "a chain before the first branch"],
+)
+def test_titles_that_all_begin_alike_have_the_log_probs_of_the_loop_in_training_and_decoding(
+    objective_for, model_for, titles, first_branching_node, softmax
+):
+    objective = objective_for("target", softmax, titles=titles)
+    model, trie = model_for(SCHEMES[1]), objective.trie
+    assert np.flatnonzero(trie.num_children > 1)[0] == first_branching_node
+    windows = [np.array([1, target]) for target in range(3)]
+
+    assert_log_probs_are_those_of_the_loop(objective, model, windows)
+
+    prompts = [objective.encoder.encode([titles[1]])]
+    decoded = title_log_probs(Decoder(model, trie, objective.settings), prompts)
+    wanted = [sum(log_probs_by_loop(objective, model, [window])) for window in windows]
+    np.testing.assert_allclose(decoded[0], wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "softmax, total", [("full", [10, 16]), ("catalogue", [6, 1])], ids=["full", "catalogue"]
+)
+def test_continuations_share_the_softmax_and_padding_has_probability_0(softmax, total):
+    logits = torch.tensor([[1.0, 2, 3, 4], [9, 1, 1, 5]]).log()
+    tokens = torch.tensor([[1, 3], [2, 0]])
+    real = torch.tensor([[True, True], [True, False]])
+
+    log_probs = child_log_softmax(logits, tokens, real, softmax)
+
+    wanted = torch.tensor([[2.0, 4], [1, 0]]) / torch.tensor(total)[:, None]
+    torch.testing.assert_close(log_probs.exp(), wanted)
+
+
 @pytest.mark.parametrize("loss, softmax, layout", CASES)
 def test_items_that_do_not_fit_are_dropped_and_the_rest_predicted_as_without_them(
     objective_for, loss, softmax, layout
@@ -263,6 +300,31 @@ def test_every_parameter_that_is_used_gets_a_gradient(objective_for, model_for, 
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+def gradients_of(model, loss):
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.autograd.grad(loss, trained)
+
+
+@pytest.mark.parametrize("loss, softmax, layout", CASES)
+@pytest.mark.parametrize("model_is", ["untied", "tied", "adapted"])
+def test_training_minimizes_the_sum_of_the_log_probs(
+    objective_for, model_for, monkeypatch, loss, softmax, layout, model_is
+):
+    monkeypatch.setattr(chunked, "ROWS", 10)
+    objective = objective_for(loss, softmax, layout, temperature=0.5)
+    model = model_for(SCHEMES[1], tie_word_embeddings=model_is == "tied")
+    if model_is == "adapted":
+        lora.add(model, lora.LoraSettings(rank=2, alpha=4))
+    batch = objective.batch(WINDOWS)
+
+    nats = objective.summed_nll(model, batch)
+
+    wanted = -objective.token_log_probs(model, batch).sum()
+    torch.testing.assert_close(nats, wanted, rtol=1e-12, atol=0)
+    for gradients in zip(gradients_of(model, nats), gradients_of(model, wanted)):
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
 def test_the_loss_on_all_tokens_does_not_go_with_the_catalogue_softmax(objective_for):
