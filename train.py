@@ -262,6 +262,7 @@ def train_epochs(run, progress):
                     state.write_state(options.out, run.model, optimizer, progress)
             record = progress.end_epoch()
             record["valid"] = validate(run)
+            refuse_what_diverged(record, progress)
             say_epoch(record)
             if progress.is_best(record):
                 keep_model(run, progress, record)
@@ -320,6 +321,16 @@ def validate(run):
     run.nll.train()
     nats, titles = processes.sums([nats, titles])
     return nats / titles
+
+
+def refuse_what_diverged(record, progress):
+    """Raise ValueError where a loss is no number: nothing of that epoch is kept."""
+    if not math.isfinite(record["train"] + record["valid"]):
+        raise ValueError(
+            f"the training has diverged: at step {record['step']} its loss is {record['train']} "
+            f"and that of validation {record['valid']}; use a smaller --lr. The folder holds "
+            f"{progress.model}"
+        )
 
 
 def say_epoch(record):

@@ -1,5 +1,6 @@
 """train.py from end to end, on made-up data and tiny models."""
 
+import math
 import os
 import random
 import re
@@ -660,6 +661,7 @@ WRONG_OPTIONS = (
     ("--weights some-org/Some-LLM-1.5B",
      ("no such folder", "hf download some-org/Some-LLM-1.5B --local-dir FOLDER")),
     ("--layout nowhere.json", ("nowhere.json", "no such file")),
+    ("--layout movie", ("movie: no such file", "books, instruction, lines, movies, toys")),
     ("--min-item 1000", ("no users left", "1000")),
     ("--min-user 2", ("min_user", "2", "3 or more")),
     ("--test-items 0", ("test_items", "0", "1 or more")),
@@ -694,6 +696,18 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, run, made_up_data, opti
     ended = run(train, "--data", made_up_data, "--out", out, *TINY, *options.split())
     assert_one_line(ended, *fragments)
     assert not (out / "model.safetensors").exists()
+
+
+def test_a_training_that_diverges_is_refused_and_its_model_is_not_kept(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    losses = iter((7.5, math.nan))
+    monkeypatch.setattr(train, "validate", lambda run: next(losses))
+    options = ("--data", made_up_data, "--out", tmp_path / "m", *TINY, "--max-steps", 12)
+    ended = run(train, *options)
+    assert_one_line(ended, "diverged", "validation nan", "smaller --lr", "the model of step")
+    _, epochs = read_log(tmp_path / "m")
+    assert [epoch["valid"] for epoch in epochs] == [7.5]
 
 
 @pytest.mark.parametrize("name", BROKEN_FOR_TRAINING)

@@ -41,6 +41,9 @@ def load_layout(name):
     """
     if name in LAYOUTS:
         return LAYOUTS[name]
+    if not Path(name).is_file():
+        names = ", ".join(LAYOUTS)
+        raise FileNotFoundError(f"{name}: no such file, and no built-in layout: {names}")
     return layout_from_dict(read_json(name), name)
 
 
