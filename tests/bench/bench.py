@@ -22,7 +22,6 @@ Of --growth, 1,000,000 titles must become a trie within 60 s and 2,048 MB.
 
 import argparse
 import ctypes
-import dataclasses
 import gc
 import os
 import platform
@@ -39,6 +38,7 @@ import numpy as np
 import sides  # before ref: it makes ref importable
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 from ref import cli, recommender
 from ref.data import dataset
@@ -52,7 +52,7 @@ from ref.trie import build_trie
 class Row:
     """One line of the table.
 
-    setup(options) returns the Sides: timed, or, if unit is "MB", they return what they measured.
+    setup(options) returns the Sides: timed, or, with another unit, they return what they measured.
     to_reach: the greatest ratio that is good enough; None: no target.
     """
 
@@ -84,38 +84,78 @@ def peak_growth(work):
     return resident("VmHWM") - before, time.perf_counter() - since
 
 
-def memory_of(side, options):
-    """Peak growth of the beam search of row 5 in this process, in MB, the model loaded."""
+def searches(side, options):
+    """(a search for one user, that of row 5), of one side, the model loaded."""
     model = sides.model_135m(options, sides.CAUSAL)
     search = sides.search_for(model, sides.large_users(options))
-    one_user = dataclasses.replace(search, prompts=search.prompts[:1])
-    works = []
+    prompts = search.prompts
     if side == "ours":
-        for each in (one_user, search):
-            works.append(partial(beam_search, each.decoder, each.prompts, sides.WIDTH))
-    else:
-        theirs, _ = sides.in_transformers(model, own_masks=True)
-        for each in (one_user, search):
-            generated = sides.GeneratedSearch(theirs, each.decoder.trie, each.prompts)
-            works.append(generated.generate)
-    del model, search, one_user, each
-    works[0]()  # what is loaded late is not counted
-    growth, _ = peak_growth(works[1])
+        return [
+            partial(beam_search, search.decoder, p, sides.WIDTH) for p in (prompts[:1], prompts)
+        ]
+    theirs, _ = sides.in_transformers(model, own_masks=True)
+    trie = search.decoder.trie
+    return [sides.GeneratedSearch(theirs, trie, p).generate for p in (prompts[:1], prompts)]
+
+
+def steps(side, options):
+    """(a step, another one) of one side of row 3c. The first one makes the optimizer's state."""
+    return [partial(getattr(sides.step_all(options), side), 0)] * 2
+
+
+WORKS = {"searches": searches, "steps": steps}
+
+
+def memory_of(works, side, options):
+    """Peak growth of the second of two works in this process, in MB."""
+    first, second = WORKS[works](side, options)
+    first()  # what is loaded late is not counted
+    growth, _ = peak_growth(second)
     return growth
 
 
-def memory(options):
-    """The Sides of row 9: each call is a process."""
+def memory(options, works, proof):
+    """Sides of which each call is a process; proof: the row that proves that they agree."""
 
     def run(side):
-        command = [sys.executable, __file__, "--memory-of", side]
+        command = [sys.executable, __file__, "--memory-of", works, side]
         command += ["--threads", str(options.threads), "--seed", str(options.seed)]
         if options.small:
             command.append("--small")
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return float(done.stdout)
 
-    return sides.Sides(lambda: "row 5 proves it", lambda i: run("ours"), lambda i: run("theirs"))
+    return sides.Sides(lambda: proof, lambda i: run("ours"), lambda i: run("theirs"))
+
+
+# --- share of the machine's peak
+
+
+def share_of_peak(options, setup):
+    """Sides of which each gives its speed in GFLOP/s: our work, and one large matrix product."""
+    work = setup(options).ours
+    size = 256 if options.small else 2048
+    matrix = torch.ones(size, size)
+
+    def product(_):
+        return matrix @ matrix
+
+    def speed(work, i):
+        return flops[work] / seconds_of(work, i, options) / 1e9
+
+    flops = {each: flops_of(each) for each in (work, product)}
+    return sides.Sides(
+        prove=lambda: f"{flops[work] / 1e9:,.1f} GFLOP, counted by PyTorch",
+        ours=partial(speed, work),
+        theirs=partial(speed, product),
+    )
+
+
+def flops_of(work):
+    """Operations in the matrix products and attention of work(0), counted by PyTorch."""
+    with FlopCounterMode(display=False) as counter:
+        work(0)
+    return counter.get_total_flops()
 
 
 # fmt: off
@@ -125,17 +165,19 @@ ROWS = [
     Row("2", "step-135m", "training step, loss on target only, 135M shape, 4 x 256",
         "transformers", 0.8, sides.step_135m),
     Row("3", "step-tiny", "training step, default tiny model, batch 64, full softmax",
-        "transformers", 0.7, sides.step_tiny),
+        "transformers", 0.75, sides.step_tiny),
     Row("3b", "step-catalogue", "the same with our default loss, softmax catalogue",
         "transformers, full softmax", None, partial(sides.step_tiny, softmax="catalogue")),
+    Row("3c", "step-all", "training step, loss on all tokens of 128,000, 135M shape, 4 x 512",
+        "transformers", 0.9, sides.step_all),
     Row("4", "beam-tiny", "beam search, width 10, 64 users, tiny model",
         "transformers generate", 0.15, sides.beam_tiny),
     Row("5", "beam-135m", "beam search, width 10, 8 users, 135M shape",
         "transformers generate", 0.25, sides.beam_135m),
-    Row("6a", "hat-tiny", "row 4 with HatLLM masks",
+    Row("6a", "hat-tiny", "row 4 with HatLLM masks, both led along one path",
         "ours, causal masks", 1.0, sides.hat_tiny),
-    Row("6b", "hat-135m", "row 5 with HatLLM masks",
-        "ours, causal masks", 1.0, sides.hat_135m),
+    Row("6b", "hat-135m", "row 5 with HatLLM masks, both led along one path",
+        "ours, causal masks", 0.85, sides.hat_135m),
     Row("7", "cache-items", "64 prompts with --cache-items, intra_layers = half, tiny model",
         "ours, without", 0.65, sides.cache_items_tiny),
     Row("7b", "cache-items-135m", "8 prompts with --cache-items, intra_layers = half, 135M shape",
@@ -146,11 +188,23 @@ ROWS = [
         "ours, a title at a time, batches of 256", None,
         partial(sides.full_ranking, softmax="full")),
     Row("9", "memory", "memory of row 5, peak over the loaded model",
-        "transformers generate", 0.5, memory, "MB"),
+        "transformers generate", 0.5,
+        partial(memory, works="searches", proof="row 5 proves it"), "MB"),
+    Row("9b", "memory-all", "memory of row 3c, peak over model and optimizer",
+        "transformers", 0.35, partial(memory, works="steps", proof="row 3c proves it"), "MB"),
     Row("10a", "masks-tiny", "build_masks, tiny model",
         "the whole step of row 3", 0.01, partial(sides.masks, setup=sides.step_tiny)),
     Row("10b", "masks-135m", "build_masks, 135M shape",
         "the whole step of row 2", 0.01, partial(sides.masks, setup=sides.step_135m)),
+    Row("11a", "peak-step-tiny", "speed of row 3b: the default training step",
+        "a large matrix product", None,
+        partial(share_of_peak, setup=partial(sides.step_tiny, softmax="catalogue")), "GFLOP/s"),
+    Row("11b", "peak-step-135m", "speed of row 2",
+        "a large matrix product", None, partial(share_of_peak, setup=sides.step_135m), "GFLOP/s"),
+    Row("11c", "peak-beam-tiny", "speed of row 4",
+        "a large matrix product", None, partial(share_of_peak, setup=sides.beam_tiny), "GFLOP/s"),
+    Row("11d", "peak-beam-135m", "speed of row 5",
+        "a large matrix product", None, partial(share_of_peak, setup=sides.beam_135m), "GFLOP/s"),
 ]
 # fmt: on
 
@@ -173,8 +227,8 @@ def measure(row, options):
         pair.ours(0)
         pair.theirs(0)
     for i in range(options.repeats):
-        values["ours"].append(measure_once(pair.ours, i, row.unit))
-        values["theirs"].append(measure_once(pair.theirs, i, row.unit))
+        values["ours"].append(measure_once(pair.ours, i, row.unit, options))
+        values["theirs"].append(measure_once(pair.theirs, i, row.unit, options))
     ratios = [ours / theirs for ours, theirs in zip(values["ours"], values["theirs"])]
     return values | {
         "min": min(ratios),
@@ -183,12 +237,20 @@ def measure(row, options):
     }
 
 
-def measure_once(work, i, unit):
+def measure_once(work, i, unit, options):
     """Milliseconds of work(i), or what it measured itself."""
+    if unit == "ms":
+        return seconds_of(work, i, options) * 1000
+    return work(i)
+
+
+def seconds_of(work, i, options):
+    """Seconds of work(i), by the clock on the wall or by that of the processors."""
+    clock = time.process_time if options.cpu_time else time.perf_counter
     gc.collect()
-    since = time.perf_counter()
-    value = work(i)
-    return value if unit == "MB" else (time.perf_counter() - since) * 1000
+    since = clock()
+    work(i)
+    return clock() - since
 
 
 def describe(values):
@@ -315,9 +377,14 @@ def parse_options():
         help="small shapes and few users: only to see that all rows work",
     )
     add("--threads", type=int, default=2, help=default)
+    add(
+        "--cpu-time",
+        action="store_true",
+        help="measure time of the processors: with --threads 1, on a machine that does other work",
+    )
     add("--seed", type=int, default=0, help=f"of weights and prompts {default}")
     add("--json", metavar="FILE", help="write every measurement")
-    add("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    add("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     sides.require(
         min(options.repeats, options.threads) > 0, "--repeats and --threads are 1 or more"
@@ -332,6 +399,7 @@ def describe_machine(options):
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": options.threads,
+        "cpu_time": options.cpu_time,
         "seed": options.seed,
         "small": options.small,
         "repeats": options.repeats,
@@ -354,7 +422,7 @@ def main():
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     if options.memory_of:
-        print(memory_of(options.memory_of, options))
+        print(memory_of(*options.memory_of, options))
         return
     report = describe_machine(options)
     print(", ".join(f"{name} {value}" for name, value in report.items()) + "\n", flush=True)
