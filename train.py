@@ -37,7 +37,7 @@ from ref.training.batches import (
     possible_targets,
     shares_of_step,
 )
-from ref.training.folder import close_folder, open_folder, refuse_a_folder_with_a_model
+from ref.training.folder import close_folder, open_folder, refuse_a_used_folder
 from ref.training.options import parse_options
 from ref.training.recompute import recompute_activations
 from ref.trie import build_trie
@@ -368,7 +368,7 @@ def train(options):
         )
         return 0
     if not options.resume:
-        refuse_a_folder_with_a_model(options.out)
+        refuse_a_used_folder(options.out)
     set_up_torch(options.threads)
     data = load_data(options)
     run = prepare(options, data)

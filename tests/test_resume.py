@@ -226,6 +226,19 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(killed, never_kille
     assert f"going on after epoch {epoch - 1}," in output
 
 
+def test_a_state_of_another_training_is_named_and_not_used(killed):
+    states = list(killed.glob("state-?.json"))
+    log = killed / "log.jsonl"
+    log.write_text(log.read_text().replace('"seed": ', '"seed": 1', 1))
+
+    result = python("train.py", "--resume", killed)
+
+    assert len(states) == 2
+    for path in states:
+        assert f"not used: {path}: is of another training" in result.stdout
+    assert "no state to go on from" in result.stdout
+
+
 def test_other_data_is_refused_by_name(folder, killed):
     interactions = folder / "interactions.csv"
     before = interactions.read_bytes()

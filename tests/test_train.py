@@ -56,6 +56,7 @@ def prepared(made_up_data, tmp_path):
     def prepare(*options):
         words = ("--data", made_up_data, "--out", tmp_path / "out", *TINY, *options)
         parsed = train.parse_options([str(word) for word in words])
+        state.start_log(parsed.out, {})  # states say of which log they are
         data = dataset.load(parsed.data, parsed.history, parsed.min_item, parsed.min_user)
         return train.prepare(parsed, data)
 
@@ -748,6 +749,21 @@ def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(
     assert_one_line(run(train, "--data", made_up_data, *options), "470", "450", "embedding")
     ended = run(evaluate, "--data", made_up_data, "--weights", broken)
     assert_one_line(ended, "470", "450", "embedding")
+
+
+@pytest.mark.parametrize("name", ("config.json", "state-1.json", "thesis.part"))
+def test_an_out_folder_of_others_is_left_alone(tmp_path, run, made_up_data, name):
+    (tmp_path / name).write_text("mine")
+    ended = run(train, "--data", made_up_data, "--out", tmp_path, *TINY)
+    assert_one_line(ended, tmp_path, "no folder of a training", repr(name))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_half_a_log_does_not_keep_a_training_from_its_folder(tmp_path, made_up_data):
+    (tmp_path / "log.jsonl.abc.part").write_text("half")
+    trained(made_up_data, tmp_path)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_an_out_folder_that_holds_a_model_is_left_alone(run, made_up_data, tiny_model):

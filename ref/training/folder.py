@@ -12,10 +12,19 @@ from ref.settings import write_catalogue
 from ref.training import processes, state
 
 
-def refuse_a_folder_with_a_model(out):
+def refuse_a_used_folder(out):
+    """Raise ValueError where a new training would write over a model or among files of others."""
+    paths = Path(out).glob("*")
+    # of a training that was killed at once nothing is left but half a log
+    names = sorted(path.name for path in paths if not path.match("log.jsonl.*.part"))
     for name in ("model.safetensors", "adapter_model.safetensors"):
-        if (Path(out) / name).exists():
+        if name in names:
             raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
+    if names and "log.jsonl" not in names:
+        raise ValueError(
+            f"{out} is no folder of a training: it has no log.jsonl but holds {names[0]!r}; choose "
+            "an empty folder or a new one as --out"
+        )
 
 
 def open_folder(run):

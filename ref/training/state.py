@@ -98,8 +98,18 @@ def write_state(out, model, optimizer, progress: Progress):
     if processes.is_first():
         path = Path(out) / f"state-{progress.states % 2}.safetensors"
         write_tensors(path, tensors)
-        described = {"sha256": state_checksum(path, values), "progress": values}
+        described = {
+            "training": training_id(out),
+            "sha256": state_checksum(path, values),
+            "progress": values,
+        }
         write_json(path.with_suffix(".json"), described)
+
+
+def training_id(out):
+    """SHA-256 of the first line of a log, which says of which training a state is."""
+    first_line, _, _ = read_text(Path(out) / "log.jsonl").partition("\n")
+    return hashlib.sha256(first_line.encode()).hexdigest()
 
 
 def state_checksum(path, values):
@@ -135,6 +145,8 @@ def newest_state(out):
         tensors = path.with_suffix(".safetensors")
         try:
             described = read_json(path)
+            if described["training"] != training_id(out):
+                raise ValueError("is of another training than log.jsonl")
             if state_checksum(tensors, described["progress"]) != described["sha256"]:
                 raise ValueError(f"is not what was written with {tensors.name}")
             read = Progress.from_json(described["progress"])
@@ -154,8 +166,9 @@ def remove_half_files(out):
 
 def remove_states(out):
     """Remove the states of a folder."""
-    for path in Path(out).glob("state-?.*"):
-        path.unlink()
+    for number in (0, 1):
+        for suffix in ("json", "safetensors"):
+            Path(out, f"state-{number}.{suffix}").unlink(missing_ok=True)
 
 
 def start_log(out, description):
