@@ -34,8 +34,10 @@ class TableDecoder(Decoder):
 
     def __init__(self, case, trie, settings, dtype):
         super().__init__(SimpleNamespace(norm=torch.nn.LayerNorm(1)), trie, settings)
-        self.model.lm_head = torch.nn.Identity()
         self.logits = torch.from_numpy(case.prefix_logits).to(dtype)  # (N, R, V)
+        vocab_size = self.logits.shape[-1]
+        self.model.lm_head = torch.nn.Linear(vocab_size, vocab_size, bias=False)
+        self.model.lm_head.weight.data = torch.eye(vocab_size, dtype=dtype)  # state = logits
         self.row_of = arguments(case)["row_of"]
 
     def read_prompts(self, prompts):
