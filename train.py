@@ -324,7 +324,7 @@ def validate(run):
 
 
 def refuse_what_diverged(record, progress):
-    """Raise ValueError where a loss is no number: nothing of that epoch is kept."""
+    """Raise ValueError where a loss is no number: the model of that epoch is not kept."""
     if not math.isfinite(record["train"] + record["valid"]):
         raise ValueError(
             f"the training has diverged: at step {record['step']} its loss is {record['train']} "

@@ -33,6 +33,8 @@ def summed_nll(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
 
 
 class _SummedNll(torch.autograd.Function):
+    """forward computes the gradients with the loss; backward scales them by that of the sum."""
+
     @staticmethod
     def forward(ctx, hidden, weight, tokens):
         needs_hidden, needs_weight, _ = ctx.needs_input_grad

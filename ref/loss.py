@@ -57,7 +57,8 @@ class Batch:
 
     @property
     def predicted_tokens(self):
-        return self.input_ids[self.rows, self.columns]  # (N,)
+        """The ids of the N tokens to predict, int (N,)."""
+        return self.input_ids[self.rows, self.columns]
 
 
 class Objective:

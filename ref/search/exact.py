@@ -17,11 +17,13 @@ _LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
 
 
 @torch.inference_mode()
-def title_log_probs(decoder, prompts, titles=None, chunk=64):
+def title_log_probs(decoder, prompts, titles=None, chunk=None):
     """Log-probability of every title, or of some `titles` (-inf for the others): float64 (U, S).
 
-    chunk: nodes that are computed at a time.
+    chunk: nodes that are computed at a time; None: as many as were fastest.
     """
+    if chunk is None:  # of many users few nodes fill a call already
+        chunk = 64 if len(prompts) >= 16 else 256
     trie = decoder.trie
     states, last_hidden = decoder.read_prompts(prompts)
     log_probs = np.zeros((len(prompts), len(trie.token)))  # of each node behind its parent

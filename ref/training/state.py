@@ -3,7 +3,7 @@
 `log.jsonl` holds a description of the training in its first line, then a line an epoch, its record:
 {"epoch", "step", "of", "train", "valid", ...}. A state is written after each epoch, and inside long
 ones. `state-0` and `state-1` (.safetensors with a .json) take turns, so that the one before is
-complete while the next is written.
+complete while the next is written. Each says to which log it belongs.
 """
 
 import hashlib
@@ -145,7 +145,7 @@ def newest_state(out):
         tensors = path.with_suffix(".safetensors")
         try:
             described = read_json(path)
-            if described["training"] != training_id(out):
+            if described.get("training") != training_id(out):
                 raise ValueError("is of another training than log.jsonl")
             if state_checksum(tensors, described["progress"]) != described["sha256"]:
                 raise ValueError(f"is not what was written with {tensors.name}")
