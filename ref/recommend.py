@@ -215,8 +215,8 @@ def say_left_out(users, is_known, num_users):
     if len(unknown):
         num_titles = len({users.titles[item] for item in np.unique(unknown)})
         print(
-            f"{num_titles:,} titles that the catalogue lacks left out of histories, "
-            f"and {len(unknown):,} of {len(chosen):,} interactions"
+            f"left out of histories: {num_titles:,} titles that the catalogue lacks "
+            f"({len(unknown):,} of {len(chosen):,} interactions)"
         )
     if num_users < len(users.user_ids):
         print(

@@ -340,7 +340,7 @@ def test_titles_that_the_catalogue_lacks_and_users_without_others_are_counted(
     titles = NAMES | {"new": "Another", "newer": "Another"}
     folder = write_interactions(tmp_path / "more", [*new, *rows], titles)
     ended, recommended = to_all(folder, "-k", 3)
-    assert "1 titles that the catalogue lacks left out of histories, and 3 of 99" in ended.out
+    assert "left out of histories: 1 titles that the catalogue lacks (3 of 99" in ended.out
     assert "1 of 13 users have no title of the catalogue" in ended.out
     assert set(recommended) == set(recommended_to_all)
     for user, best in recommended_to_all.items():
