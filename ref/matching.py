@@ -2,8 +2,11 @@
 
 Texts are compared without case, accents and punctuation, and with an article at the front
 ("Matrix, The (1999)" is "the matrix 1999"). A year in brackets at the end may be left out. If no
-title is the same then, one that `difflib` calls similar is taken for what was meant, if no other is
-nearly as similar; and else one that holds all the words, if there is just one.
+title is the same then, other names of titles are tried: without the article, without what stands in
+brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)" is also "seven" and "se7en"). Then a
+title that `difflib` calls similar is taken for what was meant, if no other is nearly as similar
+and no number in the text is missing in it; and else one that holds all the words, if there is just
+one.
 """
 
 import difflib
@@ -12,10 +15,12 @@ import unicodedata
 from dataclasses import dataclass
 
 _YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
+_BRACKETS = re.compile(r"\((?:a\.k\.a\. )?([^()]*)\)")
 _ARTICLE = re.compile(r"^(.*), (the|a|an|il|la|le|les|el|los|der|die|das)$", re.IGNORECASE)
 _LEAST_SIMILAR = 0.75  # difflib's ratio; "Toy Stroy" and "Toy Story" have 0.89
 _CLEARLY = 0.05  # by so much the most similar has to be more similar than all others
 _NUM_SUGGESTIONS = 5
+_FEWEST_LETTERS = 4  # of a text that is guessed: "et" is in "Jules et Jim", and similar to "Net"
 
 
 @dataclass(frozen=True)
@@ -31,47 +36,81 @@ class Matcher:
 
     def __init__(self, titles):
         self.titles = set(titles)
-        self.by_name = {}  # comparable text, with and without the year -> titles
-        for title in titles:
-            for name in {comparable(title), comparable(without_year(title))}:
-                self.by_name.setdefault(name, []).append(title)
+        self.by_name = titles_by(names_of, titles)
+        self.by_any_name = titles_by(all_names_of, titles)
 
     def match(self, text) -> Match:
         """The title that a text means."""
         if text in self.titles:
             return Match(text, [])
-        same = self.by_name.get(comparable(text), [])
-        if same:
-            return one_of(same)
-        similar = self._similar(text)
-        if len(similar) == 1:
-            return one_of(similar)
-        holding = self._holding_all_words(text)
-        return one_of(list(dict.fromkeys(holding + similar)) if len(holding) != 1 else holding)
-
-    def _similar(self, text):
-        """Titles that are similar, the most similar first; it alone, where it clearly is."""
         name = comparable(text)
-        near = difflib.get_close_matches(
-            name, self.by_name, n=_NUM_SUGGESTIONS, cutoff=_LEAST_SIMILAR
-        )
-        titles = list(dict.fromkeys(title for other in near for title in self.by_name[other]))
-        if len(titles) > 1:
-            best, second = (similarity(name, title) for title in titles[:2])
-            if best >= second + _CLEARLY:
-                return titles[:1]
-        return titles
+        for titles in (self.by_name, self.by_any_name):
+            if name in titles:
+                return one_of(titles[name])
+        if len(name) < _FEWEST_LETTERS:
+            return Match(None, [])
+        similar = self._similar(name)
+        holding = self._holding_all_words(name)
+        for meant in (clearly_most_similar(name, similar), holding):
+            # "terminater 2" is not "Terminator, The"
+            if len(meant) == 1 and numbers(name) <= numbers(meant[0]):
+                return one_of(meant)
+        return Match(None, list(dict.fromkeys(holding + similar))[:_NUM_SUGGESTIONS])
 
-    def _holding_all_words(self, text):
-        words = set(comparable(text).split())
-        names = [name for name in self.by_name if words and words <= set(name.split())]
-        return list(dict.fromkeys(title for name in names for title in self.by_name[name]))
+    def _similar(self, name):
+        """Titles that are similar, the most similar first."""
+        near = difflib.get_close_matches(
+            name, self.by_any_name, n=_NUM_SUGGESTIONS, cutoff=_LEAST_SIMILAR
+        )
+        return list(dict.fromkeys(title for other in near for title in self.by_any_name[other]))
+
+    def _holding_all_words(self, name):
+        words = set(name.split())
+        names = [other for other in self.by_name if words <= set(other.split())]
+        return list(dict.fromkeys(title for other in names for title in self.by_name[other]))
+
+
+def clearly_most_similar(name, titles):
+    """The first title alone, if it is clearly more similar than the second; else all."""
+    if len(titles) > 1:
+        best, second = (similarity(name, title) for title in titles[:2])
+        if best >= second + _CLEARLY:
+            return titles[:1]
+    return titles
+
+
+def numbers(text):
+    return set(re.findall(r"\d+", text))
+
+
+def titles_by(names, titles):
+    """{name: titles that have it}; `names` gives the names of a title."""
+    by_name = {}
+    for title in titles:
+        for name in names(title):
+            by_name.setdefault(name, []).append(title)
+    return by_name
+
+
+def names_of(title):
+    """Comparable texts that are a title: with and without its year."""
+    return {comparable(title), comparable(without_year(title))}
+
+
+def all_names_of(title):
+    """`names_of`, and names that several titles are more likely to share."""
+    outside = _BRACKETS.sub("", without_year(title))
+    names = names_of(title) | {
+        comparable(outside),
+        comparable(_ARTICLE.sub(r"\1", outside.strip())),
+    }
+    names |= {comparable(inside) for inside in _BRACKETS.findall(without_year(title))}
+    return names - {""}
 
 
 def similarity(name, title):
-    """How similar a comparable text is to a title, with or without its year: 0 to 1."""
-    names = (comparable(title), comparable(without_year(title)))
-    return max(difflib.SequenceMatcher(None, other, name).ratio() for other in names)
+    """How similar a comparable text is to the most similar name of a title: 0 to 1."""
+    return max(difflib.SequenceMatcher(None, other, name).ratio() for other in all_names_of(title))
 
 
 def one_of(titles):

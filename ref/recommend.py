@@ -115,7 +115,7 @@ def known_title(text, matcher, options):
     if options.as_text:
         return text
     if match.suggestions:
-        raise ValueError(f"{text!r} may be any of {', '.join(map(repr, match.suggestions))}")
+        raise ValueError(f"{text!r} may mean {', '.join(map(repr, match.suggestions))}")
     raise ValueError(
         f"{text!r} is no title of {options.weights}; --as-text keeps it in the prompt as it is"
     )

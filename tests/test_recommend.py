@@ -35,6 +35,9 @@ TITLES = [
     "Sabrina (1954)",
     "Sabrina (1995)",
     "Schindler's List (1993)",
+    "Seven (a.k.a. Se7en) (1995)",
+    "Seven Samurai (Shichinin no samurai) (1954)",
+    "Jules and Jim (Jules et Jim) (1961)",
 ]
 
 
@@ -70,6 +73,11 @@ def exact_order(recommender, history):
         ("toy story 2", "Toy Story 2 (1999)"),
         ("schindlers list", "Schindler's List (1993)"),
         ("sabrina 1954", "Sabrina (1954)"),
+        ("matrx", "Matrix, The (1999)"),
+        ("seven", "Seven (a.k.a. Se7en) (1995)"),
+        ("se7en", "Seven (a.k.a. Se7en) (1995)"),
+        ("shichinin no samurai", "Seven Samurai (Shichinin no samurai) (1954)"),
+        ("samurai", "Seven Samurai (Shichinin no samurai) (1954)"),
     ],
 )
 def test_a_title_is_known_as_people_write_it(text, title):
@@ -82,7 +90,7 @@ def test_a_text_that_means_several_titles_gets_them_all_as_suggestions():
     assert match.suggestions == ["Sabrina (1954)", "Sabrina (1995)"]
 
 
-@pytest.mark.parametrize("text", ["Casablanca", "?!", "(1995)"])
+@pytest.mark.parametrize("text", ["Casablanca", "?!", "(1995)", "et", "matrx 2", "heat 1996"])
 def test_a_text_that_means_no_title_is_not_guessed(text):
     assert Matcher(TITLES).match(text).title is None
 
