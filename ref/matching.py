@@ -2,11 +2,10 @@
 
 Texts are compared without case, accents and punctuation, and with an article at the front
 ("Matrix, The (1999)" is "the matrix 1999"). A year in brackets at the end may be left out. If no
-title is the same then, other names of titles are tried: without the article, without what stands in
-brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)" is also "seven" and "se7en"). Then a
-title that `difflib` calls similar is taken for what was meant, if no other is nearly as similar
-and no number in the text is missing in it; and else one that holds all the words, if there is just
-one.
+title is the same then, one that `difflib` calls similar is taken for what was meant, if no other is
+nearly as similar and no number in the text is missing in it. There a title has more names: without
+the article, without what stands in brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)"
+is "seven" and "se7en", too). And else one that holds all the words, if there is just one.
 """
 
 import difflib
@@ -44,9 +43,8 @@ class Matcher:
         if text in self.titles:
             return Match(text, [])
         name = comparable(text)
-        for titles in (self.by_name, self.by_any_name):
-            if name in titles:
-                return one_of(titles[name])
+        if name in self.by_name:
+            return one_of(self.by_name[name])
         if len(name) < _FEWEST_LETTERS:
             return Match(None, [])
         similar = self._similar(name)

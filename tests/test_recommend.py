@@ -76,7 +76,7 @@ def exact_order(recommender, history):
         ("matrx", "Matrix, The (1999)"),
         ("seven", "Seven (a.k.a. Se7en) (1995)"),
         ("se7en", "Seven (a.k.a. Se7en) (1995)"),
-        ("shichinin no samurai", "Seven Samurai (Shichinin no samurai) (1954)"),
+        ("shichinin no samuraj", "Seven Samurai (Shichinin no samurai) (1954)"),
         ("samurai", "Seven Samurai (Shichinin no samurai) (1954)"),
     ],
 )
