@@ -77,6 +77,7 @@ def exact_order(recommender, history):
         ("seven", "Seven (a.k.a. Se7en) (1995)"),
         ("se7en", "Seven (a.k.a. Se7en) (1995)"),
         ("shichinin no samuraj", "Seven Samurai (Shichinin no samurai) (1954)"),
+        ("seven samuraj", "Seven Samurai (Shichinin no samurai) (1954)"),
         ("samurai", "Seven Samurai (Shichinin no samurai) (1954)"),
     ],
 )
