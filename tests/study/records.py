@@ -1,4 +1,4 @@
-"""The lines of runs.jsonl: a JSON object a run, its numbers of every target packed into a text.
+"""The lines of a file of runs (ten_targets.jsonl): a JSON object a run, its numbers of every target packed into a text.
 
 A packed text is base64 of zlib of the numbers as two bytes each, first the low bytes of all, then
 the high ones: that is a tenth of what JSON would need.

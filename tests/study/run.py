@@ -4,7 +4,7 @@ FOLDER/runs.jsonl gets a line for each finished run; the same command again does
 in there, and a training that was stopped goes on after its last epoch. FOLDER/models keeps the
 models, FOLDER/logs the output of each run. A run takes 20 to 25 minutes of one core. MovieLens
 100K is run where --ml-100k names its folder. Nothing of the titles gets into runs.jsonl: figures
-only, of which ten_targets.py makes tables and a picture. To go on from the runs that are done
+only, of which report.py makes tables and a picture. To go on from the runs that are done
 already, copy ten_targets.jsonl to FOLDER/runs.jsonl.
 """
 

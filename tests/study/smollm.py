@@ -13,7 +13,7 @@ of transformers. Then, each step skipped if its file is there:
         of 30 layers, seeds 0 and 1
     log-likelihood of 500 test targets, and attention over 200         FOLDER/after-*.json
         prompts, of each adapter
-    the figures of all that, for report.py                             FOLDER/runs.jsonl
+    the figures of all that, as in one_target.jsonl                    FOLDER/runs.jsonl
 
     python -m pip install -r requirements.txt -r tests/requirements.txt
     python -m pip install gguf==0.19.0 accelerate==1.15.0
@@ -142,7 +142,7 @@ def lora_command(model, data_options, schedule, limit):
 
 
 def collect(folder):
-    """Write FOLDER/runs.jsonl, in the form of that of run.py."""
+    """Write FOLDER/runs.jsonl, in the form of one_target.jsonl."""
     records = []
     for data in ("movielens", "books"):
         figures = attention_figures(read_json(folder / f"attention-{data}.json"))

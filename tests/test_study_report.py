@@ -1,0 +1,413 @@
+"""Tables and pictures of the study (tests/study/report.py), from made-up and committed runs."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from ref.data.dataset import load
+
+from study import intervals, one_target, one_target_pictures, records, report, smollm, ten_targets
+from support.study import numbers_by_hand
+
+SVG = "{http://www.w3.org/2000/svg}"
+PICTURES = ["curves.svg", "study.svg", "ten_targets.svg"]
+
+
+# --- intervals
+
+
+def test_intervals_count_users_and_not_their_targets():
+    users = np.random.default_rng(1).normal(size=900)
+    of_targets = np.tile(np.repeat(users, 10), (5, 1)).reshape(5, 900, 10)
+    mean, low, high = intervals.interval(of_targets)
+    assert mean == pytest.approx(users.mean())
+    assert high - low == pytest.approx(2 * 1.96 * users.std() / 30, rel=0.05)
+    assert intervals.interval(of_targets[:, :, 0]) == pytest.approx((mean, low, high))
+
+
+def test_intervals_count_seeds():
+    seeds = np.random.default_rng(1).normal(size=(25, 1))
+    _, low, high = intervals.interval(np.zeros((1, 90)) + seeds)
+    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / 5, rel=0.05)
+
+
+def test_an_interval_at_99_percent_is_wider_by_what_the_normal_distribution_says():
+    users = np.random.default_rng(1).normal(size=(1, 900))
+    _, low, high = intervals.interval(users)
+    _, lower, higher = intervals.interval(users, 99)
+    assert (higher - lower) / (high - low) == pytest.approx(2.576 / 1.96, rel=0.05)
+
+
+def test_a_slice_has_the_mean_of_its_targets_alone():
+    values = np.arange(12.0).reshape(1, 4, 3)
+    mask = np.array([[True, False, False]] * 3 + [[False] * 3])
+    mean, low, high = intervals.interval(values, mask=mask)
+    assert mean == 3.0 and 0 <= low < mean < high <= 6  # of 0, 3 and 6
+
+
+def test_only_five_seeds_make_a_difference_clear():
+    assert intervals.is_clear(np.full((5, 3), -0.1), 99)
+    assert not intervals.is_clear(np.full((4, 3), -0.1), 99)
+
+
+# --- ten targets a user
+
+
+@pytest.fixture
+def ten_target_runs(tmp_path):
+    """A file of runs: four users of ten targets; 1/1 is better by 0.5 in each of five seeds."""
+    rng = np.random.default_rng(0)
+    count = [0] * 20 + [50] * 20
+    packed = {name: records.pack(count) for name in ("count", "characters", "history_characters")}
+    ranks = {"most popular": records.pack_ranks([1] * 10 + [None] * 30)}
+    runs = [{"run": "targets/m", "data": "m", "users": 4, "ranks": ranks, **packed}]
+    for seed in range(5):
+        nll = np.round(6 + rng.random(40), 2)
+        for schedule, values in (([0, 0], nll), ([1, 1], nll - 0.5), ([1, 0], nll[::-1])):
+            of_run = {"run": f"m/{schedule}/{seed}", "data": "m", "seed": seed}
+            figures = {"nll": records.pack_nll(values), "ranks": records.pack_ranks([1, 11] * 20)}
+            runs.append({"schedule": schedule, **of_run, **figures})
+    records.write(tmp_path / "runs.jsonl", {record["run"]: record for record in runs})
+    return tmp_path / "runs.jsonl"
+
+
+def test_the_means_of_the_table_are_those_of_the_packed_numbers(ten_target_runs):
+    lines = [json.loads(line) for line in ten_target_runs.read_text().splitlines()]
+    *table, popular = ten_targets.table(records.read(ten_target_runs), "m").splitlines()[2:]
+    assert popular.startswith("| most popular | – | – | – | 0.250 [0.000, 0.750] | 0.250 [")
+    for row, schedule in zip(table, ([0, 0], [1, 0], [1, 1]), strict=True):
+        nll = []
+        for line in lines:
+            if line.get("schedule") == schedule:
+                nll += numbers_by_hand(line["nll"])
+        assert row.split(" | ")[2].startswith(f"{sum(nll) / len(nll) / 100:.3f} [")
+        assert row.split(" | ")[4].startswith("0.500 [")
+
+
+def test_a_clear_difference_of_ten_targets_has_a_star(ten_target_runs):
+    table = ten_targets.table(records.read(ten_target_runs), "m").splitlines()
+    reversed_row, better_row = table[3:5]
+    assert "| -0.500 [-0.500, -0.500] \\*; 5; [-0.500, -0.500] |" in better_row
+    assert "\\*" not in reversed_row
+
+
+def test_the_picture_of_ten_targets_has_a_row_for_each_schedule(ten_target_runs):
+    svg = ElementTree.fromstring(ten_targets.picture(records.read(ten_target_runs)))
+    assert {"1/0, m", "1/1, m"} <= set(texts_of(svg))
+    assert len(list(svg.iter(SVG + "circle"))) == 2 * (1 + 5)
+
+
+# --- one target a user
+
+COUNTS = [0] * 12 + [5] * 12 + [100] * 16  # how often each user's target is in training
+BETTER_FOR_COMMON = [6.0 - 0.5 * (count == 100) for count in COUNTS]
+
+
+def record(group, schedule, seed, nll, ranks=None):
+    return {
+        "run": f"{group}/{schedule}/{seed}",
+        "group": group,
+        "schedule": schedule,
+        "seed": seed,
+        "data": "movielens",
+        "nll": nll,
+        "best": 7 + seed,
+        "ranks": ranks or [1] * len(nll),
+    }
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A file of runs. Causal: 6.0 for every user. 1/1: better by 0.5 for the 16 users of common
+    targets, in each of five seeds. 1/0: noise around causal. 2/1: 1/1 with three seeds. 0/1: such
+    that the interval at 95 % alone leaves out 0.
+    """
+    rng = np.random.default_rng(0)
+    users = {
+        "run": "users/movielens",
+        "group": "users",
+        "data": "movielens",
+        "history": [10] * 40,
+        "count": COUNTS,
+        "titles": 9,
+        "ranks": {"most popular": [1, 0] * 20},
+    }
+    lines = [users]
+    for seed in range(5):
+        lines.append(record("scratch", [0, 0], seed, [6.0] * 40, [2, 0] * 20))
+        lines.append(record("scratch", [1, 1], seed, BETTER_FOR_COMMON))
+        lines.append(record("scratch", [1, 0], seed, (6 + rng.normal(size=40)).tolist()))
+        lines.append(record("scratch", [0, 1], seed, [6.0 - 0.35 + 0.13, 6.0 + 0.35 + 0.13] * 20))
+        if seed < 3:
+            lines.append(record("scratch", [2, 1], seed, BETTER_FOR_COMMON))
+    lines.append(record("flip-target", [1, 1], 1, [6.25] * 40))
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    return path
+
+
+@pytest.fixture
+def table(runs):
+    """{model: its cells} of the table."""
+    rows, users, _ = one_target.read(runs)
+    lines = [line.strip("| ").split(" | ") for line in one_target.table(rows, users).splitlines()]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+def test_records_are_read_in_the_order_of_their_seeds(runs):
+    rows, _, _ = one_target.read(runs)
+    seeds = {key: [record["seed"] for record in records] for key, records in rows.items()}
+    assert seeds["scratch", "0/0"] == [0, 1, 2, 3, 4]
+    assert seeds["scratch", "2/1"] == [0, 1, 2]
+    assert seeds["flip-target", "1/1"] == [1]
+
+
+def test_the_causal_model_has_means_and_no_difference(table):
+    seeds, nll, difference, hit_rate, _, validation = table["causal (0/0)"]
+    assert (seeds, nll, difference) == ("5", "6.000 [6.000, 6.000]", "–")
+    assert hit_rate.startswith("0.500 [")
+    assert validation == "9.000"  # 7 to 11
+
+
+def test_a_clear_difference_of_five_seeds_has_a_star(table):
+    assert table["1/1"][1].startswith("5.800 [")
+    assert table["1/1"][2].startswith("-0.200 [") and table["1/1"][2].endswith("] (5) \\*")
+    assert "\\*" not in table["1/0"][2]
+
+
+def test_three_seeds_are_too_few_for_a_star(table):
+    assert table["2/1"][2].startswith("-0.200 [") and table["2/1"][2].endswith("] (3)")
+
+
+def test_a_comparison_that_was_not_planned_has_no_star_however_clear():
+    causal = [record("validation", [0, 0], seed, [6.0] * 40) for seed in range(5)]
+    better = [record("validation", [1, 1], seed, [5.0] * 40) for seed in range(5)]
+    rows = {("validation", "0/0"): causal, ("validation", "1/1"): better}
+    assert one_target.difference_text("validation", "1/1", rows) == "-1.000 [-1.000, -1.000] (5)"
+
+
+def test_a_difference_that_is_clear_at_95_percent_alone_has_no_star(runs, table):
+    rows, _, _ = one_target.read(runs)
+    difference = one_target.paired(rows["scratch", "0/1"], rows["scratch", "0/0"])
+    assert table["0/1"][2].startswith("0.130 [0.0") and table["0/1"][2].endswith("] (0)")
+    _, low, _ = intervals.interval(difference, 99)
+    assert low < 0
+
+
+def test_a_flip_is_compared_with_the_schedule_that_it_changes(table):
+    seeds, _, difference, *_ = table["1/1, target"]
+    assert seeds == "1" and difference.startswith("0.450 [")  # 6.25 - 5.8
+
+
+def test_a_counting_baseline_has_ranks_alone(table):
+    seeds, nll, difference, hit_rate, _, validation = table["most popular, movielens"]
+    assert (seeds, nll, difference, validation) == ("–", "–", "–", "–")
+    assert hit_rate.startswith("0.500 [")
+
+
+def test_slices_are_those_of_the_users_and_small_ones_are_left_out(runs):
+    rows, users, _ = one_target.read(runs)
+    _, header, _, *lines = one_target.slice_table(rows, users).splitlines()
+    assert header == (
+        "| NLL, movielens | history of 10 or more (40) | "
+        "target never in training (cold) (12) | target 1 to 9 times in training (12) | "
+        "target 100 times or more (16) |"
+    )
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines}
+    assert list(cells) == ["0/1", "1/0", "1/1", "2/1"]
+    everybody, *by_count = cells["1/1"]
+    assert everybody.startswith("-0.20 [")
+    assert by_count == ["0.00 [0.00, 0.00]"] * 2 + ["-0.50 [-0.50, -0.50]"]
+
+
+def test_differences_pair_the_same_seeds():
+    one = [record("scratch", [1, 1], seed, [float(seed), 2.0 * seed]) for seed in (0, 1, 2)]
+    other = [record("scratch", [0, 0], seed, [10.0 * seed, 1.0]) for seed in (1, 2)]
+    assert one_target.paired(one, other).tolist() == [[-9.0, 1.0], [-18.0, 3.0]]
+
+
+def drawn(runs):
+    """The root of the picture of some runs."""
+    rows, *_ = one_target.read(runs)
+    return ElementTree.fromstring(one_target_pictures.picture(rows))
+
+
+def texts_of(svg):
+    return ["".join(text.itertext()) for text in svg.iter(SVG + "text")]
+
+
+def test_the_picture_has_a_line_for_each_comparison(runs):
+    svg = drawn(runs)
+    texts = texts_of(svg)
+    assert {"1/1", "1/0", "1/1, target"} <= set(texts)
+    assert "causal (0/0)" not in texts
+    assert any(text.startswith("-0.200 [") for text in texts)
+    # one of the mean and one of each seed
+    assert len(list(svg.iter(SVG + "circle"))) == 3 * (1 + 5) + (1 + 3) + (1 + 1)
+
+
+def test_rows_that_were_not_planned_are_grey_even_if_they_are_clear(runs):
+    records = [record("validation", [0, 0], seed, [6.0] * 40) for seed in range(5)]
+    records += [record("validation", [1, 1], seed, BETTER_FOR_COMMON) for seed in range(5)]
+    with open(runs, "a") as file:
+        file.writelines(json.dumps(each) + "\n" for each in records)
+    texts = drawn(runs).iter(SVG + "text")
+    colours = [text.get("fill") for text in texts if text.text.startswith("-0.200 [")]
+    assert colours[-1] == "#9aa0a6"
+    assert "#9aa0a6" not in colours[:-1] and len(set(colours[:-1])) == 2  # clear, and three seeds
+
+
+def greatest_tick(svg):
+    return max(float(text) for text in texts_of(svg) if re.fullmatch(r"-?[0-9.]+", text))
+
+
+def test_a_difference_that_the_axis_reaches_is_no_arrow(runs):
+    svg = drawn(runs)  # the flip differs by 0.45, in one seed
+    assert list(svg.iter(SVG + "path")) == []
+    assert greatest_tick(svg) >= 0.45
+
+
+def test_a_difference_beyond_the_axis_is_an_arrow_and_does_not_stretch_it(runs, monkeypatch):
+    circles = len(list(drawn(runs).iter(SVG + "circle")))
+    monkeypatch.setattr(one_target_pictures, "REACH", 0.3)
+    svg = drawn(runs)
+    assert len(list(svg.iter(SVG + "path"))) == 1
+    assert len(list(svg.iter(SVG + "circle"))) == circles - 2
+    assert greatest_tick(svg) < 0.45
+
+
+def test_curves_are_differences_over_common_seeds_and_epochs():
+    longer = {"seed": 0, "train": [6.99, 5.97, 1], "valid": [8, 7, 1]}
+    another_seed = {"seed": 1, "train": [1] * 3, "valid": [1] * 3}
+    rows = {
+        ("scratch", "0/0"): [{"seed": 0, "train": [7, 6], "valid": [8, 7]}],
+        ("scratch", "1/1"): [longer, another_seed],
+        ("tiny", "1/1"): [{"seed": 0, "train": [1], "valid": [1]}],
+    }
+    svg = ElementTree.fromstring(one_target_pictures.curves(rows))
+    lines = [line.get("points") for line in svg.iter(SVG + "polyline")]
+    # training from 0 at 76 to -0.04 at 246, validation from 0.04 at 308 to 0 at 478
+    assert lines == ["56,118.5 180,203.5", "56,478 180,478"]
+
+
+def test_the_band_of_a_curve_holds_all_seeds_each_with_its_own_causal_model():
+    losses = {"0/0": ([6, 5], [8, 7]), "1/1": ([5.98, 4.97], [7.97, 7.01])}
+    rows = {("scratch", name): records_of_losses(of_seeds) for name, of_seeds in losses.items()}
+    svg = ElementTree.fromstring(one_target_pictures.curves(rows))
+    band, _ = (heights_of(area) for area in svg.iter(SVG + "polygon"))
+    line, _ = (heights_of(line) for line in svg.iter(SVG + "polyline"))
+    # 0.04 is at 76, -0.04 at 246; the differences are -0.02 and -0.03, -0.03 and 0.01
+    assert band == pytest.approx([203.5, 139.75, 224.75, 224.75], abs=0.051)
+    assert line == pytest.approx([214.125, 182.25], abs=0.051)
+
+
+def heights_of(element):
+    return [float(point.split(",")[1]) for point in element.get("points").split()]
+
+
+def records_of_losses(of_seeds):
+    return [{"seed": n, "train": losses, "valid": losses} for n, losses in enumerate(of_seeds)]
+
+
+def test_the_label_of_a_curve_stands_at_its_end():
+    losses = {"0/0": [[6, 6]], "1/1": [[6, 5.99]], "1/0": [[6, 5.97]]}
+    rows = {("scratch", name): records_of_losses(of_seeds) for name, of_seeds in losses.items()}
+    svg = ElementTree.fromstring(one_target_pictures.curves(rows))
+    for name, colour in (("1/0", "#1a73e8"), ("1/1", "#188038")):
+        line, _ = (line for line in svg.iter(SVG + "polyline") if line.get("stroke") == colour)
+        x, y = map(float, line.get("points").split()[-1].split(","))
+        label, _ = (text for text in svg.iter(SVG + "text") if text.text == name)
+        assert float(label.get("x")) - x == 6
+        assert abs(float(label.get("y")) - y) <= 4.1
+
+
+# --- attention
+
+
+def null_for_nan(array):
+    return np.where(np.isnan(array), None, array).tolist()
+
+
+def attention_of_two_layers(same):
+    """Two layers, IN and OR, of two heads; in the OR layer the second head gives twice the first.
+
+    Even attention gives the same item twice what it gives others.
+    """
+    share = np.zeros((2, 2, 3, 4))
+    share[0, :, 0] = (1, 0, 0, 0)
+    share[1, :, 0] = (same, 0.25, 0.25, 0.5 - same)
+    per_pair = np.full((2, 2, 3, 4), np.nan)
+    per_pair[1, 0, :, :2] = (same, 0.1)
+    per_pair[1, 1, :, :2] = (2 * same, 0.2)
+    even = np.full((2, 3, 4), np.nan)
+    even[1, :, :2] = (0.4, 0.2)
+    return {
+        "kinds": ["IN", "OR"],
+        "share": share.tolist(),
+        "per_pair": null_for_nan(per_pair),
+        "even": null_for_nan(even),
+    }
+
+
+def test_attention_is_averaged_over_heads_models_and_or_layers():
+    models = {"a": attention_of_two_layers(0.2), "b": attention_of_two_layers(0.4)}
+    figures = smollm.attention_figures({"models": models})
+    per_pair = figures["per_pair"]
+    assert per_pair[0][0] == [[None] * 4] * 3
+    assert per_pair[1][1][2][:2] == [0.6, 0.15]
+    row = {"group": "attention-scratch", "schedule": [1, 0], "data": "movielens", **figures}
+    expected = "| from scratch | 1/0 | movielens | 1 | 30.0% | 25.0% | 25.0% | 20.0% | 1.5 | 1.5 |"
+    assert one_target.attention_table([row]).splitlines()[2:] == [expected]
+    assert one_target.attention_table([row, row]).splitlines()[2:] == [expected]
+
+
+# --- committed runs
+
+
+def test_the_committed_tables_and_pictures_are_those_of_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["report.py", "--pictures", str(tmp_path)])
+    report.main()
+    committed = report.HERE.parents[1] / "ref" / "report" / "pictures"
+    assert sorted(path.name for path in tmp_path.iterdir()) == PICTURES
+    for name in PICTURES:
+        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()
+    readme = (report.HERE / "README.md").read_text()
+    for table in capsys.readouterr().out.split("\n\n"):
+        if not table.startswith(("| HR@10", "| NDCG@10")):
+            assert table.strip() in readme
+
+
+def strings_in(value):
+    """All strings of a JSON value, keys too."""
+    if isinstance(value, str):
+        return {value}
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return set().union(*map(strings_in, value)) if isinstance(value, list) else set()
+
+
+def test_the_committed_runs_are_figures_and_small():
+    paths = [report.HERE / name for name in ("one_target.jsonl", "ten_targets.jsonl")]
+    assert sum(path.stat().st_size for path in paths) < 2_000_000
+    lines = "".join(path.read_text() for path in paths).splitlines()
+    strings = strings_in([json.loads(line) for line in lines])
+    others = {text for text in strings if not re.fullmatch("[a-zA-Z0-9_@/.+=,-]*", text)}
+    assert others == {"most popular", "co-occurrence, last item", "co-occurrence, ten items"}
+    assert strings.isdisjoint(load().titles)
+
+
+def test_the_committed_differences_are_the_means_of_the_packed_numbers():
+    totals = {}
+    for line in (report.HERE / "ten_targets.jsonl").read_text().splitlines():
+        of_run = json.loads(line)
+        if "nll" in of_run:
+            schedule = "/".join(map(str, of_run["schedule"]))
+            totals.setdefault(schedule, []).extend(numbers_by_hand(of_run["nll"]))
+    means = {schedule: sum(numbers) / len(numbers) / 100 for schedule, numbers in totals.items()}
+    readme = (report.HERE / "README.md").read_text()
+    for schedule in ("1/0", "1/1"):
+        row = readme.partition(f"\n| {schedule} | 2 | {means[schedule]:.3f} [")[2].splitlines()[0]
+        assert f"| {means[schedule] - means['0/0']:.3f} [" in row
