@@ -1,7 +1,7 @@
-"""The lines of a file of runs (ten_targets.jsonl): a JSON object a run, its numbers of every target packed into a text.
+"""The lines of a file of runs (ten_targets.jsonl): a JSON object a run.
 
-A packed text is base64 of zlib of the numbers as two bytes each, first the low bytes of all, then
-the high ones: that is a tenth of what JSON would need.
+The numbers of all targets are packed into a text: base64 of zlib of the numbers as two bytes each,
+first the low bytes of all, then the high ones. That is a tenth of what JSON would need.
 """
 
 import base64
