@@ -37,7 +37,7 @@ from ref.training.batches import (
     possible_targets,
     shares_of_step,
 )
-from ref.training.folder import close_folder, open_folder, refuse_a_used_folder
+from ref.training.folder import close_folder, locked, open_folder, refuse_a_used_folder
 from ref.training.options import parse_options
 from ref.training.recompute import recompute_activations
 from ref.trie import build_trie
@@ -415,7 +415,7 @@ def load_data(options):
 def main(arguments=None):
     """Parse, check, train; returns the exit code."""
     options = parse_options(arguments)
-    with processes.joined(options.device):
+    with processes.joined(options.device), locked(options.out):
         return train(options)
 
 

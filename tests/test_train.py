@@ -1,5 +1,7 @@
 """train.py from end to end, on made-up data and tiny models."""
 
+import errno
+import fcntl
 import math
 import os
 import random
@@ -771,6 +773,36 @@ def test_an_out_folder_that_holds_a_model_is_left_alone(run, made_up_data, tiny_
     ended = run(train, "--data", made_up_data, "--out", tiny_model, *TINY, "--seed", 5)
     assert_one_line(ended, tiny_model, "already holds a model")
     assert {path.name: path.read_bytes() for path in tiny_model.iterdir()} == before
+
+
+@pytest.mark.parametrize("option", ("--out", "--resume"))
+def test_a_folder_in_which_a_training_writes_is_left_to_it(
+    tmp_path, run, made_up_data, monkeypatch, option
+):
+    out, validate, ends = tmp_path / "out", train.validate, []
+    data = () if option == "--resume" else ("--data", made_up_data, *TINY)
+
+    def another_training_begins(run_of_the_first):
+        monkeypatch.setattr(train, "validate", validate)
+        ends.append(run(train, *data, option, out))
+        return validate(run_of_the_first)
+
+    monkeypatch.setattr(train, "validate", another_training_begins)
+    trained(made_up_data, out)
+    assert_one_line(ends[0], f"{out}: another training (or --resume) is writing there")
+    assert sorted(path.name for path in out.iterdir()) == MODEL_FILES
+
+
+def test_a_folder_that_cannot_be_locked_is_said_to_be_so_and_trained_in(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    ended = run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY)
+    assert (ended.code, ended.err) == (0, "")
+    assert "out cannot be locked (Bad file descriptor)" in ended.out
 
 
 @pytest.mark.parametrize("below", ("", "deeper/still"))

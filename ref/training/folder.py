@@ -1,6 +1,9 @@
 """The folder of a training, --out: what is in it before, while and after the loop runs."""
 
+import fcntl
+import os
 import platform
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,40 @@ import torch
 from ref.checkpoints.config import config_values
 from ref.settings import write_catalogue
 from ref.training import processes, state
+
+
+@contextmanager
+def locked(out):
+    """Keep other trainings out of a folder, which is made if need be, until the block is done.
+
+    Only the first process holds the lock. It is on the folder itself: no file stays behind, and the
+    system frees it when the process ends, however that happens.
+    Raises ValueError if another training holds it.
+    """
+    if not processes.is_first():
+        yield
+        return
+    Path(out).mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        _lock(folder, out)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder, out):
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{out}: another training (or --resume) is writing there; wait for it or choose "
+            "another --out"
+        ) from None
+    except OSError as error:  # some network file systems lock no folders
+        processes.say(
+            f"{out} cannot be locked ({error.strerror}): see that no other training writes there"
+        )
 
 
 def refuse_a_used_folder(out):
