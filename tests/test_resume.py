@@ -259,10 +259,15 @@ def test_another_number_of_threads_is_allowed_and_said(killed):
     assert warning in result.stdout
 
 
-def test_other_options_are_refused_beside_resume(killed):
-    result = python("train.py", "--resume", killed, "--lr", 0.1)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert "drop --lr" in result.stderr
+@pytest.mark.parametrize(
+    "option, value",
+    [("lr", "0.1"), ("epochs", "12"), ("out", "runs/movielens"), ("no-shard", None)],
+)
+def test_other_options_are_refused_beside_resume_also_with_their_defaults(option, value):
+    arguments = ["--resume", "folder", f"--{option}", *([value] if value else [])]
+    dropped = f"drop --{option.removeprefix('no-')}, or .*: --weights folder --out OTHER"
+    with pytest.raises(ValueError, match=dropped):
+        train.parse_options(arguments)
 
 
 def test_a_finished_training_stays_as_it_is_and_says_how_its_model_is_trained_further(
@@ -292,11 +297,6 @@ def test_patience_is_counted_on_after_a_kill(folder, tmp_path):
     assert kill_at(11, "half", "--data", folder, "--out", out, *options)
     assert 1 < len((out / "log.jsonl").read_text().splitlines()) < 5
     assert_ends_as(whole, out)
-
-
-def test_more_epochs_of_a_training_are_refused_with_what_to_do_instead(never_killed):
-    with pytest.raises(ValueError, match=f"drop --epochs, .*--weights {never_killed} --out OTHER"):
-        train.parse_options(["--resume", str(never_killed), "--epochs", "20"])
 
 
 def test_the_model_of_a_finished_training_is_trained_further_as_said(

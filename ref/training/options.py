@@ -239,6 +239,7 @@ def parse_options(arguments=None):
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.resume:
+        refuse_options_beside_resume(options.resume, parser, arguments)
         return resumed_options(options, parser)
     options.threads = options.threads or torch.get_num_threads()
     if options.dropout is None:  # a language model has not learned with dropout
@@ -249,15 +250,23 @@ def parse_options(arguments=None):
     return options
 
 
+def refuse_options_beside_resume(folder, parser, arguments):
+    """Raise ValueError for other options than --resume and --threads, also with default values."""
+    left_out = object()
+    names = vars(parser.parse_args([]))
+    # argparse puts no default where a value stands already
+    given = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(names, left_out)))
+    for name, value in vars(given).items():
+        if name not in ("resume", "threads") and value is not left_out:
+            raise ValueError(
+                f"--resume takes all options but --threads from {folder}; "
+                f"drop --{name.replace('_', '-')}, or train the model of that folder further with "
+                f"options of your choice: --weights {folder} --out OTHER"
+            )
+
+
 def resumed_options(given, parser):
     """The options of the training in --resume, as the first line of its log has them."""
-    for name, value in vars(given).items():
-        if name not in ("resume", "threads") and value != parser.get_default(name):
-            raise ValueError(
-                f"--resume takes all options but --threads from {given.resume}; "
-                f"drop --{name.replace('_', '-')}, or train the model of that folder further with "
-                f"options of your choice: --weights {given.resume} --out OTHER"
-            )
     source = f"{Path(given.resume) / 'log.jsonl'}, line 1"
     description = state.read_description(given.resume)
     logged = description.get("options")
