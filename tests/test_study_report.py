@@ -9,7 +9,16 @@ import pytest
 
 from ref.data.dataset import load
 
-from study import intervals, one_target, one_target_pictures, records, report, smollm, ten_targets
+from study import (
+    differences,
+    intervals,
+    one_target,
+    one_target_pictures,
+    records,
+    report,
+    smollm,
+    ten_targets,
+)
 from support.study import numbers_by_hand
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -95,8 +104,10 @@ def test_a_clear_difference_of_ten_targets_has_a_star(ten_target_runs):
 
 
 def test_the_picture_of_ten_targets_has_a_row_for_each_schedule(ten_target_runs):
-    svg = ElementTree.fromstring(ten_targets.picture(records.read(ten_target_runs)))
-    assert {"1/0, m", "1/1, m"} <= set(texts_of(svg))
+    svg = ElementTree.fromstring(
+        differences.picture(ten_targets.all_differences(records.read(ten_target_runs)), 99)
+    )
+    assert {"m", "1/0", "1/1"} <= set(texts_of(svg))
     assert len(list(svg.iter(SVG + "circle"))) == 2 * (1 + 5)
 
 
@@ -232,7 +243,7 @@ def test_differences_pair_the_same_seeds():
 def drawn(runs):
     """The root of the picture of some runs."""
     rows, *_ = one_target.read(runs)
-    return ElementTree.fromstring(one_target_pictures.picture(rows))
+    return ElementTree.fromstring(differences.picture(one_target_pictures.differences(rows), 99))
 
 
 def texts_of(svg):
@@ -272,7 +283,7 @@ def test_a_difference_that_the_axis_reaches_is_no_arrow(runs):
 
 def test_a_difference_beyond_the_axis_is_an_arrow_and_does_not_stretch_it(runs, monkeypatch):
     circles = len(list(drawn(runs).iter(SVG + "circle")))
-    monkeypatch.setattr(one_target_pictures, "REACH", 0.3)
+    monkeypatch.setattr(differences, "REACH", 0.3)
     svg = drawn(runs)
     assert len(list(svg.iter(SVG + "path"))) == 1
     assert len(list(svg.iter(SVG + "circle"))) == circles - 2

@@ -16,6 +16,7 @@ from ref import cli
 from ref.files import write_atomically
 
 from study import one_target, one_target_pictures, records, ten_targets
+from study.differences import picture
 
 HERE = Path(__file__).parent
 
@@ -44,8 +45,8 @@ def main():
 
     if options.pictures:
         pictures = {
-            "ten_targets.svg": ten_targets.picture(runs),
-            "study.svg": one_target_pictures.picture(rows),
+            "ten_targets.svg": picture(ten_targets.all_differences(runs), ten_targets.CLEAR),
+            "study.svg": picture(one_target_pictures.differences(rows), one_target.LEVEL),
             "curves.svg": one_target_pictures.curves(rows),
         }
         for name, svg in pictures.items():

@@ -11,16 +11,15 @@ Letters: S seeds, U users, N targets of a user.
 import numpy as np
 
 from ref.report.metrics import metrics_of
-from ref.report.svg import Svg
 
 from study import records
-from study.intervals import interval, interval_text, is_clear, table_head, table_line
+from study.differences import difference_of
+from study.intervals import interval_text, is_clear, table_head, table_line
 
 TARGETS = 10  # of a user
 COMPARISONS = 6  # schedules that are compared with causal
 CLEAR = 100 - 5 / COMPARISONS  # percent, of the interval of a clear difference
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-GREY, GREEN, RED = "#5f6368", "#2e7d32", "#c62828"
 
 
 def values_of(record, metric):
@@ -129,38 +128,16 @@ def slice_table(runs, data):
     return "\n".join(lines)
 
 
-def picture(runs):
-    """SVG: a line a schedule, its difference to causal with interval, and a small circle a seed."""
-    rows = []
+def all_differences(runs):
+    """The Differences of all schedules to causal, data set by data set, for the picture."""
+    compared = []
     for data in data_sets(runs):
         by_schedule = runs_of(runs, data)
         causal = by_schedule.pop("0/0")
         for schedule, by_seed in by_schedule.items():
             values = differences(by_seed, causal)
-            rows.append((f"{schedule}, {data}", values))
-    reach = max(0.02, *(abs(values.mean((1, 2))).max() for _, values in rows)) * 1.1
-    svg = Svg(720, 80 + 24 * len(rows))
-    svg.text(8, 20, "NLL, difference to plain causal attention (nats; left is better)")
-    svg.line(400, 34, 400, 50 + 24 * len(rows), stroke=GREY)
-    for number, (name, values) in enumerate(rows):
-        svg.text(8, 56 + 24 * number, name)
-        draw_row(svg, 52 + 24 * number, values, 200 / reach)
-    svg.text(400, 70 + 24 * len(rows), "0", text_anchor="middle", fill=GREY)
-    svg.text(200, 70 + 24 * len(rows), f"-{reach:.2f}", text_anchor="middle", fill=GREY)
-    return svg.render()
-
-
-def draw_row(svg, y, values, pixels):
-    """The interval, the mean and the seeds of one schedule; pixels: of a nat."""
-    mean, low, high = interval(values)
-    colour = GREY
-    if is_clear(values, CLEAR):
-        colour = GREEN if mean < 0 else RED
-    svg.line(400 + low * pixels, y, 400 + high * pixels, y, stroke=colour, stroke_width=2)
-    svg.circle(400 + mean * pixels, y, 4, fill=colour)
-    for of_seed in values.mean((1, 2)):
-        svg.circle(400 + of_seed * pixels, y + 7, 1.5, fill=colour)
-    svg.text(620, y + 4, interval_text(values), fill=colour, font_size=9)
+            compared.append(difference_of(values, data, schedule, CLEAR))
+    return compared
 
 
 def data_sets(runs):
