@@ -31,6 +31,15 @@ _NO_MEMORY = ("allocate memory", "enough memory", "out of memory", "Storage size
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that says in one line what is wrong with an option, as `run` does."""
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, but an empty text, such as of an unset variable, is refused."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:  # argparse has no public way to ask for them
+            value = getattr(namespace, action.dest, None)
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(str(argparse.ArgumentError(action, "is empty; expected a value")))
+        return namespace, rest
+
     def error(self, message):
         """Raise ValueError."""
         raise ValueError(f"{message}; --help lists the options")

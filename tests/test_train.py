@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 import evaluate
 import train
-from ref import files, recommender
+from ref import files, recommend, recommender
 from ref.checkpoints import load_model
 from ref.data import dataset
+from ref.golden import __main__ as checker
 from ref.masks import MaskScheme
 from ref.training import batches, state
 from ref.trie import build_trie
@@ -699,6 +700,21 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, run, made_up_data, opti
     ended = run(train, "--data", made_up_data, "--out", out, *TINY, *options.split())
     assert_one_line(ended, *fragments)
     assert not (out / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "parse, arguments, name",
+    [
+        (train.parse_options, ["--data", ""], "--data"),
+        (train.parse_options, ["--out="], "--out"),
+        (evaluate.parse_options, ["--weights", "folder", ""], "--weights"),
+        (recommend.parse_options, ["Heat (1995)", ""], "TITLE"),
+        (checker.parse_options, ["run", "adapter.py", "--case", ""], "--case"),
+    ],
+)
+def test_an_empty_text_is_refused_as_the_value_of_any_option(parse, arguments, name):
+    with pytest.raises(ValueError, match=f"argument {name}: is empty; expected a value; --help"):
+        parse(arguments)
 
 
 def test_a_training_that_diverges_is_refused_and_its_model_is_not_kept(
