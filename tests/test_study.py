@@ -40,10 +40,10 @@ def test_isolated_text_changes_no_mask_where_a_prompt_has_no_text(encoder_for, h
 def test_the_list_of_runs_is_that_of_the_plan():
     expected = set()
     for data in ("movielens", "ml-100k"):
-        for schedule in ("0-0", "1-0", "1-1", "1-2", "2-1", "0-1", "2-2"):
+        for schedule in ("0-0", "1-0", "1-1", "1-2", "2-1", "0-1", "2-2", "SASRec"):
             expected |= {f"{data}/{schedule}/{seed}" for seed in range(5)}
     names = [each.name for each in run.all_runs(["movielens", "ml-100k"])]
-    assert len(names) == 70 and set(names) == expected
+    assert len(names) == 80 and set(names) == expected
 
 
 def test_the_first_runs_of_a_data_set_compare_causal_1_0_and_1_1_over_all_seeds():
@@ -177,6 +177,18 @@ def pretend_to_train(command):
     (model / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def pretend_to_run_sasrec(command):
+    values = {
+        "options": {"size": 64},
+        "torch": "1",
+        "valid": [7.0, 6.5],
+        "metrics": {"HR@10": 0.123456},
+        "ranks": [3, 200],
+        "nll": [0.5, 2.25],
+    }
+    Path(options_of(command)["--json"]).write_text(json.dumps(values))
+
+
 def pretend_to_evaluate(command):
     options = options_of(command)
     name = options["--weights"]
@@ -198,6 +210,8 @@ def do(tmp_path, monkeypatch):
         commands.append(words)
         if words[0] == "train.py":
             pretend_to_train(words)
+        elif words[0] == "tests/study/sasrec.py":
+            pretend_to_run_sasrec(words)
         else:
             pretend_to_evaluate(words)
 
@@ -233,6 +247,17 @@ def test_the_line_of_a_run_holds_figures_and_no_path(do, tmp_path):
     assert numbers_by_hand(line["nll"]) == [123, 200]
     assert numbers_by_hand(line["ranks"]) == [1, 0]
     assert str(tmp_path) not in json.dumps(line)
+
+
+def test_a_run_of_sasrec_has_the_split_of_the_others_and_a_line_like_theirs(do):
+    line, (command,) = do(run.Run("movielens", "SASRec", 3))
+    options = options_of(command)
+    assert options["--min-user"] == "25" and options["--test-items"] == "10"
+    assert options["--seed"] == "3"
+    assert (line["run"], line["schedule"], line["seed"]) == ("movielens/SASRec/3", "SASRec", 3)
+    assert line["metrics"] == {"HR@10": 0.12346} and line["valid"] == [7.0, 6.5]
+    assert numbers_by_hand(line["nll"]) == [50, 225]
+    assert numbers_by_hand(line["ranks"]) == [3, 0]
 
 
 def test_a_training_that_was_stopped_is_resumed(do, tmp_path):

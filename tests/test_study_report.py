@@ -96,6 +96,15 @@ def test_the_means_of_the_table_are_those_of_the_packed_numbers(ten_target_runs)
         assert row.split(" | ")[4].startswith("0.500 [")
 
 
+def test_sasrec_has_a_row_like_a_schedule(ten_target_runs):
+    runs = records.read(ten_target_runs)
+    for seed in range(5):
+        better = runs[f"m/[1, 1]/{seed}"]
+        runs[f"m/SASRec/{seed}"] = better | {"schedule": "SASRec"}
+    *_, better_row, sasrec_row, _ = ten_targets.table(runs, "m").splitlines()
+    assert sasrec_row == better_row.replace("| 1/1 |", "| SASRec |")
+
+
 def test_a_clear_difference_of_ten_targets_has_a_star(ten_target_runs):
     table = ten_targets.table(records.read(ten_target_runs), "m").splitlines()
     reversed_row, better_row = table[3:5]

@@ -2,10 +2,10 @@
 
 FOLDER/runs.jsonl gets a line for each finished run; the same command again does those that are not
 in there, and a training that was stopped goes on after its last epoch. FOLDER/models keeps the
-models, FOLDER/logs the output of each run. A run takes 20 to 25 minutes of one core. MovieLens
-100K is run where --ml-100k names its folder. Nothing of the titles gets into runs.jsonl: figures
-only, of which report.py makes tables and a picture. To go on from the runs that are done
-already, copy ten_targets.jsonl to FOLDER/runs.jsonl.
+models, FOLDER/logs the output of each run. A run takes 20 to 25 minutes of one core; those of
+SASRec need requirements.txt of this folder. MovieLens 100K is run where --ml-100k names its folder.
+Nothing of the titles gets into runs.jsonl: figures only, of which report.py makes tables and a
+picture. To go on from the runs that are done already, copy ten_targets.jsonl to FOLDER/runs.jsonl.
 """
 
 import argparse
@@ -32,25 +32,30 @@ from ref.report.users import test_users
 from study import records
 
 ROOT = Path(__file__).resolve().parents[2]
+SASREC = "SASRec"  # in place of a schedule: sasrec.py
 # (IN layers, CR layers); the first ones also answer part 3 of the plan, so they are run first
-SCHEDULES = (((0, 0), (1, 0), (1, 1)), ((1, 2), (2, 1), (0, 1), (2, 2)))
+SCHEDULES = (((0, 0), (1, 0), (1, 1)), (SASREC,), ((1, 2), (2, 1), (0, 1), (2, 2)))
 SEEDS = range(5)
-MIN_USER, TEST_ITEMS = 25, 10
+SPLIT = ("--min-user", 25, "--test-items", 10)
+SASREC_SETTING = ("--size", 64, "--dropout", 0.5)  # chosen by validation in the earlier study
 NOT_KEPT = ("data", "out", "weights", "resume")  # paths of a machine
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its evaluation. data: the name of a data set; schedule: IN, CR layers."""
+    """One training and its evaluation.
+
+    data: the name of a data set. schedule: (IN layers, CR layers), or SASREC.
+    """
 
     data: str
-    schedule: tuple
+    schedule: tuple | str
     seed: int
 
     @property
     def name(self):
-        intra_layers, cross_layers = self.schedule
-        return f"{self.data}/{intra_layers}-{cross_layers}/{self.seed}"
+        schedule = self.schedule if self.schedule == SASREC else "{}-{}".format(*self.schedule)
+        return f"{self.data}/{schedule}/{self.seed}"
 
 
 def all_runs(data_sets):
@@ -88,21 +93,39 @@ def do(run, place):
     """The record of a run, once it is trained and evaluated."""
     began = time.time()
     log = place.folder / "logs" / f"{run.name.replace('/', '_')}.txt"
-    model, report = place.folder / "models" / run.name, log.with_suffix(".json")
     log.parent.mkdir(parents=True, exist_ok=True)
+    of_run = {"run": run.name, "data": run.data, "schedule": run.schedule, "seed": run.seed}
+    figures = figures_of_sasrec if run.schedule == SASREC else figures_of_hatllm
+    return {
+        **of_run,
+        "commit": commit(),
+        **figures(run, place, log),
+        "seconds": round(time.time() - began),
+    }
+
+
+def figures_of_hatllm(run, place, log):
+    """Train, evaluate, and what the record keeps of it."""
+    model, report = place.folder / "models" / run.name, log.with_suffix(".json")
     call(training_command(run, place, model), log)
     evaluation = ["evaluate.py", *place.data_options(run), "--weights", model, "--ranking", "full"]
     call([*evaluation, "--json", report], log)
-    return {
-        "run": run.name,
-        "data": run.data,
-        "schedule": run.schedule,
-        "seed": run.seed,
-        "commit": commit(),
-        **training_figures(model / "log.jsonl"),
-        **ranking_figures(read_json(report), str(model)),
-        "seconds": round(time.time() - began),
-    }
+    values = read_json(report)
+    of_model = {key: values[key][str(model)] for key in ("metrics", "nll", "ranks")}
+    means = {name: mean for name, (mean, _, _) in of_model["metrics"].items()}
+    return training_figures(model / "log.jsonl") | ranking_figures(of_model | {"metrics": means})
+
+
+def figures_of_sasrec(run, place, log):
+    """The same for SASRec; its script does both."""
+    report = log.with_suffix(".json")
+    command = ["tests/study/sasrec.py", *place.data_options(run), *SPLIT, *SASREC_SETTING]
+    if place.max_steps:
+        command += ["--max-steps", place.max_steps]
+    call([*command, "--seed", run.seed, "--json", report], log)
+    values = read_json(report)
+    kept = {key: values[key] for key in ("options", "torch", "valid")}
+    return kept | ranking_figures(values)
 
 
 def training_command(run, place, model):
@@ -111,7 +134,7 @@ def training_command(run, place, model):
         return ["train.py", "--resume", model]
     intra_layers, cross_layers = run.schedule
     command = ["train.py", *place.data_options(run), "--out", model, "--threads", 1]
-    command += ["--min-user", MIN_USER, "--test-items", TEST_ITEMS, "--seed", run.seed]
+    command += [*SPLIT, "--seed", run.seed]
     command += ["--intra-layers", intra_layers, "--cross-layers", cross_layers]
     if place.max_steps:
         command += ["--max-steps", place.max_steps]
@@ -151,12 +174,12 @@ def training_figures(log):
     }
 
 
-def ranking_figures(report, name):
-    """What a record keeps of a report of evaluate.py: means, and NLL and rank of every target."""
+def ranking_figures(values):
+    """What a record keeps of a ranking: means, and NLL and rank of every target."""
     return {
-        "metrics": {key: round(mean, 5) for key, (mean, _, _) in report["metrics"][name].items()},
-        "nll": records.pack_nll(report["nll"][name]),
-        "ranks": records.pack_ranks(report["ranks"][name]),
+        "metrics": {key: round(mean, 5) for key, mean in values["metrics"].items()},
+        "nll": records.pack_nll(values["nll"]),
+        "ranks": records.pack_ranks(values["ranks"]),
     }
 
 
@@ -167,7 +190,8 @@ def targets_of(name, folder):
     have in the mean, and the ranks that the counting baselines give it. Those of a user are in a
     row, in time.
     """
-    data = dataset.load(folder, min_user=MIN_USER, test_items=TEST_ITEMS)
+    _, min_user, _, test_items = SPLIT
+    data = dataset.load(folder, min_user=min_user, test_items=test_items)
     options = evaluate.parse_options(["--ranking", "full"])
     users = test_users(data, options)
     ranks = {}

@@ -43,7 +43,9 @@ def runs_of(runs, data):
     by_schedule = {}
     for record in runs.values():
         if record["data"] == data and "schedule" in record:
-            schedule = "/".join(map(str, record["schedule"]))
+            schedule = record["schedule"]  # two numbers, or "SASRec"
+            if isinstance(schedule, list):
+                schedule = "/".join(map(str, schedule))
             by_schedule.setdefault(schedule, {})[record["seed"]] = record
     return dict(sorted(by_schedule.items()))
 
