@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 import train
 from ref.checkpoints.weights import write_tensors
+from ref.training import processes
 
 from support.data import TINY, made_up_rows, write_interactions
 
@@ -233,6 +236,29 @@ def test_an_error_of_one_process_ends_all_with_its_line(tmp_path, folder):
     options = ("--data", folder, "--out", tmp_path / "m", *LONG)
     error = run_to_its_error(tmp_path / "script.py", FAILS_ALONE, *options)
     assert "train.py, process 1: the disk of this machine is gone" in error
+
+
+@pytest.mark.parametrize("name, others", [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
+def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, others):
+    monkeypatch.setenv(name, "3")
+    message = f"the environment has {name} but not {others}, MASTER_ADDR, MASTER_PORT; torchrun"
+    with pytest.raises(ValueError, match=message), processes.joined("cpu"):
+        pass
+
+
+def test_processes_that_do_not_come_are_waited_for_and_given_up(monkeypatch, capfd):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"RANK": 0, "WORLD_SIZE": 4, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(processes, "WORLD", 4)
+    monkeypatch.setattr(processes, "LONGEST_WAIT", timedelta(seconds=1))
+    message = f"not all of 4 processes .* came to 127.0.0.1:{port} within 1 seconds; start them"
+    with pytest.raises(ValueError, match=message), processes.joined("cpu"):
+        pass
+    assert capfd.readouterr().err.startswith(f"waiting at 127.0.0.1:{port} for 4 processes")
 
 
 def test_shard_without_torchrun_is_refused():

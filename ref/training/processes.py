@@ -4,16 +4,20 @@ Without torchrun there is one process, and everything here does the obvious thin
 """
 
 import os
+import sys
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 RANK = int(os.environ.get("RANK", 0))
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
+LONGEST_WAIT = timedelta(minutes=1)  # until all processes have begun
 
 
 def is_first():
@@ -34,14 +38,48 @@ def name_of(command):
 
 @contextmanager
 def joined(device):
-    """Meet the other processes, where there are any; leave them when all is done."""
+    """Meet the other processes, where there are any; leave them when all is done.
+
+    Raises ValueError where the environment says that there are some, and they do not come.
+    """
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        refuse_half_an_environment()
+        store = meet()
+        backend = "nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, store=store, rank=RANK, world_size=WORLD)
     yield  # after an error nobody waits: the others would not come
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def refuse_half_an_environment():
+    """Raise ValueError where torchrun cannot have set the environment."""
+    variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    present = [name for name in variables if name in os.environ]
+    missing = [name for name in variables if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"the environment has {', '.join(present)} but not {', '.join(missing)}; torchrun sets "
+            f"all of them: start several processes with it, or unset {' '.join(present)} for one"
+        )
+
+
+def meet():
+    """Wait for all processes; the store through which they find each other."""
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if is_first():
+        print(f"waiting at {place} for {WORLD} processes (WORLD_SIZE)", file=sys.stderr)
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=LONGEST_WAIT))
+    except dist.DistError as error:
+        raise ValueError(
+            f"not all of {WORLD} processes (WORLD_SIZE) came to {place} within "
+            f"{LONGEST_WAIT.seconds} seconds; start them with torchrun, or unset RANK and "
+            f"WORLD_SIZE for a single one ({str(error).splitlines()[0]})"
+        ) from None
+    return store
 
 
 def gather(value):
