@@ -157,6 +157,7 @@ def model_from_weights(options):
     scheme = scheme_from(options, saved_scheme)
     model = load_model(folder, dtype, options.device, scheme, options.base, dropout=options.dropout)
     if options.lora_rank:
+        lora.refuse_a_large_rank(model, lora_settings(options))
         lora.add(model, lora_settings(options))
     return model, tokenizer, layout
 

@@ -81,6 +81,17 @@ def add(model, settings: LoraSettings):
             setattr(parent, name, LoRALinear(module, settings).train(model.training))
 
 
+def refuse_a_large_rank(model, settings: LoraSettings):
+    """Raise ValueError for a rank above the smaller side of a matrix: it would only take memory."""
+    for _, name, module in _projections(model):
+        smaller_side = min(module.weight.shape)
+        if name in settings.targets and settings.rank > smaller_side:
+            raise ValueError(
+                f"LoRA rank is {settings.rank}; expected at most {smaller_side}, the smaller side "
+                f"of {name}"
+            )
+
+
 def merge(model):
     """Put each update into its matrix; the model is a plain Llama again."""
     for parent, name, module in _projections(model):

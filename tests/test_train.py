@@ -1,5 +1,6 @@
 """train.py from end to end, on made-up data and tiny models."""
 
+import contextlib
 import errno
 import fcntl
 import math
@@ -690,6 +691,12 @@ WRONG_OPTIONS = (
     ("--lora-rank 0", ("--lora-rank", "0")),
     (f"--weights {TRAINED_BEFORE} --lora-rank 4 --lora-targets lm_head",
      ("lm_head", "q_proj, k_proj")),
+    (f"--weights {TRAINED_BEFORE} --lora-rank 65",
+     ("LoRA rank is 65", "at most 64", "smaller side of q_proj")),
+    ("--hidden-size 200000 --vocabulary 300",
+     ("--layers 2, --hidden-size 200000 and --vocabulary 300", "Choose smaller ones")),
+    ("--layers 1000000000", ("--layers 1000000000", "Choose smaller ones")),
+    ("--layers 10001", ("num_hidden_layers is 10001", "10000 at most")),
 )
 # fmt: on
 
@@ -715,6 +722,23 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, run, made_up_data, opti
 def test_an_empty_text_is_refused_as_the_value_of_any_option(parse, arguments, name):
     with pytest.raises(ValueError, match=f"argument {name}: is empty; expected a value; --help"):
         parse(arguments)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_a_new_model_is_refused_just_where_its_training_would_take_more_than_the_memory(
+    prepared, monkeypatch, dtype
+):
+    """Weights, gradients and two moments; norms are too small to count here."""
+    sizes = ["--hidden-size", "96", "--heads", "2", "--layers", "3", "--vocabulary", "450"]
+    parameters = list(prepared("--dtype", dtype, *sizes).model.parameters())
+    matrices = [p for p in parameters if p.dim() == 2]
+    needed = 4 * sum(p.nbytes for p in matrices)
+    for memory, is_refused in ((needed, False), (needed - 1, True)):
+        pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}
+        monkeypatch.setattr(os, "sysconf", pages.get)
+        expected = pytest.raises(ValueError) if is_refused else contextlib.nullcontext()
+        with expected:
+            train.parse_options(["--dtype", dtype, *sizes])
 
 
 def test_a_training_that_diverges_is_refused_and_its_model_is_not_kept(

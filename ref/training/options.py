@@ -350,4 +350,25 @@ def check_options(options):
             "--shard divides a model over processes; start them with "
             "torchrun --nproc-per-node=N train.py"
         )
+    if not options.weights:
+        refuse_a_model_beyond_memory(options)
     cli.check_device(options.device)
+
+
+def refuse_a_model_beyond_memory(options):
+    """Raise ValueError for a new model that this machine could not even hold, before it is made.
+
+    While it is trained there are four numbers a parameter: the weight, its gradient, and two that
+    AdamW keeps. Activations come on top.
+    """
+    width = options.hidden_size
+    # of each layer: 4 square matrices of attention, and 3 of the MLP that are 8/3 as large
+    num_parameters = options.vocabulary * width + options.layers * 12 * width**2
+    needed = 4 * num_parameters * (8 if options.dtype == "float64" else 4)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"--layers {options.layers}, --hidden-size {width} and --vocabulary "
+            f"{options.vocabulary} make a model of {num_parameters} parameters, which takes "
+            f"{needed >> 30} GiB in training; this machine has {memory >> 30}. Choose smaller ones"
+        )
