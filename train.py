@@ -37,7 +37,13 @@ from ref.training.batches import (
     possible_targets,
     shares_of_step,
 )
-from ref.training.folder import close_folder, locked, open_folder, refuse_a_used_folder
+from ref.training.folder import (
+    close_folder,
+    locked,
+    open_folder,
+    refuse_a_lost_model,
+    refuse_a_used_folder,
+)
 from ref.training.options import parse_options
 from ref.training.recompute import recompute_activations
 from ref.trie import build_trie
@@ -363,6 +369,7 @@ def train(options):
     Raises ValueError for data or models that cannot be used.
     """
     if options.resume and state.finished(options.out):
+        refuse_a_lost_model(options.out)
         processes.say(
             f"{options.out}: this training is finished; to train its model further: "
             f"--weights {options.out} --out OTHER"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import train
 
+from support.commands import assert_one_line
 from support.data import TINY, made_up_rows, write_interactions
 
 ROOT = Path(train.__file__).parent
@@ -279,6 +280,14 @@ def test_a_finished_training_stays_as_it_is_and_says_how_its_model_is_trained_fu
     assert "this training is finished" in result.stdout
     assert f"--weights {finished} --out OTHER" in result.stdout
     assert result_of(finished) == result_of(never_killed)
+
+
+@pytest.mark.parametrize("training", ("killed_once", "never_killed"))
+def test_a_training_whose_model_is_gone_is_not_resumed(request, run, tmp_path, training):
+    folder = Path(shutil.copytree(request.getfixturevalue(training), tmp_path / "m"))
+    (folder / "model.safetensors").unlink()
+    ended = run(train, "--resume", folder)
+    assert_one_line(ended, f"{folder}: its training has written a model", "train again")
 
 
 def test_a_training_that_stopped_early_is_finished(folder, tmp_path):

@@ -14,6 +14,8 @@ from ref.checkpoints.config import config_values
 from ref.settings import write_catalogue
 from ref.training import processes, state
 
+_MODELS = ("model.safetensors", "adapter_model.safetensors")
+
 
 @contextmanager
 def locked(out):
@@ -54,7 +56,7 @@ def refuse_a_used_folder(out):
     paths = Path(out).glob("*")
     # of a training that was killed at once nothing is left but half a log
     names = sorted(path.name for path in paths if not path.match("log.jsonl.*.part"))
-    for name in ("model.safetensors", "adapter_model.safetensors"):
+    for name in _MODELS:
         if name in names:
             raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
     if names and "log.jsonl" not in names:
@@ -64,12 +66,23 @@ def refuse_a_used_folder(out):
         )
 
 
+def refuse_a_lost_model(out):
+    """Raise ValueError where the model is gone that a training has left in its folder."""
+    if not any(Path(out, name).exists() for name in _MODELS):
+        raise ValueError(
+            f"{out}: its training has written a model, but there is no {' or '.join(_MODELS)}; put "
+            "the file back, or remove the folder and train again"
+        )
+
+
 def open_folder(run):
     """Make --out ready for the loop: log, tokenizer, settings; the Progress to go on from."""
     options, out = run.options, Path(run.options.out)
     progress = state.Progress()
     if options.resume:
         progress = state.read_state(out, run.model, run.optimizer)
+        if progress.best:
+            refuse_a_lost_model(out)
     if processes.is_first():
         state.remove_half_files(out)
         if options.resume:
