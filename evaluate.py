@@ -1,12 +1,9 @@
-"""Rank the next item of every test user, and report how well.
+"""Rank the next item of every test user, and report how well; `python evaluate.py --help` says how.
 
-python evaluate.py                            what train.py made, the shipped models, baselines
-python evaluate.py --weights runs/a runs/b    several models; differences are to the first
-python evaluate.py --ranking full --show 3    exact scores of all titles; three users in detail
-python evaluate.py --attention --svg FILE     where attention goes, in place of the ranking
+Read from top to bottom: which models and data (`main`), how a model ranks (`evaluate_model`), what
+is reported (`report_ranking`), and where attention goes instead (`report_attention`).
 """
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,20 +13,14 @@ import torch
 from ref import cli, recommender
 from ref.checkpoints import adapters
 from ref.data import dataset
-from ref.data.columns import add_column_options, columns_of
+from ref.data.columns import columns_of
 from ref.files import check_writable, write_atomically, write_json
 from ref.loss import Objective
-from ref.protocol import (
-    add_asking_options,
-    add_mask_options,
-    assumption,
-    says_how,
-    scheme_from,
-    settings_from,
-)
+from ref.protocol import assumption, says_how, scheme_from, settings_from
 from ref.report import attention, baselines
 from ref.report.draw_attention import attention_svg
 from ref.report.metrics import slices
+from ref.report.options import DEFAULT_WEIGHTS, check_options, parse_options
 from ref.report.ranking import (
     Ranking,
     Result,
@@ -48,80 +39,6 @@ from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
 from ref.training import processes
 from ref.trie import build_trie
-
-DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
-
-
-def parse_options(arguments=None):
-    """The options of the command line, not yet checked."""
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_input_options(parser.add_argument)
-    add_ranking_options(parser.add_argument)
-    add_report_options(parser.add_argument)
-    asked = parser.add_argument_group("how models are asked, all of them, whatever they say")
-    add_asking_options(asked.add_argument)
-    add_mask_options(asked.add_argument)
-    add_column_options(parser.add_argument_group("columns of your own data").add_argument)
-    return parser.parse_args(arguments)
-
-
-def add_input_options(add):
-    """Data and models."""
-    default = f"(default: those there are of {', '.join(DEFAULT_WEIGHTS)})"
-    trained = "(default: as the models were trained)"
-    base_default = "(default: what adapter_config.json says)"
-    add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
-    add("--weights", nargs="+", metavar="FOLDER", help=f"model folders {default}")
-    add(
-        "--test-items",
-        type=int,
-        metavar="N",
-        help=f"the last N items of a user are targets {trained}",
-    )
-    add("--base", metavar="FOLDER", help=f"base model of LoRA adapters {base_default}")
-
-
-def add_ranking_options(add):
-    """How titles are ranked, and for whom."""
-    default = "(default: %(default)s)"
-    negatives = f"random other titles of --ranking sampled {default}"
-    cache_items = "compute the IN layers once a title, not once a prompt (text='isolated' only)"
-    add("--ranking", choices=("beam", "full", "sampled"), default="beam", help=default)
-    add("--beam-width", type=int, default=10, help=default)
-    add("--negatives", type=int, default=100, help=negatives)
-    add("--limit", type=int, help="only the first so many test users")
-    add("--exclude-seen", action="store_true", help="never recommend what the shown history holds")
-    add("--cache-items", action="store_true", help=cache_items)
-    add("--batch-size", type=int, default=64, help=f"users at a time {default}")
-
-
-def add_report_options(add):
-    """What is printed and written, and what computes it."""
-    default = "(default: %(default)s)"
-    attention_help = "measure where the attention goes (ref/report/attention.py) instead of ranking"
-    add("--show", type=int, default=0, metavar="N", help="show N users: history, top 5, truth")
-    add("--seed", type=int, default=0, help=f"of negatives and bootstrap {default}")
-    add("--dtype", choices=cli.DTYPES, default="float32")
-    add("--device", default="cpu", help=f"cpu, cuda, mps {default}")
-    add("--threads", type=int, help=f"of the CPU (default: {torch.get_num_threads()})")
-    add("--wide", action="store_true", help="print all metrics, in tables of more than 80 columns")
-    add("--json", metavar="FILE", help="write the report, ranks of every target included")
-    add("--attention", action="store_true", help=attention_help)
-    add("--svg", metavar="FILE", help="draw what --attention measures")
-
-
-def check_options(options):
-    """Raise ValueError naming an option that makes no sense."""
-    smallest = dict(
-        test_items=1, beam_width=1, negatives=1, limit=1, batch_size=1, threads=1, show=0, seed=0
-    )
-    for name, least in smallest.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
-    cli.check_device(options.device)
-    if options.svg and not options.attention:
-        raise ValueError("--svg belongs to --attention, which is not given")
 
 
 def main():
@@ -252,19 +169,19 @@ def rank_in_batches(folder, decoder, objective, users, options):
         for begin in begins[processes.RANK :: processes.WORLD]:
             part = users[begin : begin + size]
             batches[begin] = rank_batch(decoder, objective, part, options)
-            refuse_not_finite(folder, batches[begin].nll)
+            refuse_not_finite(folder, "negative log-likelihood of a target", batches[begin].nll)
             bar.update(min(processes.WORLD * len(part), bar.total - bar.n))
     for others in processes.gather(batches):
         batches |= others
     return [batches[begin] for begin in begins]
 
 
-def refuse_not_finite(folder, nll):
-    """Raise ValueError for a model that gives no number: its ranks would mean nothing."""
-    if not np.isfinite(nll).all():
+def refuse_not_finite(folder, name, values):
+    """Raise ValueError for a model that gives no number: nothing of it would mean anything."""
+    if not np.isfinite(values).all():
         raise ValueError(
-            f"{folder}: the negative log-likelihood of a target is {nll[~np.isfinite(nll)][0]}; "
-            "expected a finite number. Its weights, its adapter or --temperature is too extreme"
+            f"{folder}: the {name} is {values[~np.isfinite(values)][0]}; expected a finite number. "
+            "Its weights, its adapter or --temperature is too extreme"
         )
 
 
@@ -434,7 +351,9 @@ def measure_attention(folder, data, users, options):
         prompts.append(encoder.encode(titles, data.titles[target]))
     if note := note_on_dropped(folder, encoder, sum(prompt.dropped for prompt in prompts)):
         processes.say(note)
-    return attention.measure(model, with_progress(prompts, folder))
+    measured = attention.measure(model, with_progress(prompts, folder))
+    refuse_not_finite(folder, "share of attention", measured.share)
+    return measured
 
 
 def with_progress(prompts, folder):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import evaluate
 from ref import cli, recommender
@@ -454,6 +454,15 @@ def test_a_model_that_gives_no_number_is_refused_by_name(run, made_up_data, tiny
     options = ("--weights", tiny_model, "--temperature", "1e-45", *RANKINGS[ranking])
     ended = run(evaluate, "--data", made_up_data, *options)
     assert_one_line(ended, tiny_model, "nan", "--temperature")
+
+
+def test_attention_that_is_no_number_is_refused_by_name(run, made_up_data, tiny_model, tmp_path):
+    weights = load_file(tiny_model / "model.safetensors")
+    for name in ("q_proj", "k_proj"):  # scores are infinite
+        weights[f"model.layers.0.self_attn.{name}.weight"] *= 1e25
+    broken = changed_copy(tiny_model, tmp_path / "broken", model=save(weights))
+    ended = run(evaluate, "--data", made_up_data, "--weights", broken, "--attention")
+    assert_one_line(ended, broken, "share of attention is nan")
 
 
 def test_a_model_with_the_name_of_a_baseline_keeps_its_own_results(

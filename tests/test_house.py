@@ -42,7 +42,7 @@ ROOMS = {
     "checkpoints": "llama masks lora files text tokenizer checkpoints",
     "recommender": "checkpoints prompt settings trie tokenizer search llama",
     "training":    "checkpoints cli data.columns files loss protocol settings training",
-    "report":      "llama masks prompt recommender files cli text data report",
+    "report":      "llama masks prompt recommender protocol files cli text data report",
     "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
 }
 # fmt: on

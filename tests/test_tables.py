@@ -25,7 +25,8 @@ def summary():
     overall = {"weights/movielens-hat": row_of(WITHOUT_AUC), LONG: row_of(WITHOUT_AUC)}
     overall["most popular"] = row_of(("HR@10", "NDCG@10"))
     differences = {f"{LONG} - weights/movielens-hat": row_of(WITHOUT_AUC)}
-    return Summary(overall, differences, {"history of 10 or more (3 users)": overall})
+    sizes = {"history of 10 or more (20 users)": 20, "target never in training (19 users)": 19}
+    return Summary(overall, differences, {name: overall for name in sizes}, sizes)
 
 
 def widest(text):
@@ -58,13 +59,24 @@ def test_a_long_name_stands_in_a_line_of_its_own_and_keeps_its_end(summary):
 
 def test_the_rows_of_differences_name_the_model_that_differs_alone(summary):
     text = tables.summary_text(summary)
-    _, difference, _ = text.split("\n\n")
+    _, difference, *_ = text.split("\n\n")
     assert difference.startswith("differences to weights/movielens-hat, user by user\n")
     assert " - weights" not in text
 
 
+def test_a_slice_of_fewer_than_20_users_is_named_and_not_shown(summary):
+    *_, shown, note = tables.summary_text(summary).split("\n\n")
+    assert shown.startswith("history of 10 or more (20 users)\n")
+    assert note == "not shown, of fewer than 20 users: target never in training (19 users)"
+
+
+def test_intervals_of_large_numbers_do_not_touch():
+    line = tables.table({"a": row_of(("HR@10", "NLL"), 1234.5678, 1234.5678)}, ("HR@10", "NLL"))
+    assert line.splitlines()[-1].split() == ["[1234.57", "1234.57]"] * 2
+
+
 def test_one_model_without_baselines_has_no_table_of_differences(summary):
-    alone = Summary({"a": row_of(("NLL",))}, {}, {})
+    alone = Summary({"a": row_of(("NLL",))}, {}, {}, {})
     assert "differences" not in tables.summary_text(alone)
 
 

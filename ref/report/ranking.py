@@ -96,12 +96,14 @@ class Summary:
     """Means with their intervals, {name: {metric: (mean, low, high)}} in the form of `table`.
 
     overall: of each result. differences: of each but the first to the first, target by target.
-    slices: {name of a slice: as overall, over the targets of the slice}.
+    slices: {name of a slice: as overall, over the targets of the slice}. slice_users: {name of a
+    slice: the number of its users}.
     """
 
     overall: dict
     differences: dict
     slices: dict
+    slice_users: dict
 
 
 def summarize(results, user_ids, slices, seed) -> Summary:
@@ -114,12 +116,14 @@ def summarize(results, user_ids, slices, seed) -> Summary:
     for result in others:
         name = f"{result.name} - {first.name}"
         differences[name] = paired_difference(result.metrics, first.metrics, user_ids, seed=seed)
-    in_slices = {}
+    in_slices, slice_users = {}, {}
     for name, mask in slices.items():
-        means = _means(results, user_ids, mask, seed)
-        in_slices[f"{name} ({size_text(user_ids[mask])})"] = means
+        name = f"{name} ({size_text(user_ids[mask])})"
+        in_slices[name] = _means(results, user_ids, mask, seed)
+        slice_users[name] = len(np.unique(user_ids[mask]))
     everything = np.ones(len(user_ids), bool)
-    return Summary(_means(results, user_ids, everything, seed), differences, in_slices)
+    overall = _means(results, user_ids, everything, seed)
+    return Summary(overall, differences, in_slices, slice_users)
 
 
 def _means(results, user_ids, mask, seed):

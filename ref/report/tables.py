@@ -12,6 +12,7 @@ from ref.report.users import size_text
 COLUMNS = ("HR@10", "NDCG@10", "NLL")
 WIDE_COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1: HR@1
 
+_FEWEST_USERS = 20  # of a slice that is printed
 _WIDTH = 80
 _NAME = 25  # width of the names of `table`
 _METRIC = 18  # width of a column of `table`
@@ -51,7 +52,8 @@ def _metric_cells(value):
     if value is None:
         return "-", ""
     mean, low, high = value
-    return f"{mean:.4f}", f"[{low:.4f} {high:.4f}]"
+    digits = 4 if high < 100 else 2
+    return f"{mean:.4f}", f"[{low:.{digits}f} {high:.{digits}f}]"
 
 
 def percent_text(probability):
@@ -90,7 +92,10 @@ def wrapped(line):
 
 
 def summary_text(summary: Summary, is_wide=False) -> str:
-    """The tables of a ranking: all targets, differences, slices; is_wide: with all metrics."""
+    """The tables of a ranking: all targets, differences, slices that are not small.
+
+    is_wide: with all metrics.
+    """
     columns = WIDE_COLUMNS if is_wide else COLUMNS
     blocks = [table(summary.overall, columns)]
     if summary.differences:
@@ -100,8 +105,15 @@ def summary_text(summary: Summary, is_wide=False) -> str:
         }
         heading = "\n".join(wrapped(f"differences to {first}, user by user"))
         blocks.append(f"{heading}\n{table(differences, columns)}")
+    small = []
     for name, rows in summary.slices.items():
-        blocks.append(f"{name}\n{table(rows, COLUMNS)}")
+        if summary.slice_users[name] < _FEWEST_USERS:
+            small.append(name)
+        else:
+            blocks.append(f"{name}\n{table(rows, COLUMNS)}")
+    if small:
+        line = f"not shown, of fewer than {_FEWEST_USERS} users: {', '.join(small)}"
+        blocks.append("\n".join(wrapped(line)))
     return "\n\n".join(blocks)
 
 
