@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import train
+from ref.checkpoints import load_model
+from ref.training import state
 
 from support.commands import assert_one_line
 from support.data import TINY, made_up_rows, write_interactions
@@ -225,6 +227,52 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(killed, never_kille
 
     assert f"not used: {description}" in output
     assert f"going on after epoch {epoch - 1}," in output
+
+
+def without_a_tensor(tensors, name):
+    del tensors[name]
+
+
+def with_one_more(tensors, name):
+    tensors[f"{name}.more"] = tensors[name].clone()
+
+
+def with_a_row_less(tensors, name):
+    tensors[name] = tensors[name][:-1]
+
+
+def with_the_first_row_only(tensors, name):
+    """Of a shape that copy_ would stretch."""
+    tensors[name] = tensors[name][:1]
+
+
+def in_float64(tensors, name):
+    tensors[name] = tensors[name].double()
+
+
+@pytest.mark.parametrize("name", ("weight.embed_tokens.weight", "exp_avg_sq.norm.weight", "rng"))
+@pytest.mark.parametrize(
+    "change",
+    [without_a_tensor, with_one_more, with_a_row_less, with_the_first_row_only, in_float64],
+)
+def test_a_state_of_another_model_is_named_and_the_one_before_is_used(killed, capsys, change, name):
+    """It says that it is of this training, and its checksum is right."""
+    path, epoch = newest_state(killed)
+    tensors = load_file(path.with_suffix(".safetensors"))
+    if name == "rng" and change in (with_a_row_less, with_the_first_row_only):
+        tensors[name] = tensors[name].T.contiguous()  # its rows are processes, of any number
+    change(tensors, name)
+    save_file(tensors, path.with_suffix(".safetensors"))
+    described = json.loads(path.read_text())
+    checksum = state.state_checksum(path.with_suffix(".safetensors"), described["progress"])
+    path.write_text(json.dumps(described | {"sha256": checksum}))
+    model = load_model(killed)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    progress = state.read_state(killed, model, optimizer)
+
+    assert f"not used: {path}: is of another model: {name}" in capsys.readouterr().out
+    assert progress.epoch == epoch - 1
 
 
 def test_a_state_of_another_training_is_named_and_not_used(killed):

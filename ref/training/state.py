@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ref.checkpoints.weights import write_tensors
@@ -120,42 +121,71 @@ def state_checksum(path, values):
 def read_state(out, model, optimizer) -> Progress:
     """Put the newest complete state into model, optimizer and random generator; its Progress.
 
-    States that are damaged are named and not used.
+    States that are damaged, or of another model, are named and not used.
     """
-    path, progress = newest_state(out)
-    if path is None:
+    tensors, progress = newest_state(out, model)
+    if tensors is None:
         return progress
-    tensors = load_file(path)
     if len(tensors["rng"]) == processes.WORLD:
         torch.set_rng_state(tensors["rng"][processes.RANK].clone())
     for name, parameter in _trained(model):
         parameter.data.copy_(processes.part_of(tensors[f"weight.{name}"], parameter))
         optimizer.state[parameter] = {
-            key: processes.part_of(tensors[f"{key}.{name}"], parameter)
-            for key in _ADAMW
-            if f"{key}.{name}" in tensors
+            key: processes.part_of(tensors[f"{key}.{name}"], parameter) for key in _ADAMW
         }
     return progress
 
 
-def newest_state(out):
-    """The tensor file of the newest complete state and its Progress; (None, Progress()) if none."""
+def newest_state(out, model):
+    """The tensors of the newest state that fits a model, and its Progress; or (None, Progress())"""
     newest, progress = None, Progress()
     for path in sorted(Path(out).glob("state-?.json")):
-        tensors = path.with_suffix(".safetensors")
         try:
-            described = read_json(path)
-            if described.get("training") != training_id(out):
-                raise ValueError("is of another training than log.jsonl")
-            if state_checksum(tensors, described["progress"]) != described["sha256"]:
-                raise ValueError(f"is not what was written with {tensors.name}")
-            read = Progress.from_json(described["progress"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            tensors, read = complete_state(path, training_id(out))
+            refuse_other_tensors(tensors, model)
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             processes.say(f"not used: {path}: {error}")
             continue
         if read.states > progress.states:
             newest, progress = tensors, read
     return newest, progress
+
+
+def complete_state(path, training):
+    """(tensors, Progress) of a state that the training wrote. Raises for one that is damaged."""
+    tensors = path.with_suffix(".safetensors")
+    described = read_json(path)
+    if described.get("training") != training:
+        raise ValueError("is of another training than log.jsonl")
+    if state_checksum(tensors, described["progress"]) != described["sha256"]:
+        raise ValueError(f"is not what was written with {tensors.name}")
+    return load_file(tensors), Progress.from_json(described["progress"])
+
+
+def refuse_other_tensors(tensors, model):
+    """Raise ValueError where names, shapes or dtypes are not those of the model's state."""
+    rng = torch.get_rng_state()
+    expected = {"rng": (rng.dtype, rng.shape)}
+    for name, parameter in _trained(model):
+        for key in ("weight", "exp_avg", "exp_avg_sq"):
+            expected[f"{key}.{name}"] = (parameter.dtype, parameter.shape)
+        expected[f"step.{name}"] = (torch.float32, torch.Size())
+    found = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    if "rng" in found:  # a row for each process, of which there may have been more or fewer
+        found["rng"] = (tensors["rng"].dtype, tensors["rng"].shape[1:])
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"is of another model: {name} is {_text(found.get(name))}, expected "
+                f"{_text(expected.get(name))}"
+            )
+
+
+def _text(dtype_and_shape):
+    if dtype_and_shape is None:
+        return "missing"
+    dtype, shape = dtype_and_shape
+    return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
 
 
 def remove_half_files(out):
