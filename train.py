@@ -217,7 +217,22 @@ def prepare_objectives(options, data, encoder, settings):
         tokens = objective.title_lengths[data.items]
         longest = places[(tokens[places] + tokens[places - 1]).argmax()]
         target_objective.batch([data.items[longest - 1 : longest + 1]])
+    if len(data.test):
+        refuse_what_cannot_be_evaluated(data, target_objective)
     return objective, target_objective
+
+
+def refuse_what_cannot_be_evaluated(data, objective):
+    """Raise ValueError if evaluate.py would find a prompt too long, as it encodes it.
+
+    It keeps room for the longest title behind each prompt, whatever the target is.
+    """
+    last_shown = data.items[data.test.ends - 2]
+    longest = last_shown[objective.title_lengths[last_shown].argmax()]
+    try:
+        objective.encoder.encode([data.titles[longest]], reserve=objective.trie.depth.max())
+    except ValueError as error:
+        raise ValueError(f"evaluate.py would refuse the model: {error}") from None
 
 
 def make_optimizer(parameters, options):

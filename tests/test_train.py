@@ -516,6 +516,28 @@ def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(
     assert not (tmp_path / "m" / "log.jsonl").exists()
 
 
+def test_a_training_whose_prompts_evaluation_refuses_is_refused_before_the_first_step(
+    tmp_path, run
+):
+    """The longest title is shown before a test target, so it would have to fit twice."""
+    rows = [(f"u{user}", f"i{(user + time) % 5}", time) for user in range(24) for time in range(9)]
+    long_title = CROWDED_TITLES["i3"]
+    codes = []
+    for max_length in (2 * len(long_title) + 1, 2 * len(long_title) + 2):  # and two newlines
+        folder = tmp_path / str(max_length)
+        folder.mkdir()
+        _, llm = write_crowded(folder, max_length)
+        data = write_interactions(folder / "data", rows, CROWDED_TITLES)
+        options = ("--data", data, *MADE_UP, "--layout", "lines")
+        ended = run(train, *options, "--weights", llm, "--out", folder / "m", "--max-steps", 1)
+        evaluated = run(evaluate, "--data", data, "--weights", llm, "--layout", "lines")
+        codes.append((ended.code, evaluated.code))
+        if ended.code:
+            assert_one_line(ended, "evaluate.py would refuse the model", "the model reads")
+            assert not (folder / "m" / "log.jsonl").exists()
+    assert codes == [(2, 2), (0, 0)]
+
+
 @pytest.mark.parametrize("loss", ("target", "titles"))
 @pytest.mark.parametrize("data_folder", ("interactions_folder", "presplit_folder"))
 def test_possible_targets_are_those_of_windows_of_many_epochs(loss, data_folder, request):
