@@ -90,7 +90,9 @@ def write_state(out, model, optimizer, progress: Progress):
     """Write all that the next step depends on. All processes have to call it; the first writes."""
     progress.states += 1
     values = progress.to_json()
-    tensors = {"rng": torch.stack(processes.gather(torch.get_rng_state()))}
+    tensors = {}
+    for name, random in _random_states(model).items():
+        tensors[name] = torch.stack(processes.gather(random))
     for name, parameter in _trained(model):
         tensors[f"weight.{name}"] = parameter
         for key, value in optimizer.state[parameter].items():
@@ -127,7 +129,8 @@ def read_state(out, model, optimizer) -> Progress:
     if tensors is None:
         return progress
     if len(tensors["rng"]) == processes.WORLD:
-        torch.set_rng_state(tensors["rng"][processes.RANK].clone())
+        for name, generator in _generators(model).items():
+            generator.set_rng_state(tensors[name][processes.RANK].clone())
     for name, parameter in _trained(model):
         parameter.data.copy_(processes.part_of(tensors[f"weight.{name}"], parameter))
         optimizer.state[parameter] = {
@@ -164,15 +167,16 @@ def complete_state(path, training):
 
 def refuse_other_tensors(tensors, model):
     """Raise ValueError where names, shapes or dtypes are not those of the model's state."""
-    rng = torch.get_rng_state()
-    expected = {"rng": (rng.dtype, rng.shape)}
+    random = _random_states(model)
+    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in random.items()}
     for name, parameter in _trained(model):
         for key in ("weight", "exp_avg", "exp_avg_sq"):
             expected[f"{key}.{name}"] = (parameter.dtype, parameter.shape)
         expected[f"step.{name}"] = (torch.float32, torch.Size())
     found = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    if "rng" in found:  # a row for each process, of which there may have been more or fewer
-        found["rng"] = (tensors["rng"].dtype, tensors["rng"].shape[1:])
+    for name in random.keys() & found.keys():
+        # a row for each process, of which there may have been more or fewer
+        found[name] = (tensors[name].dtype, tensors[name].shape[1:])
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             raise ValueError(
@@ -253,6 +257,19 @@ def finished(out):
         return progress.is_finished(description["options"]["patience"])
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _random_states(model):
+    """The states of the generators that dropout draws from, by name."""
+    return {name: generator.get_rng_state() for name, generator in _generators(model).items()}
+
+
+def _generators(model):
+    """The modules of PyTorch that have them: of the CPU, and of the model's device, if another."""
+    device = next(model.parameters()).device
+    if device.type == "cpu":
+        return {"rng": torch}
+    return {"rng": torch, "rng.device": torch.get_device_module(device)}
 
 
 def _trained(model):
