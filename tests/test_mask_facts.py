@@ -10,11 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ref import llama_numpy
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
 from ref.llama import Llama
-from ref.masks import MaskScheme, build_masks
+from ref.masks import MaskScheme
 from ref.search.cache import KVCache
 from ref.search.decoder import cached_hidden_states
 
@@ -65,14 +64,6 @@ def prompts(draw, padding=True):
     return np.array(s + [-1] * draw(sides))
 
 
-def masks_of(s, scheme, implementation):
-    """{kind: bool (T, T)}."""
-    if implementation == "torch":
-        masks = build_masks(torch.from_numpy(s[None]), scheme)
-        return {kind: mask[0].numpy() for kind, mask in masks.items()}
-    return {kind: llama_numpy.row_mask(kind, s.tolist(), scheme) for kind in ("IN", "OR", "CR")}
-
-
 def counting_up(length):
     """Token ids 0, 1, 2, ..., int (length,)."""
     return np.arange(length) % CONFIG["vocab_size"]
@@ -92,40 +83,6 @@ def traced(s, scheme, implementation, input_ids=None):
     if implementation == "torch":
         return torch_trace(torch_model(CONFIG, scheme, WEIGHTS), input_ids, segment_ids)
     return numpy_trace(CONFIG, scheme, input_ids, segment_ids, WEIGHTS)
-
-
-@both
-@few
-@given(s=prompts(), cross_self=st.booleans(), text=texts)
-def test_in_and_cr_allow_no_more_than_or(implementation, s, cross_self, text):
-    masks = masks_of(s, MaskScheme(cross_self=cross_self, text=text), implementation)
-    itself = np.eye(len(s), dtype=bool)  # R3 and R4 give a row back to itself
-    for kind in ("IN", "CR"):
-        assert not (masks[kind] & ~masks["OR"] & ~itself).any()
-
-
-@both
-@few
-@given(s=prompts())
-def test_by_default_in_and_cr_cover_or_and_share_text_and_the_diagonal(implementation, s):
-    masks = masks_of(s, MaskScheme(), implementation)
-    itself = np.eye(len(s), dtype=bool)
-    with_text = (s[:, None] == 0) | (s == 0) | itself
-    real = np.ix_(s != -1, s != -1)
-    shared = masks["IN"] & masks["CR"]
-    assert np.array_equal(masks["IN"] | masks["CR"], masks["OR"])
-    assert np.array_equal(shared[real], (masks["OR"] & with_text)[real])
-
-
-@both
-@few
-@given(s=prompts(), scheme=schemes)
-def test_every_row_allows_a_key_and_none_of_the_future_or_of_padding(implementation, s, scheme):
-    others = ~np.eye(len(s), dtype=bool)
-    for mask in masks_of(s, scheme, implementation).values():
-        assert mask.any(axis=1).all()
-        assert not np.triu(mask, 1).any()
-        assert not (mask & (s == -1) & others).any()
 
 
 @both
