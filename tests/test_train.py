@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from ref.checkpoints import load_model
 from ref.data import dataset
 from ref.golden import __main__ as checker
 from ref.masks import MaskScheme
-from ref.training import batches, state
+from ref.training import batches, state, tally
 from ref.trie import build_trie
 
 from support.broken_models import BROKEN_FOR_TRAINING
@@ -330,6 +331,115 @@ def test_a_step_in_parts_is_the_step_at_once(prepared, parts):
     for p, in_parts in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
         torch.testing.assert_close(p, in_parts, rtol=1e-9, atol=1e-12)
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+class InOrder:
+    """A random generator that shuffles nothing."""
+
+    def permutation(self, number):
+        return np.arange(number)
+
+
+def test_the_batches_of_an_epoch_are_all_its_windows_sorted_within_pools_of_32_batches(prepared):
+    run = prepared()
+    windows = run.data.training_windows("titles", np.random.default_rng(0))
+    windows = windows[np.arange(150) % len(windows)]  # two pools of 64 and half a one
+    lengths = [run.objective.title_lengths[w].sum() for w in batches.items_of(windows, run.data)]
+    expected = []
+    for begin in range(0, 150, 64):
+        pool = range(begin, min(begin + 64, 150))
+        expected += sorted(pool, key=lambda number: lengths[number])
+
+    of_epoch = batches.batches_of_similar_length(windows, run.data, run.objective, 2, InOrder())
+
+    assert [len(batch) for batch in of_epoch] == 75 * [2]
+    pairs = [pair for batch in of_epoch for pair in zip(batch.starts, batch.ends)]
+    assert pairs == [(windows.starts[number], windows.ends[number]) for number in expected]
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_computed_once(prepared, monkeypatch):
+    objective = prepared().objective
+    monkeypatch.setattr(batches.processes, "WORLD", 4)
+    monkeypatch.setattr(batches.processes, "sums", lambda values: [2])
+    windows, counted = [np.array([0, 1]), np.array([2, 3])], []
+    for rank in range(4):
+        monkeypatch.setattr(batches.processes, "RANK", rank)
+        shares, num_predicted = batches.shares_of_step(windows, objective, 3, "cpu")
+        (share,) = shares
+        assert (share.scale, num_predicted) == (share.counts * 4 / 2, 2)
+        counted.append((share.counts, share.batch.real_tokens))
+    tokens = [objective.batch([window]).real_tokens for window in windows]
+    assert counted == [(1, tokens[0]), (1, tokens[1]), (0, tokens[0]), (0, tokens[0])]
+
+
+def test_the_log_counts_tokens_a_second_and_dropped_items_of_what_counts(monkeypatch):
+    seconds = iter((100.0, 104.0))
+    monkeypatch.setattr(tally.time, "perf_counter", lambda: next(seconds))
+    counting = tally.Tally(dropped=5)
+    counting.begin_step(num_predicted=6)
+    for counts, tokens in ((1, 30), (1, 50), (0, 1000)):
+        batch = SimpleNamespace(real_tokens=tokens, dropped=2)
+        counting.add(SimpleNamespace(counts=counts, batch=batch), nats=9.0)
+    record = counting.end_epoch(1)
+    assert (record["tokens_per_second"], record["dropped"], record["train"]) == (20, 9, 3.0)
+
+
+def test_epochs_are_passes_over_all_windows_and_dropped_items_are_said(tmp_path, run, prepared):
+    length = 2 * len(CROWDED_TITLES["i3"]) + 4  # 2 long titles with 1 or 2 short ones
+    data, llm = write_crowded(tmp_path, length)
+    asked = ("--layout", "lines", "--loss", "target", *MADE_UP)
+    options = (*asked, "--epochs", 3, "--batch-size", 10)
+    out = tmp_path / "m"
+    ended = run(train, "--data", data, "--weights", llm, "--out", out, *options, "--threads", 1)
+    assert (ended.code, ended.err) == (0, "")
+    _, epochs = read_log(out)
+    assert [epoch["step"] for epoch in epochs] == [8, 16, 24]  # 72 windows, 10 a step
+    _, encoder, _ = recommender.load(out)
+    titles = [CROWDED_TITLES[f"i{number}"] for number in range(5)]
+    dropped = 0
+    for user in range(24):  # the last 2 of 9 items are held out; of the others 4 are only shown
+        for target in (4, 5, 6):
+            shown = [titles[(user + time) % 5] for time in range(target + 1)]
+            dropped += encoder.encode(shown[:-1], shown[-1]).dropped
+    assert dropped > 0
+    assert [epoch["dropped"] for epoch in epochs] == [dropped, 2 * dropped, 3 * dropped]
+    assert (
+        f"{3 * dropped} items of histories were left out of prompts longer than {length} "
+        in ended.out
+    )
+
+
+@pytest.mark.parametrize("hidden, inner", [(16, 48), (64, 176), (96, 256)])
+def test_a_new_mlp_is_8_thirds_as_wide_rounded_up_to_a_multiple_of_16(hidden, inner):
+    options = train.parse_options(["--hidden-size", str(hidden)])
+    assert train.new_config(options, 450).intermediate_size == inner
+
+
+def test_first_weights_are_drawn_from_a_normal_distribution_of_two_hundredths(prepared):
+    model = prepared("--hidden-size", 96).model
+    for name, p in model.named_parameters():
+        if p.dim() == 2:
+            assert abs(p.std().item() - 0.02) < 0.001, name
+            assert abs(p.mean().item()) < 0.001, name
+            assert 0.045 < p.abs().max() < 0.12, name  # 2.25 and 6 deviations
+        else:
+            assert (p == 1).all(), name
+
+
+def test_a_tokenizer_that_fuses_what_is_before_a_title_with_it_is_refused_with_loss_all(prepared):
+    """A token "⏎A" reaches over the border between prompt and target."""
+    objective = prepared("--loss", "all", "--softmax", "full").objective
+    encode = objective.encoder.tokenizer.encode
+
+    def fusing(text):
+        tokens, places = encode(text)
+        border = text.rfind("\n", 0, -1)
+        kept = [number for number, place in enumerate(places) if place != border + 1]
+        return [tokens[number] for number in kept], [places[number] for number in kept]
+
+    objective.encoder.tokenizer.encode = fusing
+    with pytest.raises(ValueError, match="fuse prompt and target of"):
+        objective.batch([np.array([0, 1])])
 
 
 # --- memory and precision
