@@ -4,8 +4,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,45 +15,22 @@ import train
 from ref.checkpoints import load_model
 from ref.training import state
 
-from support.commands import assert_one_line
+from support.commands import assert_one_line, run_in_shell
 from support.data import TINY, made_up_rows, write_interactions
+from support.forked import KillAtFile, Training, full_disk, nothing
 
-ROOT = Path(train.__file__).parent
 LONG = (*TINY, *"--max-steps 24 --patience 24 --dropout 0.3 --seed 3".split())
-# Runs train.py, but is killed by SIGKILL when a file is written for the Nth time: before it is
-# renamed (the new file complete or cut in half), or just after.
-DYING = """
-import os, signal, sys, train
-number, moment, renames, replace = int(sys.argv[1]), sys.argv[2], [], os.replace
-def dying(part, path):
-    renames.append(path)
-    if len(renames) == number and moment == "half":
-        os.truncate(part, os.path.getsize(part) // 2)
-    if len(renames) != number or moment == "after":
-        replace(part, path)
-    if len(renames) == number:
-        os.kill(os.getpid(), 9)
-os.replace = dying
-train.main(sys.argv[3:])
-"""
-# Runs train.py where no file may grow beyond 40 kB. Python ignores SIGXFSZ, so that a write that is
-# too long is an error, as on a full disk.
-FULL_DISK = """
-import resource, sys, train
-resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-train.cli.run("train.py", train.main)
-"""
 
 
-def python(*arguments):
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def train_in_fork(*arguments, prepare=nothing):
+    """train.py with some arguments in a process of its own, when it has ended: a Training."""
+    return Training(*arguments, prepare=prepare).wait()
 
 
 def kill_at(number, moment, *arguments):
     """Run train.py until it writes its `number`th file; True if it was killed there, False if it
     came to its end."""
-    result = python("-c", DYING, number, moment, *arguments)
+    result = train_in_fork(*arguments, prepare=KillAtFile(number, moment))
     assert result.returncode in (0, -signal.SIGKILL), result.stderr
     return result.returncode != 0
 
@@ -77,7 +52,7 @@ def folder(tmp_path_factory):
 def never_killed(folder, tmp_path_factory):
     """A training that was never interrupted."""
     out = tmp_path_factory.mktemp("never") / "m"
-    assert python("train.py", "--data", folder, "--out", out, *LONG).returncode == 0
+    assert run_in_shell("train.py", "--data", folder, "--out", out, *LONG).code == 0
     assert len(result_of(out)[1]) > 3
     return out
 
@@ -99,7 +74,7 @@ def killed(killed_once, tmp_path):
 
 def assert_ends_as(never_killed, folder):
     """Resume a folder; it must end as the other. Returns the output."""
-    result = python("train.py", "--resume", folder)
+    result = train_in_fork("--resume", folder)
     assert (result.returncode, result.stderr) == (0, "")
     assert result_of(folder) == result_of(never_killed)
     names = {path.name for path in folder.iterdir()}
@@ -119,7 +94,7 @@ def test_killed_while_a_file_is_written_it_ends_with_the_same_bytes(
     if (out / "log.jsonl").exists():
         assert_ends_as(never_killed, out)
     else:  # killed before there was anything to resume
-        result = python("train.py", "--resume", out)
+        result = train_in_fork("--resume", out)
         assert result.returncode == 2
         assert "log.jsonl: no such file" in result.stderr
 
@@ -139,7 +114,7 @@ def test_killed_inside_an_epoch_it_goes_on_there_and_ends_with_the_same_bytes(
 def test_killed_after_the_last_step_it_still_validates_and_keeps_the_model(folder, tmp_path):
     never, out = tmp_path / "never", tmp_path / "m"
     options = ("--data", folder, *TINY, "--state-every", 3)  # of three steps, in one epoch
-    assert python("train.py", *options, "--out", never).returncode == 0
+    assert train_in_fork(*options, "--out", never).returncode == 0
     assert kill_at(7, "before", *options, "--out", out)
     assert not (out / "model.safetensors").exists()
     assert ", step 3 of 3\n" in assert_ends_as(never, out)
@@ -150,17 +125,14 @@ def kill_at_random(rng, *arguments):
     killed there."""
     if rng.random() < 0.6:
         return kill_at(rng.randrange(1, 9), rng.choice(("before", "half", "after")), *arguments)
-    command = [sys.executable, "train.py", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    training = Training(*arguments)
     try:
-        for line in process.stdout:
-            if line.startswith("model:"):
-                break
+        while training.is_running() and "\nmodel:" not in training.stdout:
+            time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.4))
     finally:
-        process.kill()
-        process.communicate()
-    return process.returncode != 0
+        training.kill()
+    return training.returncode != 0
 
 
 def survive(kills, rng, folder, never_killed, tmp_path):
@@ -176,7 +148,7 @@ def survive(kills, rng, folder, never_killed, tmp_path):
             if (out / "log.jsonl").exists():
                 arguments = ("--resume", out)
         if killed == kills:
-            assert python("train.py", *arguments).returncode == 0
+            assert train_in_fork(*arguments).returncode == 0
         assert result_of(out) == result_of(never_killed)
 
 
@@ -280,7 +252,7 @@ def test_a_state_of_another_training_is_named_and_not_used(killed):
     log = killed / "log.jsonl"
     log.write_text(log.read_text().replace('"seed": ', '"seed": 1', 1))
 
-    result = python("train.py", "--resume", killed)
+    result = train_in_fork("--resume", killed)
 
     assert len(states) == 2
     for path in states:
@@ -293,7 +265,7 @@ def test_other_data_is_refused_by_name(folder, killed):
     before = interactions.read_bytes()
     try:
         interactions.write_bytes(before + b"u1,i1,9\r\n")
-        result = python("train.py", "--resume", killed)
+        result = train_in_fork("--resume", killed)
     finally:
         interactions.write_bytes(before)
 
@@ -301,11 +273,11 @@ def test_other_data_is_refused_by_name(folder, killed):
     assert f"{folder}: is not what the training in {killed} began with" in result.stderr
 
 
-def test_another_number_of_threads_is_allowed_and_said(killed):
-    result = python("train.py", "--resume", killed, "--threads", 2)
-    assert result.returncode == 0
+def test_another_number_of_threads_is_allowed_and_said(killed_once, capsys):
+    options = train.parse_options(["--resume", str(killed_once), "--threads", "2"])
+    assert options.threads == 2
     warning = "2 threads instead of 1: the weights will not be the same to the byte"
-    assert warning in result.stdout
+    assert warning in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -323,7 +295,7 @@ def test_a_finished_training_stays_as_it_is_and_says_how_its_model_is_trained_fu
     never_killed, tmp_path
 ):
     finished = Path(shutil.copytree(never_killed, tmp_path / "m"))
-    result = python("train.py", "--resume", finished)
+    result = train_in_fork("--resume", finished)
     assert result.returncode == 0
     assert "this training is finished" in result.stdout
     assert f"--weights {finished} --out OTHER" in result.stdout
@@ -342,15 +314,15 @@ def test_a_training_that_stopped_early_is_finished(folder, tmp_path):
     """An epoch at a rate that changes no weight is never better than the first one."""
     out = tmp_path / "m"
     options = (*TINY, *"--max-steps 100 --patience 2 --lr 1e-30".split())
-    ended = python("train.py", "--data", folder, "--out", out, *options)
+    ended = train_in_fork("--data", folder, "--out", out, *options)
     assert ended.returncode == 0 and len(result_of(out)[1]) == 3
-    assert "this training is finished" in python("train.py", "--resume", out).stdout
+    assert "this training is finished" in train_in_fork("--resume", out).stdout
 
 
 def test_patience_is_counted_on_after_a_kill(folder, tmp_path):
     options = (*TINY, *"--max-steps 100 --patience 3 --lr 1e-30".split())
     whole, out = tmp_path / "whole", tmp_path / "m"
-    assert python("train.py", "--data", folder, "--out", whole, *options).returncode == 0
+    assert train_in_fork("--data", folder, "--out", whole, *options).returncode == 0
     assert kill_at(11, "half", "--data", folder, "--out", out, *options)
     assert 1 < len((out / "log.jsonl").read_text().splitlines()) < 5
     assert_ends_as(whole, out)
@@ -360,7 +332,7 @@ def test_the_model_of_a_finished_training_is_trained_further_as_said(
     folder, never_killed, tmp_path
 ):
     options = (*TINY, "--weights", never_killed, "--out", tmp_path / "m")
-    result = python("train.py", "--data", folder, *options)
+    result = train_in_fork("--data", folder, *options)
     assert (result.returncode, result.stderr) == (0, "")
     before, after = (load_file(f / "model.safetensors") for f in (never_killed, tmp_path / "m"))
     assert before.keys() == after.keys()
@@ -406,7 +378,7 @@ def test_a_new_training_in_the_same_folder_forgets_the_states_of_the_old_one(
 
 def test_a_full_disk_loses_nothing(folder, never_killed, tmp_path):
     out = tmp_path / "m"
-    result = python("-c", FULL_DISK, "--data", folder, "--out", out, *LONG)
+    result = train_in_fork("--data", folder, "--out", out, *LONG, prepare=full_disk)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert not list(out.glob("*.part"))
