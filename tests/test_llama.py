@@ -464,6 +464,21 @@ def test_dropout_acts_on_the_embedding_and_on_all_that_a_block_adds():
     assert not hidden.any()
 
 
+@pytest.mark.parametrize("attention, runs_kernel", [("sdpa", True), ("eager", False)])
+def test_the_fused_kernel_runs_where_it_is_asked_for_alone(monkeypatch, attention, runs_kernel):
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return kernel(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    random_model(config_of(), attention=attention)(INPUT, SEGMENTS)
+
+    assert bool(calls) == runs_kernel
+
+
 def test_an_unknown_attention_is_refused():
     with pytest.raises(ValueError, match="attention is 'flash'; expected 'sdpa' or 'eager'"):
         Llama(config_of(), attention="flash")
