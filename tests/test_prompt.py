@@ -222,6 +222,13 @@ def test_the_target_tokens_of_a_title_are_what_follows_any_prompt(tokenizers, la
         assert in_item.tolist() == [True] * len(tokens)
 
 
+def test_the_tokens_of_a_target_that_is_text_are_in_no_item(tokenizers):
+    scheme = MaskScheme(target="text")
+    encoder = PromptEncoder(tokenizers["language model"], ALL_LAYOUTS["lines"], scheme, 100_000)
+    _, in_item = encoder.encode_target("A Tale")
+    assert len(in_item) > 0 and not in_item.any()
+
+
 def cleaned(text):
     """A title made of any text, without what clean_title would decode or refuse."""
     return clean_title(text.replace("&", "+").replace("\0", "+"), "here")
