@@ -469,10 +469,10 @@ def counts_of_campaign(inputs):
 
 
 def test_damaged_files_are_refused_by_name_or_harmless():
-    for inputs, refused, accepted, faults in counts_of_campaign(50):
-        assert inputs == 50 == refused + accepted
+    for inputs, refused, accepted, faults in counts_of_campaign(20):
+        assert inputs == 20 == refused + accepted
         assert faults == 0
-        assert refused > 5
+        assert refused > 2
 
 
 @pytest.mark.slow
