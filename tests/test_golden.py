@@ -221,9 +221,7 @@ def test_a_bug_that_no_case_detects_is_exit_code_1(listed, monkeypatch, capsys):
     assert summary in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "peer", ["sdpa_peer.py", pytest.param("flex_peer.py", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("peer", ["sdpa_peer.py", "flex_peer.py"])
 def test_the_peer_passes_every_case_of_the_model(peer, capsys):
     assert command.main(["run", str(PEERS / peer)]) == 0
     assert f"{NUM_OF_MODEL} of {NUM_OF_MODEL} cases are right" in capsys.readouterr().out
