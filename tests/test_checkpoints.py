@@ -306,6 +306,15 @@ def test_tensors_are_written_as_they_read_whatever_their_strides(tmp_path):
     assert torch.equal(load_file(tmp_path / "file.safetensors")["x"], tensor)
 
 
+def test_nothing_is_drawn_at_random_for_a_model_that_is_read(monkeypatch):
+    def draw(*arguments, **options):
+        pytest.fail("drew at random, for which PyTorch loads its compiler on the device meta")
+
+    monkeypatch.setattr(torch.Tensor, "normal_", draw)
+    model = load_model(ROOT / "weights" / "movielens-hat")
+    assert model.embed_tokens.weight.std() > 0
+
+
 MEASURE = """
 import sys, torch
 from ref.checkpoints import load_model

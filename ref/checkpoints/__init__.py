@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ref.checkpoints import adapters
 from ref.checkpoints.config import write_config_json
@@ -29,7 +30,8 @@ def load_model(
     Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
     """
     config, saved_scheme, source = adapters.read_config(folder, base)
-    with torch.device("meta"):  # takes no memory: the files may not fit the model
+    # on "meta" it takes no memory: the files may not fit the model
+    with torch.device("meta"), _WithoutDrawing():
         model = Llama(config, scheme or saved_scheme, attention, dropout).to(dtype)
     paths = find_tensors(weight_files(source), hf_parameters(model))
     model.to_empty(device=device)
@@ -38,6 +40,18 @@ def load_model(
     if source != folder:
         adapters.load(model, folder)
     return model
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves tensors alone that are to be drawn at random.
+
+    On "meta" there is nothing to draw, but PyTorch would load its compiler to do it: two seconds.
+    """
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if function is torch.nn.init.normal_:
+            return options["tensor"]
+        return function(*arguments, **(options or {}))
 
 
 def save_model(model, folder, parameters=None):
