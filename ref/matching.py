@@ -2,10 +2,12 @@
 
 Texts are compared without case, accents and punctuation, and with an article at the front
 ("Matrix, The (1999)" is "the matrix 1999"). A year in brackets at the end may be left out. If no
-title is the same then, one that `difflib` calls similar is taken for what was meant, if no other is
-nearly as similar and no number in the text is missing in it. There a title has more names: without
-the article, without what stands in brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)"
-is "seven" and "se7en", too). And else one that holds all the words, if there is just one.
+title is the same then, one of these is taken for what was meant:
+
+1. A title that `difflib` calls similar, if no other is nearly as similar, and no number of the text
+   is missing in it. Here a title has more names: without the article, without what stands in
+   brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)" is "seven" and "se7en", too).
+2. The one title that holds all the words.
 """
 
 import difflib

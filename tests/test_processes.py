@@ -253,14 +253,25 @@ def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, others):
         pass
 
 
-def test_processes_that_do_not_come_are_waited_for_and_given_up(monkeypatch, capfd):
+def set_environment(monkeypatch, world_size):
+    """As torchrun sets it for the first of some processes; returns the port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {"RANK": 0, "WORLD_SIZE": 4, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in environment.items():
+    environment = {"RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (environment | {"MASTER_PORT": port}).items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(processes, "WORLD", 4)
+    monkeypatch.setattr(processes, "WORLD", world_size)
+    return port
+
+
+def test_processes_that_have_come_may_take_their_time(monkeypatch):
+    set_environment(monkeypatch, 1)
+    assert processes.meet().timeout == timedelta(minutes=30)  # PyTorch's own
+
+
+def test_processes_that_do_not_come_are_waited_for_and_given_up(monkeypatch, capfd):
+    port = set_environment(monkeypatch, 4)
     monkeypatch.setattr(processes, "LONGEST_WAIT", timedelta(seconds=1))
     message = f"not all of 4 processes .* came to 127.0.0.1:{port} within 1 seconds; start them"
     with pytest.raises(ValueError, match=message), processes.joined("cpu"):

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -79,6 +80,7 @@ def meet():
             f"{LONGEST_WAIT.seconds} seconds; start them with torchrun, or unset RANK and "
             f"WORLD_SIZE for a single one ({str(error).splitlines()[0]})"
         ) from None
+    store.set_timeout(default_pg_timeout)  # that they are there is known: one may load for long
     return store
 
 
