@@ -123,6 +123,33 @@ def test_masks_are_the_definition_on_every_short_sequence(scheme, length):
         assert np.array_equal(masks[kind].numpy(), defined_masks(kind, s, scheme))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: f"{s.text}-self-{s.cross_self}")
+def test_every_row_sees_a_token_and_a_real_one_neither_the_future_nor_padding(scheme):
+    s = torch.from_numpy(all_sequences(5))
+
+    masks = build_masks(s, scheme)
+
+    real = s != -1
+    itself = torch.eye(5, dtype=torch.bool)
+    for mask in masks.values():
+        assert mask.any(-1).all()
+        assert not mask.triu(1).any()
+        assert not (mask & real[:, :, None] & ~real[:, None, :]).any()
+        assert not (mask & ~masks["OR"] & ~itself).any()
+
+
+def test_by_default_in_and_cr_cover_or_and_share_text_and_the_diagonal():
+    s = torch.from_numpy(all_sequences(5))
+
+    masks = build_masks(s, MaskScheme())
+
+    no_item = s < 1
+    of_no_item = no_item[:, :, None] | no_item[:, None, :]
+    itself = torch.eye(5, dtype=torch.bool)
+    assert torch.equal(masks["IN"] | masks["CR"], masks["OR"])
+    assert torch.equal(masks["IN"] & masks["CR"], masks["OR"] & (of_no_item | itself))
+
+
 # OR has no option, IN has `text`, CR has `cross_self`
 MASKS_OF_NUMPY = [
     ("OR", MaskScheme()),
