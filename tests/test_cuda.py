@@ -16,14 +16,13 @@ from ref.settings import Settings
 from ref.training import state
 from ref.trie import build_trie
 
-from support.catalogue import TITLES
+from support.catalogue import TITLES, WINDOWS
 from support.commands import read_log, trained, weights_of
 from support.data import TINY
 from support.golden import torch_model
 from support.known_bugs import cases_of
 
 DEVICE = "cuda"
-WINDOWS = [np.array([7, 9, 7, 2]), np.array([17, 18]), np.array([4, 5, 15, 14, 13, 26])]
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="there is no GPU: nothing of it was tested"

@@ -14,11 +14,10 @@ from ref.search.exact import title_log_probs
 from ref.settings import Settings
 from ref.trie import build_trie
 
-from support.catalogue import TITLES, continuations
+from support.catalogue import TITLES, WINDOWS, continuations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-WINDOWS = [np.array([7, 9, 7, 2]), np.array([17, 18]), np.array([4, 5, 15, 14, 13, 26])]
 CASES = [  # loss, softmax, layout
     ("target", "full", "lines"),
     ("target", "full", "instruction"),

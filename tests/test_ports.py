@@ -66,11 +66,8 @@ def test_the_jax_port_passes_every_case_of_its_stages(stage, capsys):
     assert f"{len(names)} of {len(names)} cases are right" in capsys.readouterr().out
 
 
-# "sdpa" goes another way only through the model; a cache and a search are the same for both
-@pytest.mark.parametrize(
-    "stage, attention",
-    [("model", "eager"), ("model", "sdpa"), ("decoding", "sdpa"), ("search", "eager")],
-)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("stage", ["model", "decoding", "search"])
 def test_the_transformers_peer_passes_every_case_with_a_model(
     stage, attention, monkeypatch, capsys
 ):

@@ -1,5 +1,7 @@
 """Titles that share their beginnings, and the children of a trie without the trie."""
 
+import numpy as np
+
 # fmt: off
 TITLES = [
     "The Lion King", "The Lion Sleeps", "The Lion", "Lion", "Toy Story", "Toy Story 2",
@@ -9,6 +11,8 @@ TITLES = [
     "Star Wars",
 ]
 # fmt: on
+# histories with their targets, by number
+WINDOWS = [np.array([7, 9, 7, 2]), np.array([17, 18]), np.array([4, 5, 15, 14, 13, 26])]
 
 
 def continuations(titles, prefix):
