@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -18,23 +18,14 @@ from ref.checkpoints.weights import write_tensors
 from ref.training import processes
 
 from support.data import TINY, made_up_rows, write_interactions
-from support.forked import Training
+from support.forked import Fork, KillAtFile, free_port, nothing, together
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node=2".split()]
 LONG = (*TINY, "--max-steps", 14, "--patience", 99, "--dropout", 0, "--threads", 1)
 
-# Scripts that run train.py with something changed.
-SAYS_THE_NORMS = """
-import torch, train
-clip = torch.nn.utils.clip_grad_norm_
-def clip_and_say(parameters, most):
-    norm = clip(list(parameters), most)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    train.processes.say(f"norm {norm.item()}")
-torch.nn.utils.clip_grad_norm_ = clip_and_say
-train.cli.run("train.py", train.main)
-"""
+# Scripts that torchrun starts: train.py with something changed.
 KILLED_AT_FILE_12 = """
 import os, train
 renames, replace = [], os.replace
@@ -59,18 +50,37 @@ train.cli.run(processes.name_of("train.py"), train.main)
 """
 
 
-def command_of(processes, *arguments):
-    """A command line for a Python script: in that many processes, or without torchrun for 0."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    if not processes:
-        torchrun = []
-    return [sys.executable, *torchrun, *map(str, arguments)]
+def say_the_norms():
+    """Let train.py print the norm of the gradients of each step."""
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def clip_and_say(parameters, most):
+        norm = clip(list(parameters), most)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        train.processes.say(f"norm {norm.item()}")
+
+    torch.nn.utils.clip_grad_norm_ = clip_and_say
+
+
+def run(number, script, *arguments, prepare=nothing):
+    """What a script prints in so many processes, which must end well.
+
+    With 0 it is alone, with 1 and more as torchrun would start it.
+    """
+    if number:
+        forks = together(number, script, *arguments, prepare=prepare)
+    else:
+        forks = [Fork(script, *arguments, prepare=prepare)]
+    for fork in forks:
+        fork.wait()
+        assert fork.returncode == 0, fork.stderr
+    return "".join(fork.stdout for fork in forks)
 
 
 def ended(command, seconds):
     """How a command ends, a CompletedProcess; torchrun ends its processes where it is ended."""
     process = subprocess.Popen(
-        command,
+        list(map(str, command)),
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -85,17 +95,10 @@ def ended(command, seconds):
     return subprocess.CompletedProcess(command, process.returncode, *outputs)
 
 
-def run(processes, *arguments):
-    """Standard output of a script, which must end well and in time; `processes` as above."""
-    result = ended(command_of(processes, *arguments), 300)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 def run_to_its_error(path, script, *arguments):
-    """Standard error of two processes of a script that must fail, without hanging."""
+    """Standard error of torchrun, two of whose processes must fail, without hanging."""
     path.write_text(script)
-    result = ended(command_of(2, path, *arguments), 120)
+    result = ended([*TORCHRUN, path, *arguments], 120)
     assert result.returncode != 0
     return result.stderr
 
@@ -135,27 +138,28 @@ def norms_in(output):
 def assert_trained_alike(tmp_path, processes, folder, *options):
     """With the same batches, all losses are those of one process, and so are the gradients' norms
     (AdamW itself would not notice gradients of another length)."""
-    alone, together, script = tmp_path / "one", tmp_path / "many", tmp_path / "script.py"
-    script.write_text(SAYS_THE_NORMS)
+    alone, many = tmp_path / "one", tmp_path / "many"
     data = ("--data", folder)
     without_shard = [option for option in options if option != "--shard"]
 
-    output_alone = run(0, script, *data, "--out", alone, *LONG, *without_shard)
-    output = run(processes, script, *data, "--out", together, *LONG, *options)
+    of_alone = (*data, "--out", alone, *LONG, *without_shard)
+    output_alone = run(0, "train.py", *of_alone, prepare=say_the_norms)
+    of_many = (*data, "--out", many, *LONG, *options)
+    output = run(processes, "train.py", *of_many, prepare=say_the_norms)
 
     assert output.count("best validation") == 1
     assert len(norms_in(output_alone)) == 14
     assert norms_in(output) == pytest.approx(norms_in(output_alone), rel=1e-3)
-    assert losses_of(together) == pytest.approx(losses_of(alone), rel=1e-5)
-    assert_same_files(alone, together)
+    assert losses_of(many) == pytest.approx(losses_of(alone), rel=1e-5)
+    assert_same_files(alone, many)
 
 
-def assert_same_files(alone, together):
+def assert_same_files(alone, many):
     """The same files in two model folders, and nearly the same tensors in them."""
     names = sorted(path.name for path in alone.iterdir())
-    assert names == sorted(path.name for path in together.iterdir())
+    assert names == sorted(path.name for path in many.iterdir())
     (name,) = [name for name in names if name.endswith("model.safetensors")]
-    expected, tensors = load_file(alone / name), load_file(together / name)
+    expected, tensors = load_file(alone / name), load_file(many / name)
     assert expected.keys() == tensors.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(tensors[key], tensor, rtol=0.01, atol=2e-4)
@@ -207,28 +211,47 @@ def test_many_processes_fine_tune_as_one(
     assert_trained_alike(tmp_path, processes, folder, *options)
 
 
-@sharded_or_not
-def test_a_killed_process_ends_all_and_resumed_they_end_with_the_same_bytes(
-    tmp_path, folder, shard
+def test_torchrun_ends_all_when_one_is_killed_and_resumed_they_end_with_the_same_bytes(
+    tmp_path, folder
 ):
-    options = ("--data", folder, *LONG, "--dropout", 0.3, *shard)
-    never_killed, killed = tmp_path / "never", tmp_path / "killed"
+    options = ("--data", folder, *LONG, "--dropout", 0.3)
+    never_killed, killed, resumed = (tmp_path / name for name in ("never", "killed", "resumed"))
     run(2, "train.py", *options, "--out", never_killed)
 
     error = run_to_its_error(tmp_path / "script.py", KILLED_AT_FILE_12, *options, "--out", killed)
-    shutil.copytree(killed, tmp_path / "alone")
-    output = run(2, "train.py", "--resume", killed)
+    shutil.copytree(killed, resumed)
+    result = ended([*TORCHRUN, "train.py", "--resume", resumed], 120)
 
     assert "Signal 9" in error or "SIGKILL" in error, error
-    assert "going on after epoch" in output
+    assert result.returncode == 0, result.stderr
+    assert "going on after epoch" in result.stdout
+    assert_same_bytes(never_killed, resumed)
+    assert_each_process_keeps_its_random_state(killed)
+    alone = run(0, "train.py", "--resume", killed)
+    assert "1 processes instead of 2: the weights will not be the same" in alone
+
+
+def test_sharded_a_killed_process_lets_none_wait_and_resumed_they_end_with_the_same_bytes(
+    tmp_path, folder
+):
+    options = ("--data", folder, *LONG, "--dropout", 0.3, "--shard")
+    never_killed, killed = tmp_path / "never", tmp_path / "killed"
+    run(2, "train.py", *options, "--out", never_killed)
+
+    forks = together(2, "train.py", *options, "--out", killed, prepare=KillAtFile(12, "before"))
+    codes = [fork.wait().returncode for fork in forks]
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] > 0
+    assert_each_process_keeps_its_random_state(killed)
+    run(2, "train.py", "--resume", killed)
+
+    assert_same_bytes(never_killed, killed)
+
+
+def assert_same_bytes(never_killed, killed):
     model, expected = (path / "model.safetensors" for path in (killed, never_killed))
     assert model.read_bytes() == expected.read_bytes()
     assert losses_of(killed) == losses_of(never_killed)
-    assert_each_process_keeps_its_random_state(tmp_path / "alone")
-    if not shard:
-        alone = Training("--resume", tmp_path / "alone").wait()
-        assert (alone.returncode, alone.stderr) == (0, "")
-        assert "1 processes instead of 2: the weights will not be the same" in alone.stdout
 
 
 def assert_each_process_keeps_its_random_state(out):
@@ -255,9 +278,7 @@ def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, others):
 
 def set_environment(monkeypatch, world_size):
     """As torchrun sets it for the first of some processes; returns the port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {"RANK": 0, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1"}
     for name, value in (environment | {"MASTER_PORT": port}).items():
         monkeypatch.setenv(name, str(value))

@@ -17,14 +17,14 @@ from ref.training import state
 
 from support.commands import assert_one_line, run_in_shell
 from support.data import TINY, made_up_rows, write_interactions
-from support.forked import KillAtFile, Training, full_disk, nothing
+from support.forked import Fork, KillAtFile, full_disk, nothing
 
 LONG = (*TINY, *"--max-steps 24 --patience 24 --dropout 0.3 --seed 3".split())
 
 
 def train_in_fork(*arguments, prepare=nothing):
-    """train.py with some arguments in a process of its own, when it has ended: a Training."""
-    return Training(*arguments, prepare=prepare).wait()
+    """train.py with some arguments in a process of its own, when it has ended: a Fork."""
+    return Fork("train.py", *arguments, prepare=prepare).wait()
 
 
 def kill_at(number, moment, *arguments):
@@ -125,7 +125,7 @@ def kill_at_random(rng, *arguments):
     killed there."""
     if rng.random() < 0.6:
         return kill_at(rng.randrange(1, 9), rng.choice(("before", "half", "after")), *arguments)
-    training = Training(*arguments)
+    training = Fork("train.py", *arguments)
     try:
         while training.is_running() and "\nmodel:" not in training.stdout:
             time.sleep(0.01)

@@ -1,17 +1,25 @@
-"""Runs of train.py in processes of their own, forked from one that has imported all it needs."""
+"""Runs of train.py and evaluate.py in processes of their own, which need no time for imports.
+
+They are forked from a server that has imported both scripts.
+"""
 
 import multiprocessing
 import os
 import resource
+import socket
+import sys
 import tempfile
 from pathlib import Path
 
+import evaluate
 import train
 from ref import cli
+from ref.training import processes
 
-# A fork of a process that has computed could not: the server has imported train.py and no more.
+# A fork of a process that has computed could not: the server has imported, and no more.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["train"])
+_FORKS.set_forkserver_preload(["train", "evaluate"])
+_SCRIPTS = {"train.py": train, "evaluate.py": evaluate}
 _LONGEST = 120  # seconds
 
 
@@ -19,18 +27,20 @@ def nothing():
     """No preparation."""
 
 
-class Training:
-    """train.py with some arguments, begun at once; `prepare` is called before it, and pickled.
+class Fork:
+    """A script with some arguments, begun at once; `prepare` is called before it, and pickled.
 
+    environment: what torchrun would set, as `together` does.
     returncode: as that of subprocess, once it has ended. stdout, stderr: what it has written.
     """
 
-    def __init__(self, *arguments, prepare=nothing):
+    def __init__(self, script, *arguments, prepare=nothing, environment=None):
         self.returncode = None
         self._folder = tempfile.TemporaryDirectory()
         self._paths = [Path(self._folder.name) / name for name in ("out", "err")]
         words = [str(argument) for argument in arguments]
-        self._process = _FORKS.Process(target=_train, args=(self._paths, prepare, words))
+        of_child = (script, words, prepare, environment or {}, self._paths)
+        self._process = _FORKS.Process(target=_run, args=of_child, daemon=True)
         self._process.start()
 
     @property
@@ -63,11 +73,33 @@ class Training:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _train(paths, prepare, arguments):
+def together(number, script, *arguments, prepare=nothing):
+    """A script in some processes that share the work, as torchrun would begin them: their Forks."""
+    place = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        Fork(script, *arguments, prepare=prepare, environment=place | {"RANK": str(rank)})
+        for rank in range(number)
+    ]
+
+
+def free_port():
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _run(script, arguments, prepare, environment, paths):
+    """What a Fork does in its own process."""
     for number, path in enumerate(paths, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.update(environment)
+    # the module has read the environment of the server
+    processes.RANK = int(environment.get("RANK", 0))
+    processes.WORLD = int(environment.get("WORLD_SIZE", 1))
+    sys.argv = [script, *arguments]
     prepare()
-    cli.run("train.py", lambda: train.main(arguments))
+    cli.run(processes.name_of(script), _SCRIPTS[script].main)
 
 
 class KillAtFile:
