@@ -54,7 +54,7 @@ def listed(bugs):
 
 @pytest.fixture(scope="module", params=known_bugs.SHARES)
 def matrix(request):
-    """The detection matrix of every fourth bug, or (minutes) of all of them, computed."""
+    """The detection matrix of every eighth bug, or (minutes) of all of them, computed."""
     with pytest.MonkeyPatch.context() as patch:
         known_bugs.let_diagnosis_remember(patch)
         return known_bugs.detection_matrix(all_bugs()[:: request.param])

@@ -110,12 +110,12 @@ def test_positions_skip_padding_wherever_it_stands():
 
 @pytest.mark.parametrize("bug, in_both", STEPS.items())
 def test_a_bug_in_steps_alone_is_told_from_one_in_prompts_too_by_the_steps(bug, in_both):
-    differences = []
-    for case in cases_of("decoding"):
+    def is_told(case):
         alone = decisive_outputs((bug,), case.name)["step_logits"]
         both = decisive_outputs((in_both,), case.name)["step_logits"]
-        differences.append(deviation(case, "step_logits", alone, both))
-    assert max(differences) > 1e-3
+        return deviation(case, "step_logits", alone, both) > 1e-3
+
+    assert any(map(is_told, cases_of("decoding")))
 
 
 SEQUENCES = {

@@ -274,9 +274,13 @@ def assert_lists_of_the_naive_search(decoder, naive, width, tolerance=1e-6):
     assert_same_lists(rankings, wanted, tolerance)
 
 
-@pytest.mark.parametrize("softmax", ["full", "catalogue"])
+in_two_ways = pytest.mark.parametrize(
+    "layout, softmax", [("lines", "catalogue"), ("instruction", "full")]
+)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("layout", ["lines", "instruction"])
+@in_two_ways
 def test_beam_search_is_the_naive_one_list_for_list(decoders, scheme, softmax, layout):
     decoder, naive = decoders(SCHEMES[scheme], softmax=softmax, layout=layout, temperature=0.7)
 
@@ -439,9 +443,8 @@ def test_users_in_one_batch_get_what_each_gets_alone(decoders, softmax):
     np.testing.assert_allclose(title_log_probs(decoder, prompts), alone, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("softmax", ["full", "catalogue"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("layout", ["lines", "instruction"])
+@in_two_ways
 def test_title_log_probs_are_those_of_each_title_fed_alone(decoders, scheme, softmax, layout):
     decoder, naive = decoders(SCHEMES[scheme], TITLES[::2], softmax, layout, temperature=1.3)
 

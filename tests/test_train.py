@@ -48,6 +48,7 @@ from support.data import (
     write_interactions,
     write_llm,
 )
+from support.forked import Fork
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 UNUSUAL = "--seed 11 --lr 0.01 --dropout 0.1 --no-cross-self --text isolated --history 4"
@@ -986,12 +987,14 @@ def test_an_out_folder_that_cannot_be_written_is_named(tmp_path, run, made_up_da
 
 
 @pytest.mark.parametrize("script", ("train.py", "evaluate.py"))
-def test_wrong_data_is_one_line_in_the_shell(tmp_path, wrong_data, tiny_model, script):
+def test_wrong_data_is_one_line_in_a_process_of_its_own(tmp_path, wrong_data, tiny_model, script):
     options = ("--out", tmp_path / "out")
     if script == "evaluate.py":
         options = ("--weights", tiny_model)
-    ended = run_in_shell(script, "--data", wrong_data, *options)
-    assert_one_line(ended, wrong_data / "items.csv", "'title'", "label")
+    ended = Fork(script, "--data", wrong_data, *options).wait()
+    assert_one_line(
+        (ended.returncode, ended.stdout, ended.stderr), wrong_data / "items.csv", "'title'", "label"
+    )
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from ref.golden import case as cases
 from ref.golden import compare, diagnosis
 from ref.golden.stages import STAGES
 
-# How many of the bugs a test takes that would need minutes for all: every fourth, or (slow) all.
-SHARES = [pytest.param(4, id="every fourth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+# How many of the bugs a test takes that would need minutes for all: every eighth, or (slow) all.
+SHARES = [pytest.param(8, id="every eighth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 @cache
