@@ -69,7 +69,7 @@ def built():
 @pytest.fixture(autouse=True)
 def little_time_for_pairs(monkeypatch):
     """Pairs of bugs are tried in test_golden_words.py."""
-    monkeypatch.setattr(diagnosis, "SECONDS_FOR_PAIRS", 0.5)
+    monkeypatch.setattr(diagnosis, "SECONDS_FOR_PAIRS", 0.1)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def comparisons_of(port, stage="model"):
     return comparisons
 
 
-def told(comparisons, capsys, seconds=1):
+def told(comparisons, capsys, seconds=0.2):
     """All that `run` prints of comparisons; `seconds` bounds the time for pairs of bugs."""
     for comparison in comparisons:
         report.print_comparison(comparison)
@@ -58,7 +58,7 @@ def named_bugs(text):
 @pytest.mark.parametrize("name", PROBES)
 def test_what_is_said_of_a_probe_is_true_and_nothing_false_is_said(name, capsys):
     probe = PROBES[name]
-    seconds = 60 if len(probe.bugs) == 2 else 1
+    seconds = 60 if len(probe.bugs) == 2 else 0.2
     text = told(comparisons_of(probe.port), capsys, seconds)
     assert probe.sentence in text
     assert named_bugs(text) <= set(probe.bugs)
