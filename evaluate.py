@@ -16,7 +16,7 @@ from ref.data import dataset
 from ref.data.columns import columns_of
 from ref.files import check_writable, write_atomically, write_json
 from ref.loss import Objective
-from ref.protocol import assumption, says_how, scheme_from, settings_from
+from ref.protocol import has_settings, note_on_defaults, scheme_from, settings_from
 from ref.report import attention, baselines
 from ref.report.draw_attention import attention_svg
 from ref.report.metrics import slices
@@ -76,12 +76,12 @@ def model_folders(options):
 def check_models(folders, options):
     """The Settings of all models; raises FileNotFoundError or ValueError for a bad folder.
 
-    So the last of them is known to fit before the first one ranks. No weights are read yet.
+    All are checked before the first one ranks for an hour. No weights are read yet.
     """
     settings = []
     for folder in folders:
         model, _, model_settings = load_as_asked(folder, options, device="meta")
-        if note := assumption(folder, model_settings, model.scheme):
+        if note := note_on_defaults(folder, model_settings, model.scheme):
             processes.say(note)
         settings.append(model_settings)
     return settings
@@ -99,10 +99,8 @@ def load_data(options, folders, settings):
 
     Models that do not say how they saw it take what the others say.
     """
-    saying = [model for folder, model in zip(folders, settings) if says_how(folder)] or settings
-    protocols = {
-        (model.history, model.min_item, model.min_user, model.min_rating) for model in saying
-    }
+    saved = [each for folder, each in zip(folders, settings) if has_settings(folder)] or settings
+    protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in saved}
     if len(protocols) > 1:
         raise ValueError(
             "models trained with other (history, min_item, min_user, min_rating) cannot be "
@@ -110,11 +108,11 @@ def load_data(options, folders, settings):
         )
     history, min_item, min_user, min_rating = protocols.pop()
     columns = replace(columns_of(options), min_rating=min_rating)
-    test_items = options.test_items or min(model.test_items for model in saying)
-    for folder, model in zip(folders, settings):
-        if model.test_items < test_items and says_how(folder):
+    test_items = options.test_items or min(each.test_items for each in saved)
+    for folder, each in zip(folders, settings):
+        if each.test_items < test_items and has_settings(folder):
             raise ValueError(
-                f"{folder}: was trained with --test-items {model.test_items}, so it has seen "
+                f"{folder}: was trained with --test-items {each.test_items}, so it has seen "
                 f"targets of --test-items {test_items}; train it with that, or evaluate with fewer"
             )
     return dataset.load(options.data, history, min_item, min_user, test_items, columns)
@@ -131,17 +129,17 @@ class RankedBatch:
 
 def evaluate_model(folder, data, users, options) -> Result:
     """Rank for all users with the model of a folder."""
-    decoder, objective = load_model(folder, data.titles, options)
+    decoder, objective = load_decoder(folder, data.titles, options)
     batches = rank_in_batches(folder, decoder, objective, users, options)
     note = note_on_dropped(folder, objective.encoder, sum(batch.dropped for batch in batches))
     rankings = [ranking for batch in batches for ranking in batch.rankings]
     metrics = metrics_of_rankings(rankings)
     metrics["NLL"] = np.concatenate([batch.nll for batch in batches])
-    targets = canonical_titles(decoder.trie)[users.targets]
+    targets = decoder.trie.canonical[users.targets]
     return Result(str(folder), rankings, metrics, targets, note)
 
 
-def load_model(folder, titles, options):
+def load_decoder(folder, titles, options):
     """The model of a folder for a catalogue: a Decoder, and the Objective that gives the NLL."""
     model, encoder, settings = load_as_asked(folder, options, options.device)
     trie = build_trie(encoder, titles)
@@ -187,7 +185,7 @@ def refuse_not_finite(folder, name, values):
 
 def rank_batch(decoder, objective, users, options) -> RankedBatch:
     """Rank for some users; ranks and NLL are of the same prompts."""
-    longest = decoder.trie.depth.max()  # behind each prompt there is room for any title
+    longest = decoder.trie.longest  # behind each prompt there is room for any title
     prompts, windows = [], []
     for history, target in zip(users.histories, users.targets):
         titles = [objective.titles[title] for title in history]
@@ -204,7 +202,7 @@ def rank_batch(decoder, objective, users, options) -> RankedBatch:
 
 def rank_by_beam_search(decoder, prompts, users, options):
     """Rankings of the targets among what a beam search returns."""
-    canonical = canonical_titles(decoder.trie)
+    canonical = decoder.trie.canonical
     excluded = None
     if options.exclude_seen:
         excluded = [set(canonical[history].tolist()) for history in users.histories]
@@ -219,7 +217,7 @@ def rank_by_beam_search(decoder, prompts, users, options):
 
 def rank_by_exact_scores(decoder, prompts, users, options):
     """Rankings of the targets by the scores of all titles, or of one user's candidates."""
-    canonical = canonical_titles(decoder.trie)
+    canonical = decoder.trie.canonical
     all_titles = np.unique(canonical)
     if users.candidates is None:
         candidates, scores = all_titles, title_log_probs(decoder, prompts)
@@ -235,14 +233,6 @@ def rank_by_exact_scores(decoder, prompts, users, options):
         unseen = np.setdiff1d(all_titles, seen if options.exclude_seen else [])
         rankings.append(Ranking(rank, auc, best_titles(row, unseen)))
     return rankings
-
-
-def canonical_titles(trie):
-    """For each title the number that it counts as, int (S,).
-
-    Titles with the same tokens cannot be told apart: all count as the first of them.
-    """
-    return trie.title[trie.leaf]
 
 
 @torch.inference_mode()

@@ -225,12 +225,12 @@ def prepare_objectives(options, data, encoder, settings):
 def refuse_what_cannot_be_evaluated(data, objective):
     """Raise ValueError if evaluate.py would find a prompt too long, as it encodes it.
 
-    It keeps room for the longest title behind each prompt, whatever the target is.
+    evaluate.py keeps room for the longest title behind each prompt, whatever the target is.
     """
     last_shown = data.items[data.test.ends - 2]
     longest = last_shown[objective.title_lengths[last_shown].argmax()]
     try:
-        objective.encoder.encode([data.titles[longest]], reserve=objective.trie.depth.max())
+        objective.encoder.encode([data.titles[longest]], reserve=objective.trie.longest)
     except ValueError as error:
         raise ValueError(f"evaluate.py would refuse the model: {error}") from None
 
@@ -258,7 +258,7 @@ def learning_rate(step, total, options):
 
 
 def train_epochs(run, progress):
-    """The training loop. `progress` is up to date; the files in --out are after every epoch."""
+    """The training loop. `progress` is always current; the files in --out are after every epoch."""
     options, optimizer, tally = run.options, run.optimizer, progress.tally
     total = progress.total = progress.total or planned_steps(run)
     say_if_warmup_is_shortened(options.warmup, total)
@@ -271,7 +271,7 @@ def train_epochs(run, progress):
                 tally.begin_step(num_predicted)
                 for share in shares:
                     nats = run.nll(run.objective, share.batch)  # prompts, model, loss: ref/loss.py
-                    (nats * share.scale).backward()  # together the mean over the step's titles
+                    (nats * share.scale).backward()  # together the mean over the step
                     tally.add(share, nats.item())
                 set_learning_rate(optimizer, learning_rate(progress.step, total, options))
                 torch.nn.utils.clip_grad_norm_(run.nll.parameters(), options.clip)
@@ -285,7 +285,7 @@ def train_epochs(run, progress):
             record = progress.end_epoch()
             record["valid"] = validate(run)
             refuse_what_diverged(record, progress)
-            say_epoch(record)
+            say_epoch(record, run.objective.loss)
             if progress.is_best(record):
                 keep_model(run, progress, record)
             progress.last = record
@@ -294,7 +294,7 @@ def train_epochs(run, progress):
 
 
 def planned_steps(run):
-    """How many steps the training takes: --max-steps, or --epochs times those of the first one."""
+    """How many steps the training takes: --max-steps, or --epochs times those of epoch 1."""
     return run.options.max_steps or run.options.epochs * len(shuffled_batches(run, epoch=1))
 
 
@@ -329,7 +329,7 @@ def set_learning_rate(optimizer, rate):
 def validate(run):
     """Mean negative log-likelihood of the validation targets, in nats a title.
 
-    Some 64 windows at a time in each process.
+    About 64 windows at a time in each process.
     """
     run.nll.eval()
     nats = titles = 0
@@ -351,15 +351,17 @@ def refuse_what_diverged(record, progress):
         raise ValueError(
             f"the training has diverged: at step {record['step']} its loss is {record['train']} "
             f"and that of validation {record['valid']}; use a smaller --lr. The folder holds "
-            f"{progress.model}"
+            f"{progress.model_text}"
         )
 
 
-def say_epoch(record):
+def say_epoch(record, loss):
     if processes.is_first():
+        unit = "token" if loss == "all" else "title"
         tqdm.write(
-            "epoch {epoch}, step {step} of {of}: training loss {train:.3f}, validation {valid:.3f} "
-            "nats a title, {tokens_per_second:,} tokens a second".format(**record)
+            "epoch {epoch}, step {step} of {of}: training loss {train:.3f} nats a {unit}, "
+            "validation {valid:.3f} nats a title, "
+            "{tokens_per_second:,} tokens a second".format(**record, unit=unit)
         )
 
 
@@ -400,7 +402,7 @@ def train(options):
         train_epochs(run, progress)
     except KeyboardInterrupt:
         processes.say(
-            f"\nstopped; {options.out} holds {progress.model}; --resume {options.out} goes on"
+            f"\nstopped; {options.out} holds {progress.model_text}; --resume {options.out} goes on"
         )
         return 130
     close_folder(run, progress)

@@ -188,7 +188,8 @@ class Llama(nn.Module):
     """The model. `scheme` says which mask each layer gets; `attention` is "sdpa" or "eager".
 
     dropout: probability, on the embedding and on what each block adds, while training only.
-    Weights are drawn from N(0, 0.02) by torch's global generator.
+    Matrices are drawn from a normal distribution of standard deviation 0.02, biases as PyTorch
+    draws them, both by its global generator.
     Raises ValueError for a scheme that does not fit the number of layers.
     """
 

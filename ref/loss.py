@@ -105,7 +105,7 @@ class Objective:
         rows = np.repeat(np.arange(len(prompts)), [len(part) for part in columns])
         columns = np.concatenate(columns)
         if self.settings.softmax == "full":
-            nodes = None  # they were needed for their check
+            nodes = None  # made only to check that the tokens are those of the trie
         else:
             is_choice = self.trie.num_children[self.trie.parent[nodes]] > 1
             rows, columns, nodes = rows[is_choice], columns[is_choice], nodes[is_choice]

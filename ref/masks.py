@@ -12,22 +12,24 @@ alone and no new parameter:
 * in deep layers (**CR**, cross-item) a token may not look at its own item: what is left to it is
   what the other items say.
 
-Attention of one head, with d = head_dim and a mask M of 0 and -inf beside the causal one:
+Attention of one head, with d = head_dim:
 
-    softmax(Q K^T / sqrt(d) + M_causal + M_kind) V         kind = IN or CR; in an OR layer no M_kind
+    softmax(Q K^T / sqrt(d) + M) V
 
-Here both masks are one: each predicate below contains "k <= j", and M is -inf where it is false.
+M is 0 where the predicate of the layer's kind (IN, OR or CR, below) holds, and -inf elsewhere. Each
+predicate contains "k <= j": M is the causal mask, too.
 
 A token j carries a **segment id** s_j: -1 padding, 0 text, 1..n the items of the history in order
 of appearance, n+1 the target. Text is what is no item: an instruction before the history, a header
 between history and target. An item is a title with its *delimiters*, the quotes, commas or newlines
 around it. Segment ids number occurrences: an item bought twice has two. "Query j may attend to key
-k" (the first line of IN and of CR is the default):
+k" (OR is the name of a kind of layer, not a disjunction; the first line of IN and of CR is the
+default):
 
-    OR(j,k) = k <= j  and  s_k != -1                                                 -> _or
-    IN(j,k) = OR(j,k) and not (s_j >= 1 and s_k >= 1 and s_j != s_k)  text="visible" -> _in
+    OR(j,k) = k <= j  and  s_k != -1                                                 -> _original
+    IN(j,k) = OR(j,k) and not (s_j >= 1 and s_k >= 1 and s_j != s_k)  text="visible" -> _intra
             = OR(j,k) and (s_j < 1 or s_k = s_j)                      text="isolated"
-    CR(j,k) = OR(j,k) and not (s_j >= 1 and s_k = s_j and j != k)     cross_self=True -> _cr
+    CR(j,k) = OR(j,k) and not (s_j >= 1 and s_k = s_j and j != k)     cross_self=True -> _cross
             = OR(j,k) and not (s_j >= 1 and s_k = s_j)                cross_self=False
 
     R1. j and k are indices in the sequence, not positions: padding and trees of continuations have
@@ -136,17 +138,17 @@ class MaskScheme:
 # (B, Q, T). `causal` stands for k <= j, `itself` for j = k, `original` for OR(j,k).
 
 
-def _or(causal, s_k):
+def _original(causal, s_k):
     return causal & (s_k != -1)
 
 
-def _in(original, s_j, s_k, scheme):
+def _intra(original, s_j, s_k, scheme):
     if scheme.text == "isolated":
         return original & ((s_j < 1) | (s_k == s_j))
     return original & ~((s_j >= 1) & (s_k >= 1) & (s_j != s_k))
 
 
-def _cr(original, s_j, s_k, itself, scheme):
+def _cross(original, s_j, s_k, itself, scheme):
     if scheme.cross_self:
         return original & ~((s_j >= 1) & (s_k == s_j) & ~itself)
     return original & ~((s_j >= 1) & (s_k == s_j))
@@ -179,12 +181,12 @@ def build_masks(
     s_j = segment_ids[:, first_query:, None]  # (B, Q, 1)
     s_k = segment_ids[:, None, :]  # (B, 1, T)
 
-    # R3: its second half, that nobody attends to padding, is in _or
-    original = torch.where(s_j == -1, itself, _or(causal, s_k))
+    # R3: its second half, that nobody attends to padding, is in _original
+    original = torch.where(s_j == -1, itself, _original(causal, s_k))
     masks = {
-        "IN": _in(original, s_j, s_k, scheme),
+        "IN": _intra(original, s_j, s_k, scheme),
         "OR": original,
-        "CR": _cr(original, s_j, s_k, itself, scheme),
+        "CR": _cross(original, s_j, s_k, itself, scheme),
     }
     if not scheme.cross_self:  # in all other masks a token sees at least itself
         masks["CR"] |= itself & ~masks["CR"].any(-1, keepdim=True)  # R4

@@ -32,7 +32,8 @@ from ref.masks import MaskScheme
 class Layout:
     """What stands around titles, as text. ref/layouts holds those that are built in.
 
-    entry_open, entry_close: around each title of the history; last_entry_close: behind the last.
+    before: before the history; after: between history and target. entry_open, entry_close: around
+    each title of the history; last_entry_close: behind the last, instead.
     target_open, target_close: around the target. bos: does a beginning-of-sequence token come
     first? eos: does the end-of-sequence token end the target?
     """
@@ -73,8 +74,9 @@ class Prompt:
     """A tokenized prompt.
 
     input_ids, segment_ids: int (T,). item_numbers: int (T,), which item a token lies in, whatever
-    the scheme says: 0 text, 1..n the history, n+1 the target. prompt_length: tokens before the
-    target. dropped: items of the history left out because the prompt was too long.
+    the scheme says: 0 text, 1..n the history, n+1 the target, which is there if it was given.
+    prompt_length: tokens before the target. dropped: items of the history left out because the
+    prompt was too long.
     """
 
     text: str
@@ -106,9 +108,9 @@ class PromptEncoder:
         """The prompt of a history of titles and, if given, its target.
 
         The oldest items are dropped, whole, until prompt, target and `reserve` more tokens fit into
-        max_length. Raises ValueError where that cannot be, and where the tokenizer does not keep
-        text, items or the border between prompt and target apart (check_border=False trusts it to
-        keep the border).
+        max_length. A token that reaches from one item into the next belongs to the first. Raises
+        ValueError where nothing more can be dropped, where no token begins inside a title, and
+        where a token reaches from the prompt into the target (check_border=False: not looked at).
         """
         prompt = self._encode(history, target, dropped=0)
         if len(prompt.input_ids) + reserve > self.max_length:
@@ -118,7 +120,7 @@ class PromptEncoder:
         return prompt
 
     def _shortened(self, history, target, reserve):
-        """The prompt less as few of its oldest items as let it fit.
+        """The prompt without its oldest items: as few of them as possible, so that it fits.
 
         Where anything stands between titles, an item more is at least a token more. So what is too
         long with some items is too long with older ones too, and halving the range in which to look

@@ -65,14 +65,14 @@ def settings_from(options, folder) -> Settings:
     return replace(read_settings(folder), **changes)
 
 
-def says_how(folder) -> bool:
+def has_settings(folder) -> bool:
     """Does a folder say how its model is asked? A language model from elsewhere does not."""
     return (Path(folder) / SETTINGS_FILE).exists()
 
 
-def assumption(folder, settings, scheme) -> str | None:
+def note_on_defaults(folder, settings, scheme) -> str | None:
     """A sentence on how a folder without recommender.json is asked; None for all others."""
-    if says_how(folder):
+    if has_settings(folder):
         return None
     masks = f"{scheme.intra_layers} IN and {scheme.cross_layers} CR layers"
     if not scheme.intra_layers and not scheme.cross_layers:

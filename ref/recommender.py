@@ -45,7 +45,7 @@ class Recommender:
         self.encoder = encoder
         self.decoder = Decoder(model, trie, settings)
         self.settings = settings
-        self.number = dict(zip(titles, trie.title[trie.leaf].tolist()))
+        self.number = dict(zip(titles, trie.canonical.tolist()))
 
     @classmethod
     def load(cls, folder, device="cpu", dtype=torch.float32, base=None, titles=None):
@@ -78,7 +78,7 @@ class Recommender:
         """`recommend` for several histories at once: a list of its results."""
         if k < 1:
             raise ValueError(f"k is {k}; expected 1 or more")
-        longest = self.decoder.trie.depth.max()  # behind each prompt there is room for any title
+        longest = self.decoder.trie.longest  # behind each prompt there is room for any title
         shown = [history[-self.settings.history :] for history in histories]
         prompts = [self.encoder.encode(titles, reserve=longest) for titles in shown]
         seen = [self._numbers(history) if exclude_seen else set() for history in histories]

@@ -3,9 +3,9 @@
 Node 0 is the root: the end of a prompt. Every other node is one token; the path from the root to a
 leaf is one title. For the titles "ab", "ac" and "d", each with the end token "|":
 
-    0 root -- 1 a -- 3 b -- 5 |        level 1 holds the nodes 1 and 2,
-           |      `- 4 c -- 6 |        level 2 the nodes 3, 4 and (behind d) 5 ...
-           `- 2 d ...
+    0 root -- 1 a -- 3 b -- 6 |        level 1 holds the nodes 1 and 2,
+           |      `- 4 c -- 7 |        level 2 the nodes 3, 4 and 5,
+           `- 2 d -- 5 |               level 3 the nodes 6 and 7
 
 Nodes are numbered level by level, the children of a node side by side, ordered by token.
 Shapes: N nodes, S titles.
@@ -19,7 +19,8 @@ class Trie:
 
     token, parent, depth: of each node; token and parent of the root are -1.
     first_child, num_children: the children of a node are first_child ... + num_children - 1.
-    in_item: does the token belong to the target item? (Not where its delimiter is text.)
+    in_item: does the token belong to the target item? False for delimiters, and for the whole
+        target, where the mask scheme makes them text.
     title: the title that ends here (a number of the catalogue), or -1 where none does.
     first_title: the lowest number of a title that ends here or further down; ties go by it.
     branches: has this node, or one further down, two children or more?
@@ -48,7 +49,7 @@ class Trie:
         starts = lengths.cumsum() - lengths
         vocabulary = int(tokens.max()) + 1
         reached = np.zeros(len(titles), np.int64)  # the node that each title has come to
-        token, parent, in_target = [np.array([-1])], [np.array([-1])], [np.array([False])]
+        token, parent, in_item_flags = [np.array([-1])], [np.array([-1])], [np.array([False])]
         self.levels = [0, 1]
         for depth in range(lengths.max()):
             going_on = np.flatnonzero(lengths > depth)
@@ -59,7 +60,7 @@ class Trie:
             reached[going_on] = self.levels[-1] + node_of
             token.append(nodes % vocabulary)
             parent.append(nodes // vocabulary)
-            in_target.append(flags[place][first])
+            in_item_flags.append(flags[place][first])
             differs = flags[place] != flags[place][first][node_of]
             if differs.any():
                 title = titles[going_on[differs.argmax()]]
@@ -70,7 +71,7 @@ class Trie:
             self.levels.append(self.levels[-1] + len(nodes))
         self.token = np.concatenate(token)
         self.parent = np.concatenate(parent)
-        self.in_item = np.concatenate(in_target)
+        self.in_item = np.concatenate(in_item_flags)
         self.leaf = reached
 
     def _describe_children(self):
@@ -109,6 +110,16 @@ class Trie:
             first_sibling = self.first_child[parent] - low
             of_siblings = before - before[first_sibling]
             self.preorder[low:high] = self.preorder[parent] + 1 + of_siblings
+
+    @property
+    def canonical(self):
+        """For each title the first one of equal tokens, which stands for all of them, int (S,)."""
+        return self.title[self.leaf]
+
+    @property
+    def longest(self):
+        """The number of tokens of the longest title."""
+        return len(self.levels) - 2
 
     def path(self, title):
         """The nodes where the tokens of a title are chosen: from the root to its leaf's parent."""

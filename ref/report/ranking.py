@@ -93,7 +93,7 @@ def best_titles(scores, titles):
 
 @dataclass(frozen=True)
 class Summary:
-    """Means with their intervals, {name: {metric: (mean, low, high)}} in the form of `table`.
+    """Means with their intervals, {name: {metric: (mean, low, high)}}: a table each.
 
     overall: of each result. differences: of each but the first to the first, target by target.
     slices: {name of a slice: as overall, over the targets of the slice}. slice_users: {name of a
@@ -139,7 +139,7 @@ def _means(results, user_ids, mask, seed):
 
 
 def summary_values(summary: Summary, results) -> dict:
-    """The same for JSON, with the rank (null: not returned) and the NLL of every target."""
+    """The Summary for JSON, with the rank (null: not returned) and the NLL of every target."""
     models = [result for result in results if result.is_model]
     baselines = [result for result in results if not result.is_model]
     return {

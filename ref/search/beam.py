@@ -131,8 +131,8 @@ def best_candidates(candidates, row, width, trie):
     """
     nodes, scores = candidates.nodes[row], candidates.scores[row]
     possible = np.flatnonzero(scores > -np.inf)
-    # Before the sort, leave out what cannot matter: if E candidates end, then among the best
-    # width + E there are `width` that do not, and the best `width` of all. Ties with the last stay.
+    # Before the sort, leave out what cannot matter. If E candidates end, at most E of the best
+    # width + E do, so at least `width` of them do not. Ties with the last stay.
     enough = width + (trie.title[nodes[possible]] >= 0).sum()
     if len(possible) > enough:
         least = np.partition(scores[possible], -enough)[-enough]

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens computed so far, and which of them the masks let go.
+"""Keys and values of the tokens computed so far, and which of them no mask will need again.
 
 Shapes: B sequences, T tokens so far, Q of them new, K kv heads, D head dim.
 """
@@ -103,7 +103,7 @@ def drop_what_no_target_sees(cache, scheme):
     if scheme.target != "item" or scheme.delimiters != "item":
         return
     if "IN" in cache.kinds:
-        # (T,), in any of the prompts; in the others the mask goes on hiding what stands there
+        # (T,), text in one prompt at least; in the others the mask still hides what stands there
         is_text = (cache.segment_ids == 0).any(0)
         if scheme.text == "isolated":
             is_text = torch.zeros_like(is_text)

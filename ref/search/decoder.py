@@ -79,23 +79,22 @@ class Decoder:
     def add_nodes(self, states: PromptStates, nodes, ancestors, exists=None):
         """Compute Q nodes of the trie behind each prompt: their hidden states, (U, Q, C).
 
-        nodes: int (U, Q). ancestors: bool (U, Q, G), which of the G tokens of the tree lie on the
-        path to a node; the last Q of them are the nodes themselves. exists: bool (U, Q), False for
-        a node that only fills a row up. The cache of `states` takes in the nodes.
+        nodes: int (U, Q), none of them the root, which is the prompt itself. ancestors: bool
+        (U, Q, G), which of the G tokens of the tree lie on the path to a node; the last Q of them
+        are the nodes themselves. exists: bool (U, Q), False for a node that only fills a row up.
+        The cache of `states` takes in the nodes.
         """
-        trie, scheme = self.trie, self.model.scheme
-        in_target_item = trie.in_item[nodes] & (scheme.target == "item")
-        segment_ids = np.where(in_target_item, states.target_segments[:, None], 0)
+        trie = self.trie
+        segment_ids = np.where(trie.in_item[nodes], states.target_segments[:, None], 0)
         if exists is not None:
             segment_ids = np.where(exists, segment_ids, -1)  # to the masks it is padding
         tree_in_cache = ancestors.shape[2] - nodes.shape[1]
-        prompt_length = states.cache.segment_ids.shape[1] - tree_in_cache  # with its padding
-        sees_prompt = np.ones((*nodes.shape, prompt_length), bool)
+        padded_length = states.cache.segment_ids.shape[1] - tree_in_cache  # of the prompts
+        sees_prompt = np.ones((*nodes.shape, padded_length), bool)
         causal = np.concatenate((sees_prompt, ancestors), axis=2)  # (U, Q, T)
         # a node of depth d is token number d - 1 behind the prompt
-        position_ids = states.lengths[:, None] + np.maximum(trie.depth[nodes], 1) - 1
-        input_ids = np.maximum(trie.token[nodes], 0)
-        arrays = (input_ids, segment_ids, position_ids, causal)
+        position_ids = states.lengths[:, None] + trie.depth[nodes] - 1
+        arrays = (trie.token[nodes], segment_ids, position_ids, causal)
         return cached_hidden_states(self.model, states.cache, *map(self.tensor, arrays))
 
     def child_log_probs(self, nodes, hidden):

@@ -29,7 +29,7 @@ class Progress:
 
     step: steps taken. total: steps that it takes if it does not stop early; None before the first.
     last, best: the records of the last and of the best epoch, None before any.
-    tally: what it counts in the epoch that is under way. states: how many it has written.
+    tally: what it counts in the epoch that is under way. states: how many states are written.
     """
 
     step: int = 0
@@ -50,15 +50,15 @@ class Progress:
         return self.last["epoch"] - self.best["epoch"] if self.last else 0
 
     @property
-    def model(self):
-        """What the folder holds, in words."""
+    def model_text(self):
+        """Which model the folder holds, in words."""
         return f"the model of step {self.best['step']}" if self.best else "no model yet"
 
     def is_best(self, record):
         return self.best is None or record["valid"] < self.best["valid"]
 
     def is_finished(self, patience):
-        """Was the last epoch the last? Its last step may be done before its validation."""
+        """Is nothing left to do? Steps may be used up before the last epoch is validated."""
         if self.last is None:
             return False
         return self.last["step"] >= self.total or self.waited >= patience
@@ -265,7 +265,7 @@ def _random_states(model):
 
 
 def _generators(model):
-    """The modules of PyTorch that have them: of the CPU, and of the model's device, if another."""
+    """The modules that have get_rng_state: of the CPU, and of the model's device, if another."""
     device = next(model.parameters()).device
     if device.type == "cpu":
         return {"rng": torch}

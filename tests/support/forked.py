@@ -20,7 +20,7 @@ from ref.training import processes
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["train", "evaluate"])
 _SCRIPTS = {"train.py": train, "evaluate.py": evaluate}
-_LONGEST = 120  # seconds
+_LONGEST = 300  # seconds
 
 
 def nothing():
