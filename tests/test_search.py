@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ref.masks import MaskScheme
-from ref.search.beam import beam_search, closed_nodes
+from ref.search.beam import Candidates, beam_search, best_candidates, closed_nodes
 from ref.search.decoder import Decoder, cached_hidden_states
 from ref.search.exact import title_log_probs
 from ref.settings import Settings
@@ -380,6 +380,29 @@ def test_a_node_is_closed_where_every_title_at_or_below_it_is_excluded(sequences
         below = [tokens for tokens in sequences if tuple(tokens[: len(prefix)]) == prefix]
         is_closed = all(tokens in tokens_of_excluded for tokens in below)
         assert (node_at(trie, prefix) in closed) == is_closed
+
+
+@property_test
+@given(catalogues, st.integers(1, 4), st.randoms(use_true_random=False))
+def test_the_best_candidates_are_those_of_a_sort_of_all(sequences, width, random):
+    trie = trie_of(sequences)
+    nodes = [node for node in range(1, len(trie.token)) if random.random() < 0.8]
+    random.shuffle(nodes)
+    scores = [random.choice([-np.inf, -3.0, -2.0, -1.0]) for _ in nodes]
+    candidates = Candidates(np.array([nodes], int), np.array([scores], float))
+
+    finished, unfinished = best_candidates(candidates, 0, width, trie)
+
+    possible = [place for place in range(len(nodes)) if scores[place] > -np.inf]
+    possible.sort(key=lambda place: (-scores[place], trie.first_title[nodes[place]]))
+    ends = {place for place in possible if nodes[place] in trie.leaf}
+    titles = [
+        (trie.title[nodes[place]], scores[place]) for place in possible[:width] if place in ends
+    ]
+    assert finished == titles
+    # of equal score and first title are a node and one above it, which no search holds at once
+    keys = [(scores[p], trie.first_title[nodes[p]]) for p in possible if p not in ends]
+    assert [(scores[p], trie.first_title[nodes[p]]) for p in unfinished] == keys[:width]
 
 
 def test_a_user_with_every_title_excluded_gets_an_empty_list(decoders):

@@ -117,9 +117,9 @@ def test_recommended_titles_have_their_probability_in_percent():
 
 
 def attention_of_two_layers():
-    """Random shares of kinds IN and CR; 2 heads, 3 sorts of queries, 4 of keys."""
+    """Random shares of kinds IN and CR; 5 heads, 3 sorts of queries, 4 of keys."""
     rng = np.random.default_rng(0)
-    share, per_pair = rng.random((2, 2, 2, 3, 4))
+    share, per_pair = rng.random((2, 2, 5, 3, 4))
     return Attention(["IN", "CR"], share, per_pair, np.ones((2, 3, 4)), [100000] * 3)
 
 
@@ -130,6 +130,19 @@ def test_attention_per_pair_is_shown_in_wide_tables_alone(is_wide, numbers):
     rows = re.findall(r"^ +\d (?:IN|CR) .*$", text, re.MULTILINE)
     assert len(rows) == 2 * 3
     assert all(len(re.findall(r"\d\.\d{4}", row)) == numbers for row in rows)
+
+
+def test_a_row_of_attention_holds_the_means_over_the_heads_of_its_layer():
+    attention = attention_of_two_layers()
+    text = tables.attention_table("model", attention, is_wide=True)
+    expected = []
+    for query in range(3):
+        for layer in range(2):
+            for values in (attention.share, attention.per_pair):
+                for key in range(4):
+                    mean = sum(values[layer, head, query, key] for head in range(5)) / 5
+                    expected.append(f"{mean:.4f}")
+    assert re.findall(r"\d\.\d{4}", text) == expected
 
 
 @pytest.mark.parametrize("arguments, is_wide", [([], False), (["--wide"], True)])

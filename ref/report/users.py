@@ -14,7 +14,7 @@ class Users:
 
     histories: for each target an int array, oldest first. targets: int (U,). user_ids: int (U,),
     the number of the user of each. candidates: for each the titles among which the target is
-    ranked, an int array, the target first; None: all titles.
+    ranked, itself among them, an int array; None: all titles.
     """
 
     histories: list
