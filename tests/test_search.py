@@ -388,7 +388,7 @@ def test_the_best_candidates_are_those_of_a_sort_of_all(sequences, width, random
     trie = trie_of(sequences)
     nodes = [node for node in range(1, len(trie.token)) if random.random() < 0.8]
     random.shuffle(nodes)
-    scores = [random.choice([-np.inf, -3.0, -2.0, -1.0]) for _ in nodes]
+    scores = [random.choice([-np.inf, *range(-20, 0)]) for _ in nodes]  # with a few ties
     candidates = Candidates(np.array([nodes], int), np.array([scores], float))
 
     finished, unfinished = best_candidates(candidates, 0, width, trie)
