@@ -220,7 +220,7 @@ def test_recbole_titles_get_their_year_back_where_they_do_not_end_in_one(tmp_pat
     with_year = ["Sabrina (1954)", "Sabrina (1995)", "1984 (1984)"]
     assert data.titles == [*with_year, "Land (1995)", "Heat (1995)", "unknown"]
     assert data.notes[0] == "the year in any.item was added to 3 titles"
-    assert data.notes[1].startswith("1 items without a title left out (g)")
+    assert data.notes[1].startswith("1 items without a title left out ('g')")
 
 
 def test_a_year_beside_titles_of_any_other_form_stays_beside_them(tmp_path):
@@ -236,8 +236,14 @@ def test_items_without_a_title_are_left_out_and_counted(tmp_path):
     data = readers.read(write_interactions(tmp_path / "form", ROWS, titles))
     rows = [row for row in ROWS if row[1] not in ("i3", "i4")]
     assert len(data.items) == len(rows)
-    assert data.notes[0].startswith("2 items without a title left out (i")
+    assert data.notes[0].startswith("2 items without a title left out ('i")
     assert data.notes[0].endswith(f"and {len(ROWS) - len(rows)} interactions")
+
+
+def test_what_could_steer_a_terminal_is_escaped_in_the_id_of_an_item_that_is_left_out(tmp_path):
+    rows = [(f"u{number}", "\x1b[31m", number) for number in range(3)] + ROWS
+    data = readers.read(write_interactions(tmp_path / "form", rows, TITLES | {"\x1b[31m": ""}))
+    assert data.notes[0].startswith("1 items without a title left out ('\\x1b[31m')")
 
 
 def test_what_filters_leave_is_said(tmp_path):
@@ -274,7 +280,7 @@ def test_every_filter_says_what_it_removes(form, tmp_path):
     data = dataset.load(folder, min_item=3, min_user=3, columns=Columns(min_rating=2))
     assert data.notes == (
         "1 interactions rated lower than asked for left out",
-        "1 items without a title left out (i5), and 1 interactions",
+        "1 items without a title left out ('i5'), and 1 interactions",
         "1 rows that repeat an earlier one left out",
         "4 of 5 titles, 4 of 5 users and 16 of 20 interactions are left",
     )

@@ -409,7 +409,7 @@ def test_presplit_items_without_a_title_are_left_out_and_counted(tmp_path):
     assert titles_in(data, data.train) == [["a", "c"], ["c", "a"]]
     assert titles_in(data, data.valid) == [["a", "c"]]
     assert titles_in(data, data.test) == [["a", "c"], ["a", "c"]]
-    assert data.notes == ("2 items without a title left out (2, 4), and 2 rows",)
+    assert data.notes == ("2 items without a title left out ('2', '4'), and 2 rows",)
 
 
 def test_json_with_escapes_reads_like_plain_text(tmp_path):

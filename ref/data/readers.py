@@ -284,7 +284,7 @@ class _Reading:
         if self.rated_lower:
             notes.append(f"{self.rated_lower:,} interactions rated lower than asked for left out")
         if self.untitled:
-            examples = ", ".join(list(self.untitled)[:5])
+            examples = ", ".join(map(repr, list(self.untitled)[:5]))
             notes.append(
                 f"{len(self.untitled):,} items without a title left out ({examples}), and "
                 f"{sum(self.untitled.values()):,} interactions"
@@ -389,7 +389,7 @@ def read_presplit(folder):
     untitled = [item_id for item_id, number in numbers.items() if number is None]
     notes = ()
     if untitled:
-        examples = ", ".join(untitled[:5])
+        examples = ", ".join(map(repr, untitled[:5]))
         dropped = dropped_from_train + dropped_from_test
         notes = (
             f"{len(untitled)} items without a title left out ({examples}), and {dropped} rows",
