@@ -6,15 +6,16 @@ separated by tabs.
 
 python -m ref.recommend --all-users FILE [--data FOLDER] : the same for every user of a data set,
 behind all that the user chose. FILE ends in .jsonl (an object a user) or .csv (a line a title);
-until it is complete, it is called FILE.part.
+it is written when all of it is known.
 """
 
 import argparse
 import csv
 import json
 import math
-import os
+import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpy as np
 from ref import cli
 from ref.data.columns import KNOWN_COLUMNS, add_column_options, columns_of
 from ref.data.histories import load_histories
-from ref.files import naming, read_text
+from ref.files import check_writable, naming, read_text, replacing
 from ref.matching import Matcher
 from ref.recommender import Recommender
 from ref.report.tables import percent_text
@@ -159,13 +160,12 @@ def as_json(best):
 
 def recommend_to_all(recommender, candidates, options):
     """Write the recommendations for every user of the data."""
+    check_writable(options.all_users)
     users = users_with_histories(recommender, options)
     path = Path(options.all_users)
-    part = Path(f"{path}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        naming(part),
-        open(part, "w", encoding="utf-8", newline="") as file,
+        naming(path),
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=path.parent) as file,
         cli.progress_bar(len(users.user_ids), "recommend", "user") as bar,
     ):
         write = WRITERS[path.suffix](file)
@@ -178,7 +178,9 @@ def recommend_to_all(recommender, candidates, options):
             for user_id, best in zip(users.user_ids[batch], recommended):
                 write(user_id, best)
             bar.update(len(histories))
-    os.replace(part, path)
+        file.seek(0)
+        with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as complete:
+            shutil.copyfileobj(file, complete)
     print(f"wrote {path}: {len(users.user_ids):,} users, {options.k} titles each at most")
 
 

@@ -1,5 +1,7 @@
 """The front door: from a model folder and a history of titles to recommendations."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -86,7 +88,19 @@ class Recommender:
             best = beam_search(self.decoder, prompts, max(k, LEAST_BEAMS), seen)
         else:
             best = self._best_candidates(prompts, candidates, seen)
+        self._refuse_no_numbers(best, seen, candidates)
         return [[(self.titles[title], score) for title, score in row[:k]] for row in best]
+
+    def _refuse_no_numbers(self, best, seen, candidates):
+        """Raise ValueError for a model that gives titles no probability."""
+        for row, excluded in zip(best, seen):
+            is_finite = all(math.isfinite(log_prob) for _, log_prob in row)
+            lacks_titles = not row and self._numbers(candidates or self.titles) - excluded
+            if not is_finite or lacks_titles:
+                raise ValueError(
+                    "the model gives the titles no finite probability: its weights, its adapter "
+                    "or its temperature is too extreme"
+                )
 
     def _numbers(self, titles):
         """The numbers of those titles that the catalogue holds: a set."""

@@ -1,5 +1,6 @@
 """Several processes, started by torchrun, do what one does: same losses, models and reports."""
 
+import importlib
 import json
 import os
 import shutil
@@ -272,6 +273,17 @@ def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, others):
     message = f"the environment has {name} but not {others}, MASTER_ADDR, MASTER_PORT; torchrun"
     with pytest.raises(ValueError, match=message), processes.joined("cpu"):
         pass
+
+
+@pytest.mark.parametrize("name, value", [("RANK", "x"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "")])
+def test_an_environment_of_no_number_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    importlib.reload(processes)  # it reads the environment when it is imported
+    message = f"the environment has {name}={value!r}, which torchrun does not set"
+    with pytest.raises(ValueError, match=message), processes.joined("cpu"):
+        pass
+    monkeypatch.undo()
+    importlib.reload(processes)
 
 
 def set_environment(monkeypatch, world_size):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 
@@ -21,7 +22,7 @@ from ref.recommender import Recommender
 from ref.search.exact import title_log_probs
 from ref.settings import Settings
 
-from support.commands import assert_one_line, changed_copy, run_main
+from support.commands import ROOT, assert_one_line, changed_copy, run_main
 from support.data import MADE_UP, made_up_rows, write_interactions, write_presplit
 from support.data import TITLES as MADE_UP_TITLES
 from support.models import config_of, random_model
@@ -401,7 +402,35 @@ def test_an_interrupted_run_leaves_the_old_file_and_what_is_done_beside_it(
     asked = ("--weights", tiny_model, "--data", made_up_data, "--all-users", path)
     assert run(recommend, *asked).code == 130
     assert path.read_text() == "old"
-    assert len(read_lines(tmp_path / "all.jsonl.part")) == numbers_of_users[0] == 5
+    assert numbers_of_users[0] == 5
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_link_stays_a_link_where_all_users_are_written(tmp_path, run, made_up_data, tiny_model):
+    (tmp_path / "target.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    (tmp_path / "link.csv.part").write_text("mine")
+    asked = ("--weights", tiny_model, "--data", made_up_data)
+    assert run(recommend, *asked, "--all-users", tmp_path / "link.csv").code == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "target.csv").read_text().startswith("user_id,rank,title")
+    assert (tmp_path / "link.csv.part").read_text() == "mine"
+
+
+SHIPPED = ROOT / "weights" / "movielens-hat"
+
+
+@pytest.mark.parametrize("candidates", [None, ["Heat (1995)", "Toy Story (1995)"]])
+def test_a_model_that_gives_no_numbers_is_refused(candidates):
+    recommender = Recommender.load(SHIPPED)
+    recommender.decoder.model.norm.weight.data[0] = math.inf
+    with pytest.raises(ValueError, match="no finite probability"):
+        recommender.recommend(["Heat (1995)"], exclude_seen=False, candidates=candidates)
+
+
+def test_an_empty_list_is_right_where_all_has_been_seen():
+    recommender = Recommender.load(SHIPPED)
+    assert recommender.recommend(["Heat (1995)"], candidates=["Heat (1995)"]) == []
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ def test_a_state_of_another_training_is_named_and_not_used(killed):
     assert len(states) == 2
     for path in states:
         assert f"not used: {path}: is of another training" in result.stdout
-    assert "no state to go on from" in result.stdout
+    assert "no state of them can be used" in result.stderr
 
 
 def test_other_data_is_refused_by_name(folder, killed):
@@ -367,13 +367,39 @@ def test_a_logged_option_that_no_command_line_gives_is_refused(killed, name, val
         train.parse_options(["--resume", str(killed)])
 
 
-def test_a_new_training_in_the_same_folder_forgets_the_states_of_the_old_one(
-    folder, killed, never_killed
-):
+def test_a_training_that_was_stopped_is_not_begun_anew_in_its_folder(folder, killed):
+    before = contents_of(killed)
+    result = train_in_fork("--data", folder, "--out", killed, *LONG)
+    assert result.returncode == 2
+    assert f"{killed} already holds a model" in result.stderr
     (killed / "model.safetensors").unlink()
-    # killed before its first state
-    assert kill_at(6, "before", "--data", folder, "--out", killed, *LONG)
-    assert "from the start" in assert_ends_as(never_killed, killed)
+    result = train_in_fork("--data", folder, "--out", killed, *LONG)
+    assert result.returncode == 2
+    assert f"go on with --resume {killed}" in result.stderr
+    del before["model.safetensors"]
+    assert contents_of(killed) == before
+
+
+def test_files_of_others_stay_where_a_training_goes_on(killed, never_killed, tmp_path):
+    (killed / "log.jsonl.ab12cd34.part").write_text("half a log of this program")
+    (killed / "thesis.part").write_text("mine")
+    assert train_in_fork("--resume", killed).returncode == 0
+    assert [path.name for path in killed.glob("*.part")] == ["thesis.part"]
+    assert result_of(killed) == result_of(never_killed)
+
+
+def contents_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_training_whose_states_are_all_damaged_is_left_as_it_is(killed):
+    for path in killed.glob("state-?.json"):
+        cut(path)
+    before = contents_of(killed)
+    result = train_in_fork("--resume", killed)
+    assert result.returncode == 2
+    assert "epochs are trained, but no state of them can be used" in result.stderr
+    assert contents_of(killed) == before
 
 
 def test_a_full_disk_loses_nothing(folder, never_killed, tmp_path):

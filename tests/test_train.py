@@ -930,9 +930,19 @@ def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(
 def test_an_out_folder_of_others_is_left_alone(tmp_path, run, made_up_data, name):
     (tmp_path / name).write_text("mine")
     ended = run(train, "--data", made_up_data, "--out", tmp_path, *TINY)
-    assert_one_line(ended, tmp_path, "no folder of a training", repr(name))
+    assert_one_line(ended, tmp_path, "is not empty", repr(name))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ("mine", '{"options": {}}\n'))
+def test_an_out_folder_with_a_log_is_left_alone_too(tmp_path, run, made_up_data, text):
+    for name in ("log.jsonl", "state-1.json", "thesis.part"):
+        (tmp_path / name).write_text(text)
+    ended = run(train, "--data", made_up_data, "--out", tmp_path, *TINY)
+    assert_one_line(ended, tmp_path, "holds log.jsonl", f"--resume {tmp_path}")
+    assert {path.read_text() for path in tmp_path.iterdir()} == {text}
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_half_a_log_does_not_keep_a_training_from_its_folder(tmp_path, made_up_data):

@@ -65,7 +65,8 @@ def check_folder(folder, options):
     if not names:
         raise ValueError(f"{folder}: holds no NAME.safetensors with the name of a case")
     for name in sorted(set(dumps) - set(names)):
-        print(f"not compared: {dumps[name]}: there is no case {name!r}", file=sys.stderr)
+        line = f"not compared: {dumps[name]}: there is no case {name!r}"
+        print(cli.printable(line), file=sys.stderr)
     comparisons = [compare_dump(dumps[name], name, options.precision) for name in names]
     skipped = {name: "no dump" for name in names_in_order() if name not in dumps}
     return tell(comparisons, skipped, options.json)

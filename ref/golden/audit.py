@@ -41,6 +41,7 @@ from ref.golden.plants.schedule import SCHEDULE
 from ref.golden.plants.segments import SEGMENTS
 
 KINDS = ("IN", "OR", "CR")
+MOST_LAYERS = 10_000
 NAME = re.compile(r"(?:layers\.(\d+)\.probabilities|attentions\.(\d+))")
 # Roots of the smallest number that is not 0: of float16, and of float32 and bfloat16.
 HALF_OF_FLOAT16, HALF = 2.4e-4, 1e-19
@@ -272,6 +273,8 @@ def examine(dump, scheme, num_layers=None):
     more layers, or where the scheme has.
     """
     L = max(dump.weights) + 1 if num_layers is None else num_layers
+    if L > MOST_LAYERS:
+        raise ValueError(f"{L} layers are more than any model has; expected at most {MOST_LAYERS}")
     if L <= max(dump.weights):
         raise ValueError(f"--layers is {L}; the dump holds layer {max(dump.weights)}, from 0")
     definition.layer_masks(dump.segment_ids[:, :1], L, scheme)  # raises for a scheme that is wrong

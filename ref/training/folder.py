@@ -52,18 +52,20 @@ def _lock(folder, out):
 
 
 def refuse_a_used_folder(out):
-    """Raise ValueError where a new training would write over a model or among files of others."""
+    """Raise ValueError where a new training would write among files of others or of another."""
     paths = Path(out).glob("*")
     # of a training that was killed at once nothing is left but half a log
     names = sorted(path.name for path in paths if not path.match("log.jsonl.*.part"))
     for name in _MODELS:
         if name in names:
             raise ValueError(f"{out} already holds a model; choose another --out, or remove it")
-    if names and "log.jsonl" not in names:
+    if "log.jsonl" in names:
         raise ValueError(
-            f"{out} is no folder of a training: it has no log.jsonl but holds {names[0]!r}; choose "
-            "an empty folder or a new one as --out"
+            f"{out} holds log.jsonl, as of a training that was stopped; go on with --resume {out}, "
+            "or choose another --out"
         )
+    if names:
+        raise ValueError(f"{out} is not empty: it holds {names[0]!r}; choose another --out")
 
 
 def refuse_a_lost_model(out):
@@ -83,12 +85,13 @@ def open_folder(run):
         progress = state.read_state(out, run.model, run.optimizer)
         if progress.best:
             refuse_a_lost_model(out)
+        elif not progress.step:
+            state.refuse_lost_states(out)
     if processes.is_first():
         state.remove_half_files(out)
         if options.resume:
             state.cut_log(out, progress)
         else:
-            state.remove_states(out)
             state.start_log(out, description(run))
         run.encoder.tokenizer.save(out)
         run.settings.save(out)

@@ -16,8 +16,15 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-RANK = int(os.environ.get("RANK", 0))
-WORLD = int(os.environ.get("WORLD_SIZE", 1))
+
+def _from_environment(name, default):
+    """A number that torchrun sets; a text that is none is refused later, by `joined`."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+RANK = _from_environment("RANK", 0)
+WORLD = _from_environment("WORLD_SIZE", 1)
 LONGEST_WAIT = timedelta(minutes=1)  # until all processes have begun
 
 
@@ -57,6 +64,13 @@ def joined(device):
 
 def refuse_half_an_environment():
     """Raise ValueError where torchrun cannot have set the environment."""
+    for name, least in (("RANK", 0), ("WORLD_SIZE", 1)):
+        text = os.environ.get(name, str(least))
+        if not text.isdecimal() or int(text) < least:
+            raise ValueError(
+                f"the environment has {name}={text!r}, which torchrun does not set; expected "
+                f"{least} or more, or unset RANK and WORLD_SIZE for a single process"
+            )
     variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     present = [name for name in variables if name in os.environ]
     missing = [name for name in variables if name not in os.environ]

@@ -16,10 +16,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ref.checkpoints.weights import write_tensors
-from ref.files import naming, parse_json, read_json, read_text, write_atomically, write_json
+from ref.files import (
+    naming,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+    write_atomically,
+    write_json,
+)
 from ref.training import processes
 from ref.training.tally import Tally
 
+# What a training writes into its folder, all kinds of models and tokenizers together.
+_FILES = (
+    *("log.jsonl", "state-0.json", "state-0.safetensors", "state-1.json", "state-1.safetensors"),
+    *("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"),
+    *("tokenizer.model", "tokenizer.json", "tokenizer_config.json"),
+    *("recommender.json", "catalogue.json"),
+)
 _ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 
 
@@ -117,7 +132,7 @@ def training_id(out):
 
 def state_checksum(path, values):
     """SHA-256 of a file of tensors and of the progress beside it."""
-    return hashlib.sha256(path.read_bytes() + json.dumps(values).encode()).hexdigest()
+    return hashlib.sha256(read_bytes(path) + json.dumps(values).encode()).hexdigest()
 
 
 def read_state(out, model, optimizer) -> Progress:
@@ -193,9 +208,10 @@ def _text(dtype_and_shape):
 
 
 def remove_half_files(out):
-    """Remove what was being written when a training was killed."""
-    for path in Path(out).glob("*.part"):
-        path.unlink()
+    """Remove what was being written when a training was killed; nobody else's files."""
+    for name in _FILES:
+        for path in Path(out).glob(f"{name}.*.part"):
+            path.unlink()
 
 
 def remove_states(out):
@@ -227,6 +243,16 @@ def cut_log(out, progress: Progress):
     else:  # a kill may have come between the state and the record of its epoch
         lines = lines[: progress.last["epoch"]] + [json.dumps(progress.last)]
     write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def refuse_lost_states(out):
+    """Raise ValueError where a log tells of epochs, since no state is left to go on from."""
+    epochs = len(read_text(Path(out) / "log.jsonl").splitlines()) - 1
+    if epochs > 0:
+        raise ValueError(
+            f"{out}: {epochs} epochs are trained, but no state of them can be used; nothing in the "
+            "folder was changed: to train from the start, choose another --out"
+        )
 
 
 def read_description(out):
