@@ -22,14 +22,6 @@ from support.data import made_up_rows, presplit_rows, write_interactions, write_
 from support.models import config_of, let_float32_mean_float64, random_model
 
 
-def pytest_collection_modifyitems(items):
-    """The tests of a file run in one process, so that what they share is made once."""
-    for item in items:
-        file = item.path.name
-        shares_outputs = file in ("test_golden.py", "test_golden_words.py")
-        item.add_marker(pytest.mark.xdist_group("known bugs" if shares_outputs else file))
-
-
 @pytest.fixture(scope="session")
 def tokenizer():
     return Tokenizer.train(TITLES, 300)

@@ -266,6 +266,7 @@ WEIGHTS = "layers.0.probabilities"
             {"segment_ids": np.zeros(13, int)},
             "segment_ids is int64 (13,); expected integers (B, T)",
         ),
+        ({"segment_ids": np.zeros((0, 13), int)}, "expected integers (B, T), at least one"),
         ({"segment_ids": np.full((3, 13), -2)}, "segment_ids has -2; expected -1 or more"),
         ({"segment_ids": np.zeros((3, 9), int)}, "expected (3, heads, queries, 9)"),
         ({WEIGHTS: np.zeros((3, 3, 13, 13), int)}, f"{WEIGHTS} is int64; expected floating"),

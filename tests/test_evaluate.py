@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,6 +234,20 @@ def test_sampled_ranking_follows_its_seed_and_ranks_among_its_negatives(
     one, other = (report_of(made_up_data, tiny_model, *options, seed) for seed in (0, 1))
     assert one["ranks"] != other["ranks"]
     assert all(1 <= rank <= 10 for ranks in one["ranks"].values() for rank in ranks)
+
+
+@pytest.mark.parametrize("exclude_seen, others", [(False, {1, 2, 3, 4, 5}), (True, {4, 5})])
+def test_titles_of_the_history_are_drawn_unless_they_are_excluded(exclude_seen, others):
+    data = SimpleNamespace(titles=list("abcdef"))
+    users = report_users.Users([np.array([1, 2, 3])], np.array([0]), np.array([7]))
+
+    def draw(negatives):
+        options = SimpleNamespace(seed=0, exclude_seen=exclude_seen, negatives=negatives)
+        return report_users.draw_candidates(0, users, data, options)
+
+    assert sorted(draw(len(others))) == sorted({0, *others})
+    with pytest.raises(ValueError, match=f"only {len(others)} other titles"):
+        draw(len(others) + 1)
 
 
 def test_sampling_every_other_title_is_the_full_ranking(

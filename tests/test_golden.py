@@ -52,14 +52,6 @@ def listed(bugs):
     return matrix
 
 
-@pytest.fixture(scope="module", params=known_bugs.SHARES)
-def matrix(request):
-    """The detection matrix of every eighth bug, or (minutes) of all of them, computed."""
-    with pytest.MonkeyPatch.context() as patch:
-        known_bugs.let_diagnosis_remember(patch)
-        return known_bugs.detection_matrix(all_bugs()[:: request.param])
-
-
 @pytest.fixture(scope="module")
 def built():
     """name -> Case, of all cases made anew, without the bugs that they catch."""
@@ -164,12 +156,6 @@ def test_every_bug_is_caught_by_a_case_with_a_hundred_times_its_float32_toleranc
     for bug in bugs.values():
         first_case = case_of(bug["shown_by"][0])
         assert diagnosis.visible_deviation(bug["id"], first_case) >= 100, bug["id"]
-
-
-def test_the_list_of_bugs_says_of_each_which_cases_show_it(bugs, matrix):
-    for bug, sizes in matrix.items():
-        shown_by = {name for name, size in sizes.items() if size >= 100}
-        assert set(bugs[bug]["shown_by"]) == shown_by, bug
 
 
 def test_every_case_lists_the_bugs_that_the_list_of_bugs_says_it_shows(bugs, golden_cases):

@@ -1,17 +1,21 @@
 """The checker says what is true of wrong numbers, and nothing that is false; bugs are named."""
 
+import json
 import os
 import re
 
 import numpy as np
 import pytest
 
+from ref.golden import case as cases
 from ref.golden import compare, diagnosis, report
-from ref.golden.stages import STAGES
+from ref.golden.stages import STAGES, all_bugs
 
 from support import known_bugs
 from support.known_bugs import cases_of, port_with
 from support.probes import PROBES, with_bugs
+
+BUGS = cases.FOLDER.parent / "bugs.json"
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +67,15 @@ def test_what_is_said_of_a_probe_is_true_and_nothing_false_is_said(name, capsys)
     assert probe.sentence in text
     assert named_bugs(text) <= set(probe.bugs)
     assert [words for words in probe.forbidden if words in text] == []
+
+
+@pytest.mark.parametrize("share", known_bugs.SHARES)
+def test_the_list_of_bugs_says_of_each_which_cases_show_it(share, monkeypatch):
+    known_bugs.let_diagnosis_remember(monkeypatch)
+    listed = {bug["id"]: bug for bug in json.loads(BUGS.read_text())}
+    for bug, sizes in known_bugs.detection_matrix(all_bugs()[::share]).items():
+        shown_by = {name for name, size in sizes.items() if size >= 100}
+        assert set(listed[bug]["shown_by"]) == shown_by, bug
 
 
 def test_there_are_at_least_30_probes():

@@ -92,6 +92,21 @@ def test_a_text_that_means_several_titles_gets_them_all_as_suggestions():
     assert match.suggestions == ["Sabrina (1954)", "Sabrina (1995)"]
 
 
+def test_words_in_another_order_mean_every_title_that_holds_them_all():
+    match = Matcher(TITLES).match("story toy")
+    assert match.title is None
+    assert match.suggestions[:2] == ["Toy Story (1995)", "Toy Story 2 (1999)"]
+
+
+@pytest.mark.parametrize("name", ["history", "min_item", "min_user", "test_items"])
+def test_settings_below_one_are_refused(tiny_model, tmp_path, name):
+    folder = changed_copy(tiny_model, tmp_path / "model", recommender={name: 0})
+    with pytest.raises(
+        ValueError, match=f"recommender.json: {name} is 0; expected an integer of 1"
+    ):
+        Recommender.load(folder)
+
+
 @pytest.mark.parametrize("text", ["Casablanca", "?!", "(1995)", "et", "matrx 2", "heat 1996"])
 def test_a_text_that_means_no_title_is_not_guessed(text):
     assert Matcher(TITLES).match(text).title is None

@@ -287,8 +287,10 @@ def test_beam_search_is_the_naive_one_list_for_list(decoders, scheme, softmax, l
     assert_lists_of_the_naive_search(decoder, naive, width=5)
 
 
-@pytest.mark.parametrize("softmax", ["full", "catalogue"])
-@pytest.mark.parametrize("width", [1, 2, 3, 10, 40])
+@pytest.mark.parametrize(
+    "width, softmax",
+    [(1, "full"), (2, "catalogue"), (3, "full"), (10, "catalogue"), (40, "full")],
+)
 def test_beam_search_is_the_naive_one_at_every_width(decoders, width, softmax):
     decoder, naive = decoders(softmax=softmax, seed=width)
 
@@ -342,8 +344,7 @@ ROCKIES = {title for title, text in enumerate(TITLES) if text.startswith("Rocky"
 MOST = {title for title in range(len(TITLES)) if title % 4}
 
 
-@pytest.mark.parametrize("softmax", ["full", "catalogue"])
-@pytest.mark.parametrize("width", [1, 3, 6])
+@pytest.mark.parametrize("width, softmax", [(1, "catalogue"), (3, "full"), (6, "catalogue")])
 @pytest.mark.parametrize("excluded", [ROCKIES, MOST], ids=["one branch", "most titles"])
 def test_a_branch_that_holds_only_excluded_titles_takes_no_beam(decoders, softmax, width, excluded):
     decoder, naive = decoders(softmax=softmax, seed=width)

@@ -223,7 +223,7 @@ texts = st.text(likely | letters, max_size=20)
 titles_of_any_kind = texts.map(lambda text: " ".join(text.split())).filter(bool)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ("lines", "instruction"))
 @settings(max_examples=40, deadline=None)
 @given(st.lists(titles_of_any_kind, min_size=2, max_size=4))
 @example(["\u2581", "\u2581 \u2581a"])
