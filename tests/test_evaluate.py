@@ -1,7 +1,9 @@
 """evaluate.py from end to end, on made-up data and tiny models."""
 
+import io
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -11,10 +13,13 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 import evaluate
-from ref import cli, recommender
+from ref import cli, protocol, recommender
 from ref.data import dataset
+from ref.layouts import LAYOUTS
+from ref.masks import MaskScheme
 from ref.report import users as report_users
 from ref.report.baselines import Baselines
+from ref.settings import Settings
 
 from support.broken_models import BROKEN
 from support.commands import ROOT, assert_one_line, changed_copy, run_main, trained
@@ -585,6 +590,28 @@ def test_a_seen_title_is_excluded_under_every_name_that_reads_the_same(report_of
 
     assert full == beam
     assert None in full and max(rank for rank in full if rank) > 1
+
+
+@pytest.mark.parametrize(
+    "scheme, words",
+    [
+        (MaskScheme(), "plain causal attention"),
+        (MaskScheme(0, 1), "0 IN and 1 CR layers"),
+        (MaskScheme(1, 0), "1 IN and 0 CR layers"),
+    ],
+)
+def test_a_folder_without_settings_says_with_which_masks_it_is_asked(tmp_path, scheme, words):
+    settings = Settings(LAYOUTS["lines"], "full", 1.0)
+    assert words in protocol.note_on_defaults(tmp_path, settings, scheme)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_drawn_as_a_bar_on_a_terminal_alone(monkeypatch, is_terminal):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    with cli.progress_bar(2, "ranking", "user") as bar:
+        bar.update()
+    assert ("ranking:   0%|" in sys.stderr.getvalue()) == is_terminal
 
 
 def test_without_a_terminal_progress_is_a_line_that_says_how_long_it_takes(capfd):
