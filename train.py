@@ -271,7 +271,7 @@ def train_epochs(run, progress):
                 tally.begin_step(num_predicted)
                 for share in shares:
                     nats = run.nll(run.objective, share.batch)  # prompts, model, loss: ref/loss.py
-                    (nats * share.scale).backward()  # together the mean over the step
+                    (nats * share.scale).backward()  # together the mean of the step
                     tally.add(share, nats.item())
                 set_learning_rate(optimizer, learning_rate(progress.step, total, options))
                 torch.nn.utils.clip_grad_norm_(run.nll.parameters(), options.clip)

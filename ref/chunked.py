@@ -58,6 +58,7 @@ class _SummedNll(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_nats):
+        """What `forward` has computed already, times the gradient of the sum."""
         d_hidden, d_weight = ctx.saved_tensors
         if d_hidden is not None:
             d_hidden = d_hidden * d_nats

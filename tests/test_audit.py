@@ -274,6 +274,7 @@ WEIGHTS = "layers.0.probabilities"
         ({WEIGHTS: np.zeros((3, 2, 13, 13))}, "expected one for all"),
         ({WEIGHTS: np.full((3, 3, 13, 13), -4.5)}, "holds -4.5; expected probabilities from 0"),
         ({"attentions.0": np.zeros((3, 3, 13, 13))}, "holds layer 0 twice"),
+        ({"attentions.99999999": np.zeros((3, 3, 13, 13))}, "100000000 layers are more than any"),
     ],
 )
 def test_an_unusable_tensor_is_one_clear_line_and_exit_code_2(tensors, message, tmp_path, capsys):

@@ -496,6 +496,15 @@ def test_a_folder_of_dumps_gives_one_diagnosis_over_all(tmp_path, capsys):
     assert "there is no case 'no-case'" in printed.err
 
 
+def test_the_name_of_a_dump_cannot_steer_a_terminal(tmp_path, golden_cases, capsys):
+    right = {"logits": golden_cases["biases"].outputs["logits"]}
+    write_dump(tmp_path, right, "biases")
+    write_dump(tmp_path, right, "\x1b[31m")
+    assert command.main(["check", str(tmp_path)]) == 0
+    error = capsys.readouterr().err
+    assert "\x1b" not in error and "\\x1b[31m.safetensors: there is no case" in error
+
+
 def test_a_file_with_the_name_of_a_case_is_compared_with_it(tmp_path, golden_cases):
     right = write_dump(tmp_path, {"logits": golden_cases["biases"].outputs["logits"]}, "biases")
     assert command.main(["check", right]) == 0

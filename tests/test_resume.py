@@ -1,6 +1,7 @@
 """A training that is killed at any instant and resumed ends as one that never was, to the byte."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -380,11 +381,22 @@ def test_a_training_that_was_stopped_is_not_begun_anew_in_its_folder(folder, kil
     assert contents_of(killed) == before
 
 
-def test_files_of_others_stay_where_a_training_goes_on(killed, never_killed, tmp_path):
+def test_files_of_others_stay_where_a_training_goes_on(killed, never_killed):
     (killed / "log.jsonl.ab12cd34.part").write_text("half a log of this program")
     (killed / "thesis.part").write_text("mine")
     assert train_in_fork("--resume", killed).returncode == 0
     assert [path.name for path in killed.glob("*.part")] == ["thesis.part"]
+    assert result_of(killed) == result_of(never_killed)
+
+
+def test_a_pipe_in_place_of_a_state_is_named_and_the_one_before_is_used(killed, never_killed):
+    description, _ = newest_state(killed)
+    tensors = description.with_suffix(".safetensors")
+    tensors.unlink()
+    os.mkfifo(tensors)
+    result = train_in_fork("--resume", killed)
+    assert result.returncode == 0, result.stderr
+    assert f"not used: {description}: {tensors}: is no regular file" in result.stdout
     assert result_of(killed) == result_of(never_killed)
 
 

@@ -945,6 +945,13 @@ def test_an_out_folder_with_a_log_is_left_alone_too(tmp_path, run, made_up_data,
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("loss, unit", [("titles", "title"), ("all", "token")])
+def test_the_training_loss_is_printed_with_its_unit(tmp_path, run, made_up_data, loss, unit):
+    options = ("--softmax", "full", "--loss", loss, "--out", tmp_path / "out", *TINY)
+    ended = run(train, "--data", made_up_data, *options)
+    assert re.search(rf"training loss \d+\.\d+ nats a {unit}, validation \d", ended.out)
+
+
 def test_half_a_log_does_not_keep_a_training_from_its_folder(tmp_path, made_up_data):
     (tmp_path / "log.jsonl.abc.part").write_text("half")
     trained(made_up_data, tmp_path)
