@@ -222,7 +222,8 @@ def rank_by_exact_scores(decoder, prompts, users, options):
     if users.candidates is None:
         candidates, scores = all_titles, title_log_probs(decoder, prompts)
     else:
-        (candidates,) = users.candidates
+        (drawn,) = users.candidates
+        candidates = np.unique(canonical[drawn])  # titles of equal tokens are one
         scores = title_log_probs(decoder, prompts, candidates)
     rankings = []
     targets = canonical[users.targets]

@@ -101,9 +101,13 @@ def is_lack_of_memory(error):
 
 def place_of(error):
     """The innermost line of this program in the traceback of an exception: "ref/llama.py:12"."""
-    frames = traceback.extract_tb(error.__traceback__)
-    *_, place = (frame for frame in frames if Path(frame.filename).is_relative_to(_ROOT))
-    return f"{Path(place.filename).relative_to(_ROOT)}:{place.lineno}"
+    places = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        # a virtual environment may lie in the same folder
+        if path.is_relative_to(_ROOT) and "site-packages" not in path.parts:
+            places.append(f"{path.relative_to(_ROOT)}:{frame.lineno}")
+    return places[-1]
 
 
 def prepare_streams():

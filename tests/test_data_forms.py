@@ -294,6 +294,14 @@ def test_dates_with_and_without_a_zone_are_ordered_in_time():
     assert times.values.tolist() == [day, day, day + 500_000, 10**9]
 
 
+def test_a_large_number_is_read_before_and_behind_a_date():
+    for texts in (("1427784000000", "2015-03-31"), ("2015-03-31", "1427784000000")):
+        times = readers.Times()
+        for text in texts:
+            times.append(text, "here")
+        assert sorted(times.values) == [16525 * 86400 * 10**6, 1427784000000 * 10**6]
+
+
 @pytest.mark.parametrize(
     "text", ["yesterday", "-4", "", "nan", "inf", "1,5", "2015-13-01", "\u0663", "9" * 30]
 )

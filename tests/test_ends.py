@@ -108,6 +108,21 @@ def test_a_mistake_of_the_program_is_exit_code_70_and_a_line_that_says_where_it_
     assert error.count("\n") == 1
 
 
+def test_a_library_in_the_folder_of_the_program_is_not_taken_for_the_program(tmp_path, monkeypatch):
+    library = tmp_path / ".venv" / "site-packages" / "library.py"
+    library.parent.mkdir(parents=True)
+    program = tmp_path / "program.py"
+    monkeypatch.setattr(cli, "_ROOT", tmp_path)
+    namespace = {}
+    exec(compile("def fail():\n    {}[0]", library, "exec"), namespace)
+    exec(compile("\ndef main():\n    fail()", program, "exec"), namespace)
+
+    with pytest.raises(KeyError) as caught:
+        namespace["main"]()
+
+    assert cli.place_of(caught.value) == "program.py:3"
+
+
 def test_a_message_of_a_thousand_characters_keeps_its_begin_and_end(capsys):
     cli.exit_code("name", raising(ValueError("begin" + 1000 * "." + "end")))
     line = capsys.readouterr().err.rstrip("\n")

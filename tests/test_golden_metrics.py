@@ -174,6 +174,7 @@ def test_a_drawn_user_brings_all_its_targets_as_often_as_it_was_drawn():
 @pytest.mark.parametrize("p, value", [(0, 1), (25, 3), (50, 5), (60, 5.8), (97.5, 18.7)])
 def test_percentiles_lie_between_two_of_the_sorted_values(p, value):
     assert definition.percentile([7, 1, 20, 5, 3], p) == pytest.approx(value)
+    assert definition.percentile([value], p) == value
 
 
 def test_the_definition_makes_the_expected_numbers_and_all_of_them_are_decisive(case):

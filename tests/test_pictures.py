@@ -145,6 +145,11 @@ def test_titles_without_a_model_are_refused(drawn):
         drawn(draw_masks.main, "Willow (1988)")
 
 
+def test_a_target_without_a_prompt_is_refused(drawn):
+    with pytest.raises(ValueError, match="nothing stands before the target: name a history"):
+        drawn(draw_masks.main, "--weights", str(MODEL), "Willow (1988)")
+
+
 def test_the_terminal_shows_the_masks_row_by_row(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command"])
     draw_masks.main()

@@ -446,6 +446,7 @@ def test_a_model_that_gives_no_numbers_is_refused(candidates):
 def test_an_empty_list_is_right_where_all_has_been_seen():
     recommender = Recommender.load(SHIPPED)
     assert recommender.recommend(["Heat (1995)"], candidates=["Heat (1995)"]) == []
+    assert recommender.recommend(["Heat (1995)"], candidates=[]) == []
 
 
 @pytest.mark.parametrize(

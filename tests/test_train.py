@@ -822,6 +822,8 @@ WRONG_OPTIONS = (
     ("--accumulate 0", ("--accumulate", "0")),
     ("--lora-rank 4", ("--lora-rank", "--weights")),
     ("--lora-rank 0", ("--lora-rank", "0")),
+    (f"--weights {TRAINED_BEFORE} --lora-rank 4 --lora-alpha 0", ("--lora-alpha", "0")),
+    ("--threads 0", ("--threads", "0")),
     (f"--weights {TRAINED_BEFORE} --lora-rank 4 --lora-targets lm_head",
      ("lm_head", "q_proj, k_proj")),
     (f"--weights {TRAINED_BEFORE} --lora-rank 65",

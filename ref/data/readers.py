@@ -42,7 +42,7 @@ DAT_HEADERS = {
 _YEAR = re.compile(r"[0-9]{4}")
 _ENDS_IN_YEAR = re.compile(r"\([0-9]{4}\)\s*$")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
-_DECIMAL_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]+)?([eE][+]?[0-9]{1,2})?")
+_DECIMAL_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]+)?([eE][+]?[0-9]{1,2})?")
 _MICROSECONDS = 10**6
 
 

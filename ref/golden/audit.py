@@ -26,7 +26,7 @@ free.
 import json
 import re
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,6 +34,7 @@ import numpy as np
 from ref import llama_numpy as definition
 from ref.golden.compare import read_dump
 from ref.golden.copies import copy_of
+from ref.golden.pairs import is_as_defined, speed_up_masks
 from ref.golden.plants import descriptions
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS
@@ -414,7 +415,7 @@ def plant_bug(plant, case, heads):
     copy = copy_of(definition)
     try:
         changed = plant(copy, case)
-        remember_masks(copy)
+        speed_up_masks(copy)
         segment_ids = changed.get("segment_ids", case.segment_ids)
         masks = copy.layer_masks(segment_ids, case.config["num_hidden_layers"], case.scheme)
     except (AttributeError, KeyError):  # of the case, or of one of its rows
@@ -432,31 +433,6 @@ def plant_bug(plant, case, heads):
         return computed[mask.tobytes()]
 
     return weights_of_layer
-
-
-def remember_masks(copy):
-    """Let a copy of the definition take from a memory what its plant left as it is: it is slow."""
-    row_mask = copy.row_mask
-    if not all(is_as_defined(copy, name) for name in ("row_mask", "OR")):
-        return
-
-    def remembered(kind, s, scheme):
-        if is_as_defined(copy, kind):
-            return row_mask_as_defined(kind, tuple(s), tuple(vars(scheme).items()))
-        return row_mask(kind, s, scheme)
-
-    copy.row_mask = remembered
-
-
-def is_as_defined(copy, name):
-    """Whether a function of the copy is still the definition's."""
-    return vars(copy)[name].__code__ == vars(definition)[name].__code__
-
-
-@lru_cache(maxsize=256)
-def row_mask_as_defined(kind, s, scheme):
-    """`row_mask` of the definition; a scheme is a tuple of its fields' names and values."""
-    return definition.row_mask(kind, s, SimpleNamespace(**dict(scheme)))
 
 
 def fit_of(weights_of_layer, layers):

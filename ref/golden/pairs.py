@@ -18,16 +18,16 @@ NUM_CLASSES = 4 * 4 * 2 * 3  # roles of query and key, of the same segment or no
 
 def speed_up_masks(copy):
     """Give a copy of the definition a faster `row_mask`, unless a plant has replaced it."""
-    if not has_own(copy, "row_mask"):
+    if not is_as_defined(copy, "row_mask"):
         return
-    if all(has_own(copy, name) for name in PREDICATES):
+    if all(is_as_defined(copy, name) for name in PREDICATES):
         copy.row_mask = remembered_row_mask
     else:
         copy.row_mask = row_mask_with(vars(copy))
 
 
-def has_own(copy, name):
-    """Whether a function of the copy is still that of the definition."""
+def is_as_defined(copy, name):
+    """Whether a function of the copy is still the definition's."""
     return vars(copy)[name].__code__ == vars(llama_numpy)[name].__code__
 
 

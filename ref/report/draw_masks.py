@@ -228,6 +228,8 @@ def main():
         model, encoder, _ = recommender.load(options.weights)
         *history, target = options.titles
         encoded = encoder.encode(history, target)
+        if encoded.prompt_length == 0:
+            raise ValueError("nothing stands before the target: name a history, too")
         print(f"{encoded.text}\nlayers: {' '.join(model.kinds)}\n")
         tokens = encoder.tokenizer.pieces(encoded.input_ids.tolist())
         segments = encoded.segment_ids.tolist()

@@ -241,10 +241,11 @@ def parse_options(arguments=None):
     if options.resume:
         refuse_options_beside_resume(options.resume, parser, arguments)
         return resumed_options(options, parser)
-    options.threads = options.threads or torch.get_num_threads()
+    if options.threads is None:
+        options.threads = torch.get_num_threads()
     if options.dropout is None:  # a language model has not learned with dropout
         options.dropout = 0.0 if options.weights else 0.2
-    if options.lora_rank and not options.lora_alpha:
+    if options.lora_rank and options.lora_alpha is None:
         options.lora_alpha = 2.0 * options.lora_rank
     check_options(options)
     return options
@@ -284,7 +285,8 @@ def resumed_options(given, parser):
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     options.resume = options.out = given.resume
-    options.threads = given.threads or options.threads
+    if given.threads is not None:
+        options.threads = given.threads
     for name, now, before in (
         ("threads", options.threads, logged["threads"]),
         ("processes", processes.WORLD, description["processes"]),

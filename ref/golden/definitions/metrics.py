@@ -183,7 +183,8 @@ def percentile(means, p):
     ordered = sorted(means)
     place = p / 100 * (len(ordered) - 1)
     below = int(place)
-    return ordered[below] + (place - below) * (ordered[below + 1] - ordered[below])
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def mean_of_draw(values, users, user_ids):

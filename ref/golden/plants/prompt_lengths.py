@@ -9,6 +9,7 @@ import numpy as np
 
 from ref.golden.definitions import prompts as definition
 from ref.golden.definitions.prompts import SPECIAL
+from ref.golden.plants.edits import replaced
 
 NO_LIMIT = 1 << 30
 PER_TOKEN = ("begins", "input_ids", "item_numbers", "segment_ids")
@@ -27,12 +28,7 @@ def changed_prompt(change):
 
 def changed_fit(fits):
     """fits(placed, task) -> bool, as the definition's."""
-
-    def plant(copy, case):
-        copy.fits = fits
-        return {}
-
-    return plant
+    return replaced(fits=fits)
 
 
 def drop_newest(prompt, task, tokenizer):
@@ -131,12 +127,7 @@ def characters_fit(placed, task):
 
 def changed_length(change):
     """change(placed, target_number) -> the length of the prompt."""
-
-    def plant(copy, case):
-        copy.count_prompt_tokens = change
-        return {}
-
-    return plant
+    return replaced(count_prompt_tokens=change)
 
 
 def without_opening(placed, target_number):

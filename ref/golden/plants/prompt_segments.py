@@ -11,6 +11,7 @@ import numpy as np
 
 from ref.golden.definitions import prompts as definition
 from ref.golden.definitions.prompts import SPECIAL, TEXT, Label, PlacedToken
+from ref.golden.plants.edits import replaced
 
 SPACE_MARK = "\u2581"  # how a tokenizer file spells a space
 JOINER = "\u200d"
@@ -18,12 +19,7 @@ JOINER = "\u200d"
 
 def changed_label(label_of):
     """A token belongs elsewhere."""
-
-    def plant(copy, case):
-        copy.label_of = label_of
-        return {}
-
-    return plant
+    return replaced(label_of=label_of)
 
 
 def nearest(labels, index):
@@ -396,12 +392,7 @@ def bos_without_segment(copy, case):
 
 def changed_scheme(segment_id):
     """segment_id(label, target_number, scheme), as the definition's."""
-
-    def plant(copy, case):
-        copy.segment_id = segment_id
-        return {}
-
-    return plant
+    return replaced(segment_id=segment_id)
 
 
 def option_ignored(**option):

@@ -11,6 +11,7 @@ from html.entities import name2codepoint
 
 from ref.golden.definitions import prompts as definition
 from ref.golden.definitions.prompts import SPECIAL, TEXT, Label, PlacedToken, Token
+from ref.golden.plants.edits import replaced
 
 SPACES = r"\s+"
 ASCII_SPACES = r"[ \t\n\r\f\v]+"
@@ -19,12 +20,7 @@ BYTE = re.compile(r"<0x..>")  # how a tokenizer file spells the token of a byte
 
 def cleaned_by(change):
     """Titles are cleaned in another way."""
-
-    def plant(copy, case):
-        copy.clean = change
-        return {}
-
-    return plant
+    return replaced(clean=change)
 
 
 def cleaned_but_for(characters):
@@ -268,12 +264,7 @@ def space_in_front(tokenizer, text):
 
 def changed_special_tokens(change):
     """change(placed, task, target_number, tokenizer) -> the tokens with special ones."""
-
-    def plant(copy, case):
-        copy.with_special_tokens = change
-        return {}
-
-    return plant
+    return replaced(with_special_tokens=change)
 
 
 def bos_twice(placed, task, target_number, tokenizer):

@@ -11,7 +11,7 @@ import numpy as np
 from ref import llama_numpy
 from ref.golden.copies import copy_of
 from ref.golden.definitions import search as definition
-from ref.golden.plants.edits import replaced
+from ref.golden.plants.edits import replaced, with_empty_rows_filled
 
 # Both cases
 
@@ -156,20 +156,14 @@ def without_generated_keys(masks, P):
 def without_prompt_keys(masks, P):
     """Behind the first token the prompt is forgotten."""
     masks[..., P:, :P] = False
-    return filled(masks)
+    return with_empty_rows_filled(masks)
 
 
 def without_newest_key(masks, P):
     """A generated token does not see the one before it."""
     for j in range(P + 1, masks.shape[-1]):
         masks[..., j, j - 1] = False
-    return filled(masks)
-
-
-def filled(masks):
-    """A row that is left empty sees itself."""
-    diagonal = np.eye(masks.shape[-1], dtype=bool)
-    return masks | (diagonal & ~masks.any(axis=-1, keepdims=True))
+    return with_empty_rows_filled(masks)
 
 
 def padding_seen(given, n, prefix):
