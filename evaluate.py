@@ -32,7 +32,7 @@ from ref.report.ranking import (
     summary_values,
 )
 from ref.report.tables import attention_table, heading, summary_text, user_text, wrapped
-from ref.report.users import size_text, test_users
+from ref.report.targets import size_text, test_targets
 from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
@@ -51,12 +51,12 @@ def main():
         settings = check_models(folders, options)
         check_outputs(options)
         data = load_data(options, folders, settings)
-        users = test_users(data, options)
+        targets = test_targets(data, options)
         if options.attention:
-            report_attention(folders, data, users, options)
+            report_attention(folders, data, targets, options)
         else:
             softmaxes = sorted({model.softmax for model in settings})
-            report_ranking(folders, data, users, softmaxes, options)
+            report_ranking(folders, data, targets, softmaxes, options)
 
 
 def model_folders(options):
@@ -127,16 +127,16 @@ class RankedBatch:
     dropped: int
 
 
-def evaluate_model(folder, data, users, options) -> Result:
-    """Rank for all users with the model of a folder."""
+def evaluate_model(folder, data, targets, options) -> Result:
+    """Rank all targets with the model of a folder."""
     decoder, objective = load_decoder(folder, data.titles, options)
-    batches = rank_in_batches(folder, decoder, objective, users, options)
+    batches = rank_in_batches(folder, decoder, objective, targets, options)
     note = note_on_dropped(folder, objective.encoder, sum(batch.dropped for batch in batches))
     rankings = [ranking for batch in batches for ranking in batch.rankings]
     metrics = metrics_of_rankings(rankings)
     metrics["NLL"] = np.concatenate([batch.nll for batch in batches])
-    targets = decoder.trie.canonical[users.targets]
-    return Result(str(folder), rankings, metrics, targets, note)
+    titles = decoder.trie.canonical[targets.titles]
+    return Result(str(folder), rankings, metrics, titles, note)
 
 
 def load_decoder(folder, titles, options):
@@ -156,16 +156,16 @@ def load_as_asked(folder, options, device):
     return recommender.load(folder, dtype, device, options.base, scheme, settings)
 
 
-def rank_in_batches(folder, decoder, objective, users, options):
-    """The RankedBatches of all users, in order; the processes take turns."""
+def rank_in_batches(folder, decoder, objective, targets, options):
+    """The RankedBatches of all targets, in order; the processes take turns."""
     size = options.batch_size
     if options.ranking == "sampled":
-        size = 1  # each user has candidates of its own
-    begins = range(0, len(users), size)
+        size = 1  # each target has candidates of its own
+    begins = range(0, len(targets), size)
     batches = {}
-    with cli.progress_bar(len(users), folder, "target", processes.is_first()) as bar:
+    with cli.progress_bar(len(targets), folder, "target", processes.is_first()) as bar:
         for begin in begins[processes.RANK :: processes.WORLD]:
-            part = users[begin : begin + size]
+            part = targets[begin : begin + size]
             batches[begin] = rank_batch(decoder, objective, part, options)
             refuse_not_finite(folder, "negative log-likelihood of a target", batches[begin].nll)
             bar.update(min(processes.WORLD * len(part), bar.total - bar.n))
@@ -183,52 +183,51 @@ def refuse_not_finite(folder, name, values):
         )
 
 
-def rank_batch(decoder, objective, users, options) -> RankedBatch:
-    """Rank for some users; ranks and NLL are of the same prompts."""
+def rank_batch(decoder, objective, targets, options) -> RankedBatch:
+    """Rank some targets; ranks and NLL are of the same prompts."""
     longest = decoder.trie.longest  # behind each prompt there is room for any title
     prompts, windows = [], []
-    for history, target in zip(users.histories, users.targets):
+    for history, target in zip(targets.histories, targets.titles):
         titles = [objective.titles[title] for title in history]
         prompt = objective.encoder.encode(titles, reserve=longest)
         prompts.append(prompt)
         windows.append(np.append(history[prompt.dropped :], target))
     if options.ranking == "beam":
-        rankings = rank_by_beam_search(decoder, prompts, users, options)
+        rankings = rank_by_beam_search(decoder, prompts, targets, options)
     else:
-        rankings = rank_by_exact_scores(decoder, prompts, users, options)
+        rankings = rank_by_exact_scores(decoder, prompts, targets, options)
     nll = target_nll(decoder.model, objective, windows, options.device)
     return RankedBatch(rankings, nll, sum(prompt.dropped for prompt in prompts))
 
 
-def rank_by_beam_search(decoder, prompts, users, options):
+def rank_by_beam_search(decoder, prompts, targets, options):
     """Rankings of the targets among what a beam search returns."""
     canonical = decoder.trie.canonical
     excluded = None
     if options.exclude_seen:
-        excluded = [set(canonical[history].tolist()) for history in users.histories]
+        excluded = [set(canonical[history].tolist()) for history in targets.histories]
     rankings = []
     beams = beam_search(decoder, prompts, options.beam_width, excluded)
-    for best, target in zip(beams, canonical[users.targets]):
+    for best, target in zip(beams, canonical[targets.titles]):
         titles = [title for title, _ in best]
         rank = titles.index(target) + 1 if target in titles else np.inf
         rankings.append(Ranking(float(rank), top=best[:5]))
     return rankings
 
 
-def rank_by_exact_scores(decoder, prompts, users, options):
-    """Rankings of the targets by the scores of all titles, or of one user's candidates."""
+def rank_by_exact_scores(decoder, prompts, targets, options):
+    """Rankings of the targets by the scores of all titles, or of one target's candidates."""
     canonical = decoder.trie.canonical
     all_titles = np.unique(canonical)
-    if users.candidates is None:
+    if targets.candidates is None:
         candidates, scores = all_titles, title_log_probs(decoder, prompts)
     else:
-        (drawn,) = users.candidates
+        (drawn,) = targets.candidates
         candidates = np.unique(canonical[drawn])  # titles of equal tokens are one
         scores = title_log_probs(decoder, prompts, candidates)
     rankings = []
-    targets = canonical[users.targets]
     scores = scores.astype(np.float32)  # the model's precision: less than that apart is a tie
-    for row, history, target in zip(scores, users.histories, targets):
+    for row, history, target in zip(scores, targets.histories, canonical[targets.titles]):
         seen = canonical[history]
         rank, auc = rank_target(row, seen, target, candidates, options)
         unseen = np.setdiff1d(all_titles, seen if options.exclude_seen else [])
@@ -244,86 +243,86 @@ def target_nll(model, objective, windows, device):
     return -np.bincount(batch.rows.cpu().numpy(), log_probs, minlength=len(windows))
 
 
-def report_ranking(folders, data, users, softmaxes, options):
+def report_ranking(folders, data, targets, softmaxes, options):
     """Rank with every model; write the report after each, and print it at the end."""
     counted = []
     for name, scorer in baselines.Baselines(data).scorers().items():
-        scores = map(scorer, users.histories)
-        counted.append(evaluate_scores(name, scores, users, options))
+        scores = map(scorer, targets.histories)
+        counted.append(evaluate_scores(name, scores, targets, options))
     models = []
     try:
         for folder in folders:
-            models.append(evaluate_model(folder, data, users, options))
+            models.append(evaluate_model(folder, data, targets, options))
             if processes.is_first() and options.json:
-                write_ranking(data, users, [*models, *counted], options)
+                write_ranking(data, targets, [*models, *counted], options)
     finally:  # also where the next model fails
         if processes.is_first() and models:
-            print_ranking(data, users, [*models, *counted], softmaxes, options)
+            print_ranking(data, targets, [*models, *counted], softmaxes, options)
 
 
-def summary_of(data, users, results, options):
+def summary_of(data, targets, results, options):
     """The Summary of Results, with slices by history and by how common the target is."""
-    lengths = np.array([len(history) for history in users.histories])
-    counts = data.training_counts()[users.targets]
-    return summarize(results, users.user_ids, slices(lengths, counts), options.seed)
+    lengths = np.array([len(history) for history in targets.histories])
+    counts = data.training_counts()[targets.titles]
+    return summarize(results, targets.user_ids, slices(lengths, counts), options.seed)
 
 
-def write_ranking(data, users, results, options):
+def write_ranking(data, targets, results, options):
     """Write what --json asks for."""
-    summary = summary_of(data, users, results, options)
-    values = description(data, users, options) | {"titles": len(data.titles)}
+    summary = summary_of(data, targets, results, options)
+    values = description(data, targets, options) | {"titles": len(data.titles)}
     write_json(options.json, values | summary_values(summary, results))
 
 
-def print_ranking(data, users, results, softmaxes, options):
+def print_ranking(data, targets, results, softmaxes, options):
     """Print the tables and some users."""
     notes = [result.note for result in results if result.note]
-    print("", *heading(data, users, softmaxes, options), *notes, "", sep="\n")
-    print(summary_text(summary_of(data, users, results, options), options.wide))
+    print("", *heading(data, targets, softmaxes, options), *notes, "", sep="\n")
+    print(summary_text(summary_of(data, targets, results, options), options.wide))
     if options.json:
         print(f"\nwrote {options.json}")
-    _, first_targets = np.unique(users.user_ids, return_index=True)
+    _, first_targets = np.unique(targets.user_ids, return_index=True)
     for number in first_targets[: options.show]:
-        print("\n" + user_text(number, users, results, data.titles))
+        print("\n" + user_text(number, targets, results, data.titles))
 
 
-def description(data, users, options):
+def description(data, targets, options):
     """What every report for JSON begins with."""
     return {
         "options": vars(options),
         "data": data.source,
-        "users": len(np.unique(users.user_ids)),
-        "targets": len(users),
+        "users": len(np.unique(targets.user_ids)),
+        "targets": len(targets),
     }
 
 
-def report_attention(folders, data, users, options):
+def report_attention(folders, data, targets, options):
     """Measure where the attention goes; write --json and --svg after each model, then print."""
     models = {}
     try:
         for folder in folders:
-            models[folder] = measure_attention(folder, data, users, options)
+            models[folder] = measure_attention(folder, data, targets, options)
             if processes.is_first():
-                write_attention(models, data, users, options)
+                write_attention(models, data, targets, options)
     finally:  # also where the next model fails
         if processes.is_first() and models:
-            print_attention(models, data, users, options)
+            print_attention(models, data, targets, options)
 
 
-def write_attention(models, data, users, options):
+def write_attention(models, data, targets, options):
     """Write what --json and --svg ask for."""
     if options.json:
-        values = description(data, users, options)
+        values = description(data, targets, options)
         write_json(options.json, values | attention.values_of(models))
     if options.svg:
         write_atomically(options.svg, attention_svg(models).encode())
 
 
-def print_attention(models, data, users, options):
+def print_attention(models, data, targets, options):
     """Print the tables of all models."""
     heading_line = (
         f"{data.source}: attention over the prompts and targets of "
-        f"{size_text(users.user_ids, 'test users')}; means over heads"
+        f"{size_text(targets.user_ids, 'test users')}; means over heads"
     )
     print("", *wrapped(heading_line), "", sep="\n")
     for name, measured in models.items():
@@ -333,11 +332,11 @@ def print_attention(models, data, users, options):
             print(f"wrote {path}")
 
 
-def measure_attention(folder, data, users, options):
+def measure_attention(folder, data, targets, options):
     """Where the attention of a model goes, over the prompts and targets of the test users."""
     model, encoder, _ = load_as_asked(folder, options, options.device)
     prompts = []
-    for history, target in zip(users.histories, users.targets):
+    for history, target in zip(targets.histories, targets.titles):
         titles = [data.titles[title] for title in history]
         prompts.append(encoder.encode(titles, data.titles[target]))
     if note := note_on_dropped(folder, encoder, sum(prompt.dropped for prompt in prompts)):

@@ -34,7 +34,6 @@ from ref.training import processes, state
 from ref.training.batches import (
     batches_of_similar_length,
     items_of,
-    possible_targets,
     shares_of_step,
 )
 from ref.training.folder import (
@@ -212,7 +211,7 @@ def prepare_objectives(options, data, encoder, settings):
     objective = Objective(encoder, trie, data.titles, settings, loss)
     target_objective = Objective(encoder, trie, data.titles, settings, "target")
     validation_targets = data.valid[: options.valid_limit].ends - 1
-    places = np.append(validation_targets, possible_targets(data, loss))
+    places = np.append(validation_targets, data.possible_targets(loss))
     if len(places):  # encode the worst case: the error, if any, comes from there
         tokens = objective.title_lengths[data.items]
         longest = places[(tokens[places] + tokens[places - 1]).argmax()]

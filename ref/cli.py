@@ -151,7 +151,7 @@ def printable(text):
 def progress_bar(total, name, unit, is_shown=True, done=0):
     """A tqdm bar of long work; where there is no terminal, a line every half a minute.
 
-    total: how many units there are, or None if that is not known yet. done: how many already.
+    total: how many units there are. done: how many already.
     """
     options = {"total": total, "desc": str(name), "unit": unit, "initial": done}
     if sys.stderr.isatty():

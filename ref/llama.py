@@ -42,9 +42,14 @@ class LlamaConfig:
     )
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 as it is: norms, RoPE and softmax lose too much in 16 bits."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or as it is in float64: norms, RoPE and softmax lose too much in 16 bits."""
-    return x if x.dtype == torch.float64 else x.float()
+    """x in the `wide` of its dtype."""
+    return x.to(wide(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -56,8 +61,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        wide = at_least_float32(x)
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        y = at_least_float32(x)
+        normed = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight
 
 
@@ -239,7 +244,6 @@ class Llama(nn.Module):
         The angles are computed in float32 at least.
         """
         weight = self.norm.weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        frequencies = rope_frequencies(self.config, wide, weight.device)  # (D/2,)
+        frequencies = rope_frequencies(self.config, wide(weight.dtype), weight.device)  # (D/2,)
         angles = position_ids[:, None, :, None] * frequencies
         return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)

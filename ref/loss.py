@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ref.chunked import summed_nll
-from ref.llama import at_least_float32
+from ref.llama import at_least_float32, wide
 from ref.prompt import padded
 from ref.settings import Settings
 
@@ -183,7 +183,7 @@ class Objective:
         parents = self.trie.parent[nodes]
         place = self._tensor(nodes - self.trie.first_child[parents], hidden)  # among its siblings
         is_first = self._tensor(parents == 0, hidden)
-        log_probs = hidden.new_empty(len(nodes), dtype=_wide(hidden.dtype))
+        log_probs = hidden.new_empty(len(nodes), dtype=wide(hidden.dtype))
         among_first = self._first_log_probs(lm_head, hidden[is_first])
         log_probs[is_first] = _pick(among_first, place[is_first])
         among_others = self._child_log_probs(lm_head, hidden[~is_first], parents[parents > 0])
@@ -207,10 +207,6 @@ class Objective:
     @staticmethod
     def _tensor(array, like):
         return torch.from_numpy(array).to(like.device)
-
-
-def _wide(dtype):
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _pick(values, columns):

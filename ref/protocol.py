@@ -13,30 +13,37 @@ _ASKED = ("softmax", "temperature", "history", "min_item", "min_user", "min_rati
 
 def add_mask_options(add):
     """The options of a command line that become a MaskScheme."""
+    saved = "(default: what the folder says; a new model: {})"
     add(
         "--intra-layers",
         type=int,
-        help="IN layers (default: what --weights says; 1 for new models)",
+        help=f"IN layers {saved.format(1)}",
     )
     add(
         "--cross-layers",
         type=int,
-        help="CR layers (default: what --weights says; 1 for new models)",
+        help=f"CR layers {saved.format(1)}",
     )
     add(
         "--cross-self",
         action=argparse.BooleanOptionalAction,
-        help="does a token see itself in CR layers? (yes)",
+        help=f"does a token see itself in CR layers? {saved.format('yes')}",
     )
     add(
         "--text",
         choices=("visible", "isolated"),
-        help="what items see of text in IN layers (visible)",
+        help=f"what items see of text in IN layers {saved.format('visible')}",
     )
     add(
-        "--delimiters", choices=("item", "text"), help="what delimiters of an item belong to (item)"
+        "--delimiters",
+        choices=("item", "text"),
+        help=f"what delimiters of an item belong to {saved.format('item')}",
     )
-    add("--target", choices=("item", "text"), help="what the target is to the masks (item)")
+    add(
+        "--target",
+        choices=("item", "text"),
+        help=f"what the target is to the masks {saved.format('item')}",
+    )
 
 
 def add_asking_options(add):

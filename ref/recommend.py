@@ -80,7 +80,7 @@ def main(arguments=None):
     check_options(options)
     cli.check_device(options.device)
     dtype = cli.DTYPES[options.dtype]
-    recommender = Recommender.load(options.weights, options.device, dtype, options.base)
+    recommender = Recommender.load(options.weights, dtype, options.device, options.base)
     matcher = Matcher(recommender.titles)
     candidates = read_candidates(options.candidates, matcher) if options.candidates else None
     if options.all_users:
@@ -165,6 +165,7 @@ def recommend_to_all(recommender, candidates, options):
     path = Path(options.all_users)
     with (
         naming(path),
+        # not `replacing` from here on: it would hold Ctrl-C back until the end
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=path.parent) as file,
         cli.progress_bar(len(users.user_ids), "recommend", "user") as bar,
     ):

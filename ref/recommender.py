@@ -50,7 +50,7 @@ class Recommender:
         self.number = dict(zip(titles, trie.canonical.tolist()))
 
     @classmethod
-    def load(cls, folder, device="cpu", dtype=torch.float32, base=None, titles=None):
+    def load(cls, folder, dtype=torch.float32, device="cpu", base=None, titles=None):
         """The Recommender of a model folder.
 
         titles: another catalogue than the one in the folder. base: as in load_model.

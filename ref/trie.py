@@ -129,9 +129,9 @@ class Trie:
         return np.array(nodes[::-1])
 
     def children(self, nodes):
-        """The children of each node, padded with 0 to the most that any has: int (len(nodes), M).
+        """The children of each node, padded with the root to the most that any has: int (nodes, M).
 
-        Returns them, and which of them are real: bool (len(nodes), M).
+        Returns them, and which of them are real: bool (nodes, M).
         """
         most = max(self.num_children[nodes].max(initial=0), 1)
         number = np.arange(most)

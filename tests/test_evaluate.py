@@ -17,7 +17,7 @@ from ref import cli, protocol, recommender
 from ref.data import dataset
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
-from ref.report import users as report_users
+from ref.report import targets as report_targets
 from ref.report.baselines import Baselines
 from ref.settings import Settings
 
@@ -244,11 +244,11 @@ def test_sampled_ranking_follows_its_seed_and_ranks_among_its_negatives(
 @pytest.mark.parametrize("exclude_seen, others", [(False, {1, 2, 3, 4, 5}), (True, {4, 5})])
 def test_titles_of_the_history_are_drawn_unless_they_are_excluded(exclude_seen, others):
     data = SimpleNamespace(titles=list("abcdef"))
-    users = report_users.Users([np.array([1, 2, 3])], np.array([0]), np.array([7]))
+    targets = report_targets.Targets([np.array([1, 2, 3])], np.array([0]), np.array([7]))
 
     def draw(negatives):
         options = SimpleNamespace(seed=0, exclude_seen=exclude_seen, negatives=negatives)
-        return report_users.draw_candidates(0, users, data, options)
+        return report_targets.draw_candidates(0, targets, data, options)
 
     assert sorted(draw(len(others))) == sorted({0, *others})
     with pytest.raises(ValueError, match=f"only {len(others)} other titles"):
@@ -389,10 +389,10 @@ def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path
     folder, llm = write_crowded(tmp_path, max_length=290)
     data = dataset.load(folder)
     options = evaluate.parse_options(["--weights", str(llm), "--ranking", "full"])
-    users = report_users.test_users(data, options)
-    result = evaluate.evaluate_model(llm, data, users, options)
+    targets = report_targets.test_targets(data, options)
+    result = evaluate.evaluate_model(llm, data, targets, options)
     best_titles = [dict(ranking.top) for ranking in result.rankings]
-    scores = [best[target] for best, target in zip(best_titles, users.targets.tolist())]
+    scores = [best[target] for best, target in zip(best_titles, targets.titles.tolist())]
     np.testing.assert_allclose(result.metrics["NLL"], -np.array(scores), rtol=1e-4)
 
 

@@ -10,7 +10,7 @@ from ref.golden.definitions import metrics as definition
 from ref.golden.stages.metrics import NAMES, STAGE, compute, place
 from ref.report.metrics import bootstrap, metrics_of, paired_difference
 from ref.report.ranking import evaluate_scores
-from ref.report.users import Users
+from ref.report.targets import Targets
 
 CASES = [info["name"] for info in cases.infos() if info["stage"] == "metrics"]
 INF = np.inf
@@ -23,24 +23,24 @@ def case(request):
 
 def project_metrics(case, model=""):
     """Ranks (U,) and metrics {name: (U,)} by ref.report; model: "" or "second_"."""
-    targets = case.title_of[case.targets]
+    titles = case.title_of[case.targets]
     if "lists" in case.inputs:
         ranks = []
-        for target, items in zip(targets, case.tensors[f"{model}lists"], strict=True):
-            titles = case.title_of[items[items != -1]].tolist()
-            ranks.append(titles.index(target) + 1 if target in titles else INF)
+        for target, items in zip(titles, case.tensors[f"{model}lists"], strict=True):
+            best = case.title_of[items[items != -1]].tolist()
+            ranks.append(best.index(target) + 1 if target in best else INF)
         return np.array(ranks), metrics_of(ranks)
     # titles are what ref.report ranks: an item counts as the first with its title
     histories = [np.unique(case.title_of[row]) for row in case.seen]
     candidates = [np.unique(case.title_of[row]) for row in case.candidates]
-    users = Users(histories, targets, case.user_ids, candidates)
+    targets = Targets(histories, titles, case.user_ids, candidates)
     width = case.info["width"]
     options = SimpleNamespace(
         ranking="beam" if width else "full",
         beam_width=width,
         exclude_seen=case.info["exclude_seen"],
     )
-    result = evaluate_scores("project", case.tensors[f"{model}scores"], users, options)
+    result = evaluate_scores("project", case.tensors[f"{model}scores"], targets, options)
     return result.ranks, result.metrics
 
 

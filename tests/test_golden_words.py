@@ -28,7 +28,7 @@ def computed_or_remembered(suspects, bugs, comparison):
     name = comparison.case.name
     if set(comparison.evidence) <= set(STAGES[comparison.case.stage].decisive) and len(bugs) == 1:
         return known_bugs.decisive_outputs(bugs, name)
-    outputs = diagnosis.outputs_with_all(bugs, comparison.case)
+    outputs = diagnosis.outputs_with(bugs, comparison.case)
     return {name: outputs[name] for name in comparison.evidence}
 
 

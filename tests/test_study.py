@@ -10,7 +10,7 @@ import torch
 import evaluate
 from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
-from ref.report.users import test_users as users_to_rank_for
+from ref.report.targets import test_targets as targets_to_rank
 
 from study import records, run, smollm
 from support.catalogue import TITLES
@@ -269,7 +269,7 @@ def test_a_training_that_was_stopped_is_resumed(do, tmp_path):
 def test_likelihoods_are_those_that_evaluation_reports():
     folder = EMBEDDED.parents[2] / "weights" / "movielens-hat"
     data, options = load(), evaluate.parse_options(["--limit", "6"])
-    result = evaluate.evaluate_model(folder, data, users_to_rank_for(data, options), options)
+    result = evaluate.evaluate_model(folder, data, targets_to_rank(data, options), options)
     likelihoods = smollm.likelihoods(folder, None, limit=6)
     np.testing.assert_allclose(likelihoods, result.metrics["NLL"], atol=6e-4)
 

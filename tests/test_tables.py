@@ -84,8 +84,8 @@ def test_the_heading_is_wrapped_and_says_the_same_words():
     options = evaluate.parse_options([])
     note = "2,245 of 9,061 titles and 81,915 of 99,997 interactions are left " * 2
     data = SimpleNamespace(source="data", notes=[note], titles=["a", "b"])
-    users = SimpleNamespace(user_ids=np.arange(3))
-    lines = tables.heading(data, users, ["catalogue", "vocabulary"], options)
+    targets = SimpleNamespace(user_ids=np.arange(3))
+    lines = tables.heading(data, targets, ["catalogue", "vocabulary"], options)
     assert max(map(len, lines)) <= 80
     words = " ".join(" ".join(lines).split())
     assert note.strip() in words
@@ -107,12 +107,12 @@ def test_no_probability_is_shown_as_zero(probability, text):
 
 
 def test_recommended_titles_have_their_probability_in_percent():
-    users = SimpleNamespace(user_ids=[6], histories=[[0, 1]], targets=[2])
+    targets = SimpleNamespace(user_ids=[6], histories=[[0, 1]], titles=[2])
     top = [(2, np.log(0.25)), (1, np.log(1e-6))]
     model = SimpleNamespace(
         name="m", is_model=True, rankings=[SimpleNamespace(top=top)], targets=[2]
     )
-    lines = tables.user_text(0, users, [model], ["A", "B", "C"]).splitlines()
+    lines = tables.user_text(0, targets, [model], ["A", "B", "C"]).splitlines()
     assert lines[-2:] == ["    1.  25.00%  C  <- the true one", "    2.  <0.01%  B"]
 
 

@@ -658,7 +658,7 @@ def test_possible_targets_are_those_of_windows_of_many_epochs(loss, data_folder,
         windows = data.training_windows(loss, np.random.default_rng(seed))
         for start, end in zip(windows.starts.tolist(), windows.ends.tolist()):
             targets.update(range(start + 1, end) if loss == "titles" else [end - 1])
-    assert set(batches.possible_targets(data, loss).tolist()) == targets
+    assert set(data.possible_targets(loss).tolist()) == targets
 
 
 def test_a_catalogue_of_one_title_trains_and_evaluates(tmp_path, run, report_of):

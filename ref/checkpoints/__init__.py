@@ -17,22 +17,20 @@ from ref.checkpoints.weights import (
 from ref.llama import Llama
 
 
-def load_model(
-    folder, dtype=torch.float32, device="cpu", scheme=None, base=None, attention="sdpa", dropout=0.0
-):
+def load_model(folder, dtype=torch.float32, device="cpu", scheme=None, base=None, dropout=0.0):
     """Load a model folder of Hugging Face, ours or not, as a Llama.
 
     scheme: replaces the MaskScheme in the folder's config.json ("hatllm"; absent: plain causal).
     base: a folder with only a LoRA adapter names its base model; this folder is taken instead. The
         adapter is merged.
     device: on "meta" the folder is checked, but no weights are read: it takes no memory.
-    attention, dropout: as in `Llama`.
+    dropout: as in `Llama`.
     Raises FileNotFoundError or ValueError, naming the file and what is wrong with it.
     """
     config, saved_scheme, source = adapters.read_config(folder, base)
     # on "meta" it takes no memory: the files may not fit the model
     with torch.device("meta"), _WithoutDrawing():
-        model = Llama(config, scheme or saved_scheme, attention, dropout).to(dtype)
+        model = Llama(config, scheme or saved_scheme, dropout=dropout).to(dtype)
     paths = find_tensors(weight_files(source), hf_parameters(model))
     model.to_empty(device=device)
     model.tie_weights()

@@ -72,14 +72,26 @@ class Dataset:
             return linked_windows(self.train, self.history, rng)
         return prefix_windows(self.train, self.history)
 
+    def possible_targets(self, loss):
+        """Places in `items` of all that may end a training window, int (places,)."""
+        if loss != "titles":
+            return self.training_windows(loss, None).ends - 1
+        # with "titles" the windows begin anywhere: all but the first item of a sequence
+        return np.flatnonzero(covered(self.train.starts + 1, self.train.ends, len(self.items)))
+
     def training_counts(self):
         """How often each title occurs in training, int64 (titles,)."""
-        # +1 where a training window starts, -1 where it ends: the sum so far counts the open ones.
-        changes = np.zeros(len(self.items) + 1, np.int64)
-        np.add.at(changes, self.train.starts, 1)
-        np.add.at(changes, self.train.ends, -1)
-        in_training = changes.cumsum()[:-1] > 0
+        in_training = covered(self.train.starts, self.train.ends, len(self.items))
         return np.bincount(self.items[in_training], minlength=len(self.titles))
+
+
+def covered(starts, ends, size):
+    """Which of the places 0 to size - 1 lie in a range [start, end): bool (size,)."""
+    # +1 where a range starts, -1 where it ends: the sum so far counts the open ones
+    changes = np.zeros(size + 1, np.int64)
+    np.add.at(changes, starts, 1)
+    np.add.at(changes, ends, -1)
+    return changes.cumsum()[:-1] > 0
 
 
 def prefix_windows(sequences: Windows, history) -> Windows:
@@ -96,7 +108,7 @@ def prefix_windows(sequences: Windows, history) -> Windows:
     sequence, number = _number_windows(np.maximum(lengths - MIN_HISTORY, 0))
     starts = sequences.starts[sequence]
     ends = starts + MIN_HISTORY + 1 + number
-    return Windows(np.maximum(starts, ends - history - 1), ends)
+    return _windows_to(ends, starts, history)
 
 
 def linked_windows(sequences: Windows, history, rng) -> Windows:

@@ -144,10 +144,19 @@ def _find_pair(folder, interactions, items):
 
 
 def _find(folder, name):
+    """The path of FOLDER/name with any of SUFFIXES, or None."""
     for suffix in SUFFIXES:
-        for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix}.gz"):
-            if path.is_file():
-                return path
+        path = _plain_or_gz(folder, f"{name}{suffix}")
+        if path is not None:
+            return path
+    return None
+
+
+def _plain_or_gz(folder, name):
+    """FOLDER/name or FOLDER/name.gz, or None if neither is there."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
     return None
 
 
@@ -416,7 +425,7 @@ def _read_windows(folder, name, numbers, names_file):
     windows = []
     dropped = 0
     columns = ("user_id", "item_ids", "timestamp")
-    for where, (user_id, item_ids, time) in rows(find(folder, name), columns):
+    for where, (user_id, item_ids, time) in rows(_presplit_file(folder, name), columns):
         items = [numbers[item_id] for item_id in _item_ids(item_ids, where, numbers, names_file)]
         titled = [item for item in items if item is not None]
         if items[-1] is None or len(titled) < 2:
@@ -454,12 +463,12 @@ def whole_time(text, where) -> int:
     return int(text)
 
 
-def find(folder, name):
+def _presplit_file(folder, name):
     """The path of FOLDER/name or FOLDER/name.gz. Raises FileNotFoundError if neither is there."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"{folder}: has neither {name} nor {name}.gz")
+    path = _plain_or_gz(folder, name)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: has neither {name} nor {name}.gz")
+    return path
 
 
 def rows(path, columns):

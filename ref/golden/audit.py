@@ -44,8 +44,9 @@ from ref.golden.plants.segments import SEGMENTS
 KINDS = ("IN", "OR", "CR")
 MOST_LAYERS = 10_000
 NAME = re.compile(r"(?:layers\.(\d+)\.probabilities|attentions\.(\d+))")
-# Roots of the smallest number that is not 0: of float16, and of float32 and bfloat16.
-HALF_OF_FLOAT16, HALF = 2.4e-4, 1e-19
+# Where the lower half of the exponents ends, at the root of the smallest number: that is 6e-8 in
+# float16, and 1e-38 in float32 and bfloat16 (smaller ones exist, but many kernels make them 0).
+LOWER_HALF_OF_FLOAT16, LOWER_HALF = 2.4e-4, 1e-19
 NUM_SOFT = 10
 MOST_BUGS = 5  # that are printed
 SUM_TOLERANCE = 0.01  # of a row; bfloat16 has three digits
@@ -309,7 +310,7 @@ def evidence_of(weights, is_real):
     is_float16 = np.array_equal(weights, weights.astype(np.float16))
     smallest = np.where(allowed, weights, 1).min(axis=(0, 2, 3))  # (H,)
     num_keys = allowed.sum(axis=-1)  # (B, H, Q)
-    is_far = smallest > (HALF_OF_FLOAT16 if is_float16 else HALF)
+    is_far = smallest > (LOWER_HALF_OF_FLOAT16 if is_float16 else LOWER_HALF)
     is_far &= np.maximum(num_keys - 1, 0).sum(axis=(0, 2)) >= NUM_SOFT
     is_soft = (num_keys >= 2) & is_far[:, None]  # (B, H, Q)
     sums = np.where(is_known, weights.sum(axis=-1), 1)

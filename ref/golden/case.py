@@ -10,14 +10,14 @@ from ref.files import read_bytes, read_json
 
 FOLDER = Path(__file__).parent / "cases"
 WEIGHTS = "weights."  # how the names of a case's weights begin
-# What case.json has in every stage; case.schema.json says the rest.
+# What case.json has in every stage; schemas/STAGE.json says the rest.
 FIELDS = {"name": str, "stage": str, "tolerances": dict, "inputs": list, "outputs": list}
 
 
 class Case:
     """One golden case: `info`, what case.json holds, and `tensors`, the arrays by name.
 
-    In common to all stages (see case.schema.json):
+    In common to all stages (see schemas/STAGE.json):
         name, stage: strings
         inputs, outputs: {name: array}, what is given and what is expected, in order
     Where the case has a model:

@@ -64,13 +64,8 @@ class Diagnosis:
         return self.failing > 0 and not self.equal and not self.pairs
 
 
-def outputs_with(bug, case):
-    """What an implementation with this bug computes: every intermediate and the loss, by name."""
-    return outputs_with_all((bug,), case)
-
-
-def outputs_with_all(bugs, case):
-    """What an implementation with several bugs computes, by name."""
+def outputs_with(bugs, case):
+    """What an implementation with these bugs computes: intermediates and results, by name."""
     stage = STAGES[case.stage]
     copy = copy_of(stage.definition)
     altered, changed = plant_all([stage.plants[bug] for bug in bugs], copy, case)
@@ -94,7 +89,7 @@ def detection_matrix(all_cases):
 
 def visible_deviation(bug, case):
     """How far a bug moves the decisive outputs, in float32 tolerances of the case."""
-    outputs = outputs_with(bug, case)
+    outputs = outputs_with([bug], case)
     sizes = []
     for name in STAGES[case.stage].decisive:
         if name in case.outputs:
@@ -124,10 +119,7 @@ class Suspects:
         """What the bugs make of the tensors from which a bug is told, by name."""
         key = (bugs, comparison.case.name)
         if key not in self.outputs:
-            if len(bugs) == 1:
-                outputs = outputs_with(bugs[0], comparison.case)
-            else:
-                outputs = outputs_with_all(bugs, comparison.case)
+            outputs = outputs_with(bugs, comparison.case)
             self.outputs[key] = {name: outputs[name] for name in comparison.evidence}
         return self.outputs[key]
 
@@ -212,18 +204,14 @@ def diagnose_stages(comparisons, seconds=None):
 
 
 def diagnose(comparisons, seconds=None):
-    """The known bugs that explain a list of Comparison of one stage: a Diagnosis.
+    """The known bugs that explain a list of Comparison of one stage, some not right: a Diagnosis.
 
-    `seconds` bounds the time for pairs of bugs, by default to SECONDS_FOR_PAIRS. The diagnosis is
-    empty where all is right.
+    `seconds` bounds the time for pairs of bugs, by default to SECONDS_FOR_PAIRS.
     """
-    usable = [comparison for comparison in comparisons if comparison.problem is None]
-    if not usable or all(comparison.is_right for comparison in usable):
-        return Diagnosis(comparisons[0].case.stage if comparisons else "")
-    suspects = Suspects(usable)
+    suspects = Suspects(comparisons)
     diagnosis = Diagnosis(suspects.stage.name, failing=len(suspects.failing))
     if not suspects.failing:
-        diagnosis.remarks.append(pattern.only_intermediates(usable))
+        diagnosis.remarks.append(pattern.only_intermediates(comparisons))
         return diagnosis
     find_bugs(suspects, diagnosis, SECONDS_FOR_PAIRS if seconds is None else seconds)
     if not diagnosis.equal and not diagnosis.pairs:

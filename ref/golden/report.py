@@ -1,7 +1,6 @@
 """What the commands `check` and `run` print: a line or more for each case, then the diagnosis."""
 
 import json
-from dataclasses import asdict
 
 from ref.cli import printable
 from ref.golden.plants import descriptions
@@ -139,10 +138,9 @@ def as_json(comparisons, skipped, diagnoses):
 def diagnosis_as_json(diagnosis):
     """A Diagnosis, with what is known of each bug."""
     described = descriptions()
-    fields = asdict(diagnosis)
     bugs = [described[bug] | {"misfit": misfit} for bug, misfit in diagnosis.equal]
     nearest = [{"id": bug, "score": score, "makes": m} for bug, score, m in diagnosis.nearest]
-    return {"stage": fields.pop("stage"), "bugs": bugs, "nearest": nearest} | {
+    return {"stage": diagnosis.stage, "bugs": bugs, "nearest": nearest} | {
         "pairs": [pair for pair, _ in diagnosis.pairs],
         "pairs_tried": diagnosis.tried,
         "remarks": diagnosis.remarks,

@@ -58,7 +58,7 @@ def add_ranking_options(add):
     add("--limit", type=int, help="only the first so many test users")
     add("--exclude-seen", action="store_true", help="never recommend what the shown history holds")
     add("--cache-items", action="store_true", help=cache_items)
-    add("--batch-size", type=int, default=64, help=f"users at a time {default}")
+    add("--batch-size", type=int, default=64, help=f"targets at a time {default}")
 
 
 def add_report_options(add):

@@ -1,6 +1,6 @@
 """What a ranking gives: ranks and metrics of each target, their means, differences and slices.
 
-U targets (ref/report/users.py), S titles. Titles are numbers of the catalogue.
+U targets (ref/report/targets.py), S titles. Titles are numbers of the catalogue.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc
-from ref.report.users import size_text
+from ref.report.targets import size_text
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ def metrics_of_rankings(rankings):
     return metrics
 
 
-def evaluate_scores(name, scores, users, options) -> Result:
-    """Rank for all users by scores of all titles: for each target float (S,).
+def evaluate_scores(name, scores, targets, options) -> Result:
+    """Rank all targets by scores of all titles: for each target float (S,).
 
     With --ranking beam, a target behind the beam width counts as not returned.
     """
     rankings = []
     for number, row in enumerate(scores):
         candidates = np.arange(len(row))
-        if users.candidates is not None:
-            candidates = users.candidates[number]
-        history, target = users.histories[number], users.targets[number]
+        if targets.candidates is not None:
+            candidates = targets.candidates[number]
+        history, target = targets.histories[number], targets.titles[number]
         rank, auc = rank_target(row, history, target, candidates, options)
         if options.ranking == "beam":
             auc = None

@@ -7,7 +7,7 @@ import numpy as np
 from ref.cli import printable
 from ref.report.attention import KEYS, QUERIES, Attention
 from ref.report.ranking import Summary
-from ref.report.users import size_text
+from ref.report.targets import size_text
 
 COLUMNS = ("HR@10", "NDCG@10", "NLL")
 WIDE_COLUMNS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR", "AUC", "NLL")  # NDCG@1: HR@1
@@ -61,7 +61,7 @@ def percent_text(probability):
     return f"{probability:.2%}" if probability >= 0.00005 else "<0.01%"
 
 
-def heading(data, users, softmaxes, options):
+def heading(data, targets, softmaxes, options):
     """Lines that say what the tables show, wrapped.
 
     softmaxes: over what the models normalize, "full" or "catalogue", each once.
@@ -72,7 +72,7 @@ def heading(data, users, softmaxes, options):
         "sampled": f"target among {options.negatives} random other titles",
     }[options.ranking]
     seen = "removed" if options.exclude_seen else "not removed"
-    sizes = size_text(users.user_ids, "test users")
+    sizes = size_text(targets.user_ids, "test users")
     lines = [f"{data.source}: {sizes}, {len(data.titles)} titles", *data.notes]
     means = "means over users, 95 % bootstrap intervals below them"
     if "targets" in sizes:
@@ -117,14 +117,14 @@ def summary_text(summary: Summary, is_wide=False) -> str:
     return "\n\n".join(blocks)
 
 
-def user_text(number, users, results, titles) -> str:
+def user_text(number, targets, results, titles) -> str:
     """A user as a person would want to see: history, next title, what each model recommends.
 
     number: of the target, from 0; titles: their texts.
     """
-    lines = [f"user {users.user_ids[number] + 1} chose, oldest first"]
-    lines += [f"    {printable(titles[title])}" for title in users.histories[number]]
-    lines.append(f"  and next: {printable(titles[users.targets[number]])}")
+    lines = [f"user {targets.user_ids[number] + 1} chose, oldest first"]
+    lines += [f"    {printable(titles[title])}" for title in targets.histories[number]]
+    lines.append(f"  and next: {printable(titles[targets.titles[number]])}")
     for model in results:
         if model.is_model:
             lines.append(f"  {model.name} recommends")

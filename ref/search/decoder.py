@@ -22,7 +22,7 @@ from ref.search.cache import KVCache, drop_what_no_target_sees
 from ref.settings import Settings
 from ref.trie import Trie
 
-_LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
+LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Decoder:
         children, real = self.trie.children(nodes)
         log_probs = np.full(children.shape, -np.inf)
         inner = np.flatnonzero(real[:, 0])  # nothing continues a leaf
-        for rows in np.split(inner, range(_LOGIT_ROWS, len(inner), _LOGIT_ROWS)):
+        for rows in np.split(inner, range(LOGIT_ROWS, len(inner), LOGIT_ROWS)):
             tokens = self.tensor(self.trie.token[children[rows]].clip(0))
             # the states are divided instead of the logits, which are many more
             states = hidden[self.tensor(rows)] / self.settings.temperature

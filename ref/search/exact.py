@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from ref.llama import at_least_float32
-
-_LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
+from ref.search.decoder import LOGIT_ROWS
 
 
 @torch.inference_mode()
@@ -93,7 +92,7 @@ def record_children(decoder, log_probs, nodes, hidden):
     if decoder.settings.softmax == "catalogue":
         record_among_siblings(decoder, log_probs, nodes, hidden)
         return
-    nodes_at_once = max(1, _LOGIT_ROWS // len(log_probs))
+    nodes_at_once = max(1, LOGIT_ROWS // len(log_probs))
     for begin in range(0, len(nodes), nodes_at_once):
         part = slice(begin, begin + nodes_at_once)
         record_among_vocabulary(decoder, log_probs, nodes[part], hidden[:, part])

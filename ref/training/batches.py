@@ -65,14 +65,3 @@ def shares_of_step(windows, objective, accumulate, device):
         Share(batch, counts, counts * processes.WORLD / num_predicted) for batch, counts in batches
     ]
     return shares, num_predicted
-
-
-def possible_targets(data, loss):
-    """Places in data.items of all that may be the last item of a training window."""
-    if loss != "titles":
-        return data.training_windows(loss, None).ends - 1
-    # with "titles" the windows begin anywhere: all but the first item of a sequence
-    change = np.zeros(len(data.items) + 1, int)
-    np.add.at(change, data.train.starts + 1, 1)
-    np.add.at(change, data.train.ends, -1)
-    return np.flatnonzero(change.cumsum()[:-1])

@@ -27,7 +27,7 @@ from ref.data import dataset
 from ref.files import read_json
 from ref.report.baselines import Baselines
 from ref.report.ranking import evaluate_scores
-from ref.report.users import test_users
+from ref.report.targets import test_targets
 
 from study import records
 
@@ -193,22 +193,22 @@ def targets_of(name, folder):
     _, min_user, _, test_items = SPLIT
     data = dataset.load(folder, min_user=min_user, test_items=test_items)
     options = evaluate.parse_options(["--ranking", "full"])
-    users = test_users(data, options)
+    targets = test_targets(data, options)
     ranks = {}
     for baseline, scorer in Baselines(data).scorers().items():
-        result = evaluate_scores(baseline, map(scorer, users.histories), users, options)
+        result = evaluate_scores(baseline, map(scorer, targets.histories), targets, options)
         ranks[baseline] = records.pack_ranks(result.ranks)
     characters = [len(title) for title in data.titles]
-    shown = [sum(characters[i] for i in history) / len(history) for history in users.histories]
+    shown = [sum(characters[i] for i in history) / len(history) for history in targets.histories]
     return {
         "run": f"targets/{name}",
         "data": name,
         "titles": len(data.titles),
-        "users": int(users.user_ids[-1]) + 1,
-        "targets": len(users),
+        "users": int(targets.user_ids[-1]) + 1,
+        "targets": len(targets),
         "training": len(data.items) - len(data.test) - len(data.valid),
-        "count": records.pack(data.training_counts()[users.targets]),
-        "characters": records.pack([characters[target] for target in users.targets]),
+        "count": records.pack(data.training_counts()[targets.titles]),
+        "characters": records.pack([characters[target] for target in targets.titles]),
         "history_characters": records.pack([round(mean) for mean in shown]),
         "ranks": ranks,
     }

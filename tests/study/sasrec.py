@@ -27,7 +27,7 @@ from ref import cli
 from ref.data import dataset
 from ref.files import write_json
 from ref.report.ranking import evaluate_scores
-from ref.report.users import test_users
+from ref.report.targets import test_targets
 from ref.training.batches import items_of
 
 SETTINGS = [{"size": size, "dropout": dropout} for size in (64, 128) for dropout in (0.2, 0.5)]
@@ -78,7 +78,7 @@ def training_loss(model, windows, data):
 
 @torch.inference_mode()
 def log_probs(model, histories, data):
-    """Of all titles behind each history, float32 (users, titles)."""
+    """Of all titles behind each history, float32 (targets, titles)."""
     out = []
     for begin in range(0, len(histories), 512):
         shown = padded(histories[begin : begin + 512], data)
@@ -172,10 +172,10 @@ def report(best, data, limit):
     if limit:
         words += ["--limit", limit]
     options = evaluate.parse_options(words)
-    users = test_users(data, options)
-    scores = log_probs(best.model, users.histories, data).numpy()
-    nll = -scores[range(len(users)), users.targets].astype(np.float64)
-    result = evaluate_scores("SASRec", scores, users, options)
+    targets = test_targets(data, options)
+    scores = log_probs(best.model, targets.histories, data).numpy()
+    nll = -scores[range(len(targets)), targets.titles].astype(np.float64)
+    result = evaluate_scores("SASRec", scores, targets, options)
     metrics = result.metrics | {"NLL": nll}
     return {
         "options": best.setting,

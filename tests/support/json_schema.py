@@ -1,4 +1,4 @@
-"""As much of JSON Schema as case.schema.json uses."""
+"""As much of JSON Schema as ref/golden/schemas uses."""
 
 TYPES = {
     "object": dict,

@@ -9,6 +9,7 @@ from ref.golden import case as cases
 from ref.golden import compare, diagnosis
 from ref.golden.stages import STAGES
 
+OUTPUTS_WITH = diagnosis.outputs_with  # a test replaces it
 # How many of the bugs a test takes that would need minutes for all: every eighth, or (slow) all.
 SHARES = [pytest.param(8, id="every eighth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
@@ -28,15 +29,19 @@ def cases_of(stage):
 def decisive_outputs(bugs, name):
     """What bugs (a tuple of ids) make of the decisive outputs of a case, by name."""
     case = case_of(name)
-    outputs = diagnosis.outputs_with_all(bugs, case)
+    outputs = OUTPUTS_WITH(bugs, case)
     return {key: outputs[key] for key in STAGES[case.stage].decisive if key in case.outputs}
 
 
 def let_diagnosis_remember(monkeypatch):
     """The diagnosis looks up what single bugs make of the decisive outputs."""
-    monkeypatch.setattr(
-        diagnosis, "outputs_with", lambda bug, case: decisive_outputs((bug,), case.name)
-    )
+
+    def outputs_with(bugs, case):
+        if len(bugs) == 1:
+            return decisive_outputs(tuple(bugs), case.name)
+        return OUTPUTS_WITH(bugs, case)
+
+    monkeypatch.setattr(diagnosis, "outputs_with", outputs_with)
 
 
 def detection_matrix(bugs):

@@ -1,8 +1,8 @@
 """The known bugs, executable: each alters a copy of a definition, or what the copy is given.
 
 What each bug is, what it does and how to fix it stands in the JSON file of its stage (model.json,
-...) under the same id, in the same order. There is one Python file a family, with a table of its
-bugs at its end. Which stage has which bugs, `ref.golden.stages` says.
+...) under the same id, in the same order. Each Python file ends in a table of its bugs. Which stage
+has which bugs, `ref.golden.stages` says.
 
 A plant is a function of (copy, case). `copy` is a fresh copy of the module that defines what is
 right in the case's stage (for the model that is `ref.llama_numpy`), some of whose functions the
@@ -27,7 +27,7 @@ def descriptions():
 
 
 def plant_all(plants, copy, case):
-    """Plant several bugs in one copy: (the case as the last plant saw it, the changed arguments).
+    """Plant several bugs in one copy: (the case with all changed arguments, and these by name).
 
     Each plant is given the case with the arguments that those before it changed.
     """

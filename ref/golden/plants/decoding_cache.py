@@ -187,10 +187,9 @@ def held_in_bfloat16(copy, case):
 
 
 def run_prompts_otherwise(change):
-    """Other tokens in the pass of prompts: change(Tokens (N, P)) -> Tokens (N, more than P).
+    """Other tokens in the pass of prompts: a plant.
 
-    Returns a plant. The logits are those of the last P tokens, or of the first P where `change`
-    puts its tokens behind.
+    change(Tokens (N, P)) -> (Tokens (N, more than P), the first of the P whose logits are taken).
     """
 
     def plant(copy, case):

@@ -51,7 +51,8 @@ def dropped_keys(kind, is_dropped):
 
         def change(rows, segment_ids, P):
             index = np.arange(rows.shape[-1])
-            dropped = is_dropped(segment_ids, index, P) & (index < index[-1])  # (W, T)
+            dropped = is_dropped(segment_ids, index, P) & (index < index[-1])
+            dropped = np.broadcast_to(dropped, segment_ids.shape)  # (W, T)
             return rows & ~(has_kind[:, None, None, None] & dropped[None, :, None])
 
         return changed_rows(change)(copy, case)
@@ -154,7 +155,7 @@ ROWS = {
     "decode-drops-history-in-in": dropped_keys("IN", lambda s, k, P: (s >= 1) & (k < P)),
     "decode-drops-text-in-in": dropped_keys("IN", lambda s, k, P: s == 0),
     "decode-drops-text-in-cr": dropped_keys("CR", lambda s, k, P: s == 0),
-    "decode-drops-generated-in-cr": dropped_keys("CR", lambda s, k, P: (s == s) & (k >= P)),
+    "decode-drops-generated-in-cr": dropped_keys("CR", lambda s, k, P: k >= P),
     "decode-window-of-128": hidden_keys(lambda k, P, T: k < T - 128),
     "decode-window-of-256": hidden_keys(lambda k, P, T: k < T - 256),
     "decode-window-of-512": hidden_keys(lambda k, P, T: k < T - 512),

@@ -1,4 +1,4 @@
-"""The test users of a ranking, and the titles among which their targets are ranked.
+"""The test targets of a ranking, and the titles among which each is ranked.
 
 U targets: one for each user, or, with `--test-items`, several in a row of the same user.
 """
@@ -9,47 +9,47 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Users:
-    """U test targets and their users; titles are numbers of the catalogue.
+class Targets:
+    """U test targets; titles are numbers of the catalogue.
 
-    histories: for each target an int array, oldest first. targets: int (U,). user_ids: int (U,),
-    the number of the user of each. candidates: for each the titles among which the target is
-    ranked, itself among them, an int array; None: all titles.
+    histories: of each what its user chose before, an int array, oldest first. titles: int (U,), the
+    targets themselves. user_ids: int (U,), the number of the user of each. candidates: for each the
+    titles among which it is ranked, itself among them, an int array; None: all titles.
     """
 
     histories: list
-    targets: np.ndarray
+    titles: np.ndarray
     user_ids: np.ndarray
     candidates: list | None = None
 
     def __len__(self):
-        return len(self.targets)
+        return len(self.titles)
 
     def __getitem__(self, part):
         candidates = None if self.candidates is None else self.candidates[part]
-        return Users(self.histories[part], self.targets[part], self.user_ids[part], candidates)
+        return Targets(self.histories[part], self.titles[part], self.user_ids[part], candidates)
 
 
-def test_users(data, options) -> Users:
-    """The users to rank for; with --ranking sampled each target has negatives of its own."""
+def test_targets(data, options) -> Targets:
+    """Those of the users to rank for; with --ranking sampled each has negatives of its own."""
     limit = np.inf if options.limit is None else options.limit
     is_wanted = data.test_users < limit
     windows = data.test[is_wanted]
     histories = [data.items[start : end - 1] for start, end in zip(windows.starts, windows.ends)]
-    users = Users(histories, data.items[windows.ends - 1], data.test_users[is_wanted])
+    targets = Targets(histories, data.items[windows.ends - 1], data.test_users[is_wanted])
     if options.ranking != "sampled":
-        return users
-    candidates = [draw_candidates(number, users, data, options) for number in range(len(users))]
-    return replace(users, candidates=candidates)
+        return targets
+    candidates = [draw_candidates(number, targets, data, options) for number in range(len(targets))]
+    return replace(targets, candidates=candidates)
 
 
-def draw_candidates(number, users, data, options):
+def draw_candidates(number, targets, data, options):
     """A target and random other titles, drawn from (--seed, number of the target)."""
     rng = np.random.default_rng([options.seed, number])
-    target = users.targets[number]
+    target = targets.titles[number]
     not_drawn = [target]
     if options.exclude_seen:
-        not_drawn += users.histories[number].tolist()
+        not_drawn += targets.histories[number].tolist()
     others = np.setdiff1d(np.arange(len(data.titles)), not_drawn)
     if len(others) < options.negatives:
         raise ValueError(
