@@ -16,7 +16,13 @@ from ref.data import dataset
 from ref.data.columns import columns_of
 from ref.files import check_writable, write_atomically, write_json
 from ref.loss import Objective
-from ref.protocol import has_settings, note_on_defaults, scheme_from, settings_from
+from ref.protocol import (
+    has_settings,
+    note_on_defaults,
+    notes_on_training,
+    scheme_from,
+    settings_from,
+)
 from ref.report import attention, baselines
 from ref.report.draw_attention import attention_svg
 from ref.report.metrics import slices
@@ -115,7 +121,13 @@ def load_data(options, folders, settings):
                 f"{folder}: was trained with --test-items {each.test_items}, so it has seen "
                 f"targets of --test-items {test_items}; train it with that, or evaluate with fewer"
             )
-    return dataset.load(options.data, history, min_item, min_user, test_items, columns)
+    data = dataset.load(options.data, history, min_item, min_user, test_items, columns)
+    notes = [
+        note
+        for folder, each in zip(folders, settings)
+        for note in notes_on_training(folder, each, data.titles)
+    ]
+    return replace(data, notes=(*data.notes, *notes))
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,10 @@ def prepare_objectives(options, data, encoder, settings):
     if len(places):  # encode the worst case: the error, if any, comes from there
         tokens = objective.title_lengths[data.items]
         longest = places[(tokens[places] + tokens[places - 1]).argmax()]
-        target_objective.batch([data.items[longest - 1 : longest + 1]])
+        pair = data.items[longest - 1 : longest + 1]
+        if options.item_dropout:  # any item may come to stand before another
+            pair = data.items[[tokens.argmax(), places[tokens[places].argmax()]]]
+        target_objective.batch([pair])
     if len(data.test):
         refuse_what_cannot_be_evaluated(data, target_objective)
     return objective, target_objective
@@ -265,7 +268,7 @@ def train_epochs(run, progress):
         while not progress.is_finished(options.patience):
             for windows in remaining_batches(run, progress):
                 shares, num_predicted = shares_of_step(
-                    items_of(windows, run.data), run.objective, options.accumulate, options.device
+                    windows, run.objective, options.accumulate, options.device
                 )
                 tally.begin_step(num_predicted)
                 for share in shares:
@@ -294,7 +297,8 @@ def train_epochs(run, progress):
 
 def planned_steps(run):
     """How many steps the training takes: --max-steps, or --epochs times those of epoch 1."""
-    return run.options.max_steps or run.options.epochs * len(shuffled_batches(run, epoch=1))
+    _, batches = shuffled_batches(run, epoch=1)
+    return run.options.max_steps or run.options.epochs * len(batches)
 
 
 def say_if_warmup_is_shortened(warmup, total):
@@ -305,18 +309,26 @@ def say_if_warmup_is_shortened(warmup, total):
 
 
 def remaining_batches(run, progress):
-    """The batches of the epoch that is under way, without those that are trained on already."""
-    batches = shuffled_batches(run, progress.epoch + 1)[progress.tally.num_steps :]
-    return batches[: progress.total - progress.step]
+    """Yield the batches of this epoch that are not trained on yet: the items of their windows."""
+    data, batches = shuffled_batches(run, progress.epoch + 1)
+    end = progress.tally.num_steps + progress.total - progress.step
+    for windows in batches[progress.tally.num_steps : end]:
+        yield items_of(windows, data)
 
 
 def shuffled_batches(run, epoch):
-    """The windows of an epoch in batches, in an order drawn from --seed and the epoch."""
-    rng = np.random.default_rng([run.options.seed, epoch])
-    windows = run.data.training_windows(run.objective.loss, rng)
+    """The windows of an epoch in batches, in an order drawn from --seed and the epoch.
+
+    Returns the Dataset that they are windows of, and a list of Windows.
+    """
+    options, data = run.options, run.data
+    rng = np.random.default_rng([options.seed, epoch])
+    if options.item_dropout:
+        data = data.with_items_left_out(options.item_dropout, rng)
+    windows = data.training_windows(run.objective.loss, rng)
     if not len(windows):
-        raise ValueError(f"{run.data.source}: no user has enough items for a training window")
-    return batches_of_similar_length(windows, run.data, run.objective, run.options.batch_size, rng)
+        raise ValueError(f"{data.source}: no user has enough items for a training window")
+    return data, batches_of_similar_length(windows, data, run.objective, options.batch_size, rng)
 
 
 def set_learning_rate(optimizer, rate):

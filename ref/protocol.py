@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ref.layouts import load_layout
 from ref.masks import MaskScheme
-from ref.settings import SETTINGS_FILE, Settings, read_settings
+from ref.settings import CATALOGUE, SETTINGS_FILE, Settings, read_catalogue, read_settings
 
+_FILTERS = ("min_item", "min_user", "min_rating")
 _ASKED = ("softmax", "temperature", "history", "min_item", "min_user", "min_rating")
 
 
@@ -88,3 +89,30 @@ def note_on_defaults(folder, settings, scheme) -> str | None:
         f"{folder} has no {SETTINGS_FILE}: asked as a language model with {masks}, layout "
         f"{settings.layout.name}, softmax {settings.softmax}; options can say otherwise"
     )
+
+
+def notes_on_training(folder, settings, titles) -> list:
+    """Sentences on a model that was trained on other data, or on more of it, than is asked now.
+
+    settings: how it is asked; titles: the catalogue now.
+    """
+    if not has_settings(folder):
+        return []
+    notes = []
+    before, now = (
+        ", ".join(f"{name} {getattr(each, name)}" for name in _FILTERS)
+        for each in (read_settings(folder), settings)
+    )
+    if before != now:
+        notes.append(
+            f"{folder} was trained with {before}, and is evaluated with {now}: if that is the data "
+            "that it was trained on, it has seen some of the targets"
+        )
+    if (Path(folder) / CATALOGUE).exists():
+        num_unknown = len(set(titles) - set(read_catalogue(folder)))
+        if num_unknown:
+            notes.append(
+                f"{folder} was not trained to recommend {num_unknown:,} of these "
+                f"{len(titles):,} titles"
+            )
+    return notes

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ref import cli
 from ref.data.columns import KNOWN_COLUMNS, add_column_options, columns_of
@@ -52,6 +53,7 @@ def parse_options(arguments=None):
     add("--base", metavar="FOLDER", help="base model, where --weights is a LoRA adapter")
     add("--dtype", choices=cli.DTYPES, default="float32")
     add("--device", default="cpu", help=f"cpu, cuda, mps {default}")
+    add("--threads", type=int, help="of the CPU (default: all)")
     all_users = parser.add_argument_group("every user of a data set").add_argument
     all_users("--all-users", metavar="FILE", help="write to this .jsonl or .csv file")
     all_users("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
@@ -60,7 +62,9 @@ def parse_options(arguments=None):
 
 
 def check_options(options):
-    """Raise ValueError for options that do not go together."""
+    """Raise ValueError for options that make no sense, or do not go together."""
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads is {options.threads}; expected 1 or more")
     if options.all_users is None:
         if options.data is not None or columns_of(options) != KNOWN_COLUMNS:
             raise ValueError("--data and its columns belong to --all-users, which is not given")
@@ -79,6 +83,8 @@ def main(arguments=None):
     options = parse_options(arguments)
     check_options(options)
     cli.check_device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     dtype = cli.DTYPES[options.dtype]
     recommender = Recommender.load(options.weights, dtype, options.device, options.base)
     matcher = Matcher(recommender.titles)
@@ -86,39 +92,44 @@ def main(arguments=None):
     if options.all_users:
         recommend_to_all(recommender, candidates, options)
         return
-    for texts in histories(options):
-        history = [known_title(text, matcher, options) for text in texts]
+    for source, texts in histories(options):
+        history = [known_title(text, source, matcher, options) for text in texts]
         best = recommender.recommend(history, options.k, not options.include_seen, candidates)
         show(texts, history, best, options)
 
 
 def histories(options):
-    """Each a list of texts: the titles of the command line, or the lines of standard input."""
+    """Yield (source, texts): the titles of the command line, or those of a line of input each.
+
+    source is for messages. Blank lines are passed over.
+    """
     if options.titles:
-        yield options.titles
+        yield "the history", options.titles
         return
     if sys.stdin.isatty():
         raise ValueError("no titles; expected some behind the command, or lines on standard input")
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin, start=1):
         if line.strip():
-            yield line.rstrip("\n").split("\t")
+            yield f"standard input, line {number}", line.rstrip("\n").split("\t")
 
 
-def known_title(text, matcher, options):
+def known_title(text, source, matcher, options):
     """The title of the catalogue that a text means.
 
-    Raises ValueError where there is none, or several; with --as-text the text itself stays.
+    Raises ValueError, beginning with `source`, where there is none, or several; with --as-text the
+    text itself stays.
     """
-    text = clean_title(text, "the history")
+    text = clean_title(text, source)
     match = matcher.match(text)
     if match.title:
         return match.title
     if options.as_text:
         return text
     if match.suggestions:
-        raise ValueError(f"{text!r} may mean {', '.join(map(repr, match.suggestions))}")
+        raise ValueError(f"{source}: {text!r} may mean {', '.join(map(repr, match.suggestions))}")
     raise ValueError(
-        f"{text!r} is no title of {options.weights}; --as-text keeps it in the prompt as it is"
+        f"{source}: {text!r} is no title of {options.weights}; --as-text keeps it in the prompt as "
+        "it is"
     )
 
 
@@ -170,6 +181,7 @@ def recommend_to_all(recommender, candidates, options):
         cli.progress_bar(len(users.user_ids), "recommend", "user") as bar,
     ):
         write = WRITERS[path.suffix](file)
+        num_without = 0
         for begin in range(0, len(users.user_ids), USERS_AT_A_TIME):
             batch = slice(begin, begin + USERS_AT_A_TIME)
             histories = [[users.titles[item] for item in items] for items in users.items[batch]]
@@ -178,11 +190,14 @@ def recommend_to_all(recommender, candidates, options):
             )
             for user_id, best in zip(users.user_ids[batch], recommended):
                 write(user_id, best)
+                num_without += not best
             bar.update(len(histories))
         file.seek(0)
         with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as complete:
             shutil.copyfileobj(file, complete)
     print(f"wrote {path}: {len(users.user_ids):,} users, {options.k} titles each at most")
+    if num_without:
+        print(f"{num_without:,} of them have chosen all that may be recommended")
 
 
 def users_with_histories(recommender, options):
@@ -195,9 +210,9 @@ def users_with_histories(recommender, options):
         columns = replace(columns, min_rating=recommender.settings.min_rating)
     users = load_histories(options.data, columns)
     print(*users.notes, sep="\n", end="\n" if users.notes else "")
-    if options.as_text:
-        return users
-    is_known = np.array([title in recommender.number for title in users.titles])
+    is_known = np.array(
+        [options.as_text or title in recommender.number for title in users.titles], bool
+    )
     items = [items[is_known[items]] for items in users.items]
     kept = [number for number, known in enumerate(items) if len(known)]
     if not kept:

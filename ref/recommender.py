@@ -81,6 +81,10 @@ class Recommender:
         if k < 1:
             raise ValueError(f"k is {k}; expected 1 or more")
         longest = self.decoder.trie.longest  # behind each prompt there is room for any title
+        for history in histories:
+            for title in history:
+                if not isinstance(title, str):
+                    raise ValueError(f"the history holds {title!r}; expected titles")
         shown = [history[-self.settings.history :] for history in histories]
         prompts = [self.encoder.encode(titles, reserve=longest) for titles in shown]
         seen = [self._numbers(history) if exclude_seen else set() for history in histories]

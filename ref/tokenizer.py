@@ -36,36 +36,26 @@ class Tokenizer:
 
     @classmethod
     def train(cls, titles, vocab_size):
-        """A byte-pair encoding of the titles that changes no character of them.
+        """A byte-pair encoding of a list of titles that changes no character of them.
 
+        vocab_size: how many tokens at most; it has fewer where the titles are too few for as many.
         Characters that it has not seen become bytes, the newline is a token by itself, and a title
         reads the same wherever it stands (no dummy prefix). Same titles, same bytes.
-        Raises ValueError where the titles do not allow a vocabulary of that size.
+        Raises ValueError where the titles need more tokens.
         """
         if not 0 < vocab_size < 2**31:
-            raise ValueError(f"vocabulary size {vocab_size}; expected a positive number below 2^31")
-        model = io.BytesIO()
+            raise ValueError(f"--vocabulary is {vocab_size}; expected 1 or more, below 2^31")
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(titles),
-                model_writer=model,
-                model_type="bpe",
-                vocab_size=vocab_size,
-                byte_fallback=True,
-                user_defined_symbols=["\n"],
-                normalization_rule_name="identity",
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                max_sentence_length=1 << 20,
-                num_threads=1,
-                minloglevel=2,
-            )
+            model = _learned(titles, vocab_size)
         except RuntimeError as error:
-            raise ValueError(
-                f"vocabulary size {vocab_size} does not suit these {len(titles)} titles: "
-                f"{_expected_vocabulary(str(error))}"
-            ) from None
-        return cls(model.getvalue(), "the tokenizer trained here")
+            most = re.search(r"<= (\d+)\.", str(error))  # that is how SentencePiece says it
+            if not most:
+                raise ValueError(
+                    f"--vocabulary {vocab_size} does not suit these {len(titles)} titles: "
+                    f"{_expected_vocabulary(str(error))}"
+                ) from None
+            model = _learned(titles, int(most[1]))
+        return cls(model, "the tokenizer trained here")
 
     def save(self, folder):
         """Write FOLDER/tokenizer.model."""
@@ -136,12 +126,27 @@ def _load_processor(model, source):
     return processor
 
 
+def _learned(titles, vocab_size):
+    """The bytes of a model. Raises RuntimeError where the titles do not allow the size."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(titles),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        user_defined_symbols=["\n"],
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        max_sentence_length=1 << 20,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
 def _expected_vocabulary(message):
-    """What SentencePiece says of the sizes that it could make, in fewer words."""
-    most = re.search(r"<= (\d+)\.", message)
+    """What SentencePiece says of the size that it needs, in fewer words."""
     least = re.search(r"\d+ vs (\d+)", message)
-    if most:
-        return f"at most {most[1]}"
-    if least:
-        return f"at least {least[1]}"
-    return message.splitlines()[-1]
+    return f"expected at least {least[1]}" if least else message.splitlines()[-1]

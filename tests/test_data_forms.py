@@ -246,6 +246,26 @@ def test_what_could_steer_a_terminal_is_escaped_in_the_id_of_an_item_that_is_lef
     assert data.notes[0].startswith("1 items without a title left out ('\\x1b[31m')")
 
 
+def test_an_empty_title_that_stands_for_its_item_is_left_out_and_counted(tmp_path):
+    rows = [("u", "A", 1), ("u", "", 2), ("v", "", 3), ("u", "B", 4)]
+    rows = table(("user_id", "title", "timestamp"), rows)
+    data = readers.read(write(tmp_path / "form", {"interactions.csv": rows}))
+    assert (data.titles, data.items.tolist()) == (["A", "B"], [0, 1])
+    assert data.notes[0].endswith("left out (''), and 2 interactions")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_dat_files_of_movielens_are_read_in_either_of_its_encodings(tmp_path, encoding, pack):
+    titles = ["\u00c9clair (1995)", "Plain (1995)", "Mis\u00e9rables, Les (1995)"]
+    ratings = "".join(f"1::{number}::5::{number}\n" for number in range(3))
+    movies = "".join(f"{number}::{title}::Drama\n" for number, title in enumerate(titles))
+    suffix = ".dat" if pack is bytes else ".dat.gz"
+    for name, text in (("ratings", ratings), ("movies", movies)):
+        (tmp_path / f"{name}{suffix}").write_bytes(pack(text.encode(encoding)))
+    assert readers.read(tmp_path).titles == titles
+
+
 def test_what_filters_leave_is_said(tmp_path):
     folder = write_interactions(tmp_path / "form", ROWS, TITLES)
     data = dataset.load(folder, min_item=5, min_user=3)
@@ -324,7 +344,8 @@ def test_what_is_no_time_is_refused_with_its_line(text, tmp_path):
         ({}, ("found nothing",)),
         ({"x.inter": "user_id\titem_id\n"}, ("x.inter holds no titles", "x.item")),
         ({"ratings.dat": "1::2::3\n", "movies.dat": "1::A::x\n"}, ("line 1: 3 fields", "has 4")),
-        ({"interactions.jsonl": "[1]\n"}, ("interactions.jsonl, line 1", "JSON object a line")),
+        ({"interactions.jsonl": "[1]\n"}, ("line 1: a JSON array", "an object a line", "jq")),
+        ({"interactions.jsonl": "1\n"}, ("interactions.jsonl, line 1", "JSON object a line")),
         ({"interactions.jsonl": '{"title"\n'}, ("interactions.jsonl, line 1", "broken JSON")),
     ],
 )

@@ -408,7 +408,7 @@ def test_ctrl_c_before_the_work_begins_ends_without_a_traceback(
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "test_users", interrupt)
+    monkeypatch.setattr(evaluate, "test_targets", interrupt)
     ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model)
     assert ended.code == 130 and "Traceback" not in ended.err
 
@@ -538,6 +538,23 @@ def test_a_broken_model_folder_is_refused_in_one_line(
 def test_targets_that_were_trained_on_are_refused(run, made_up_data, tiny_model):
     ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, "--test-items", 2)
     assert_one_line(ended, tiny_model, "--test-items 1", "--test-items 2")
+
+
+def test_a_model_that_may_have_seen_targets_and_one_of_other_titles_are_noted(
+    run, made_up_data, tiny_model, tmp_path
+):
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model)
+    assert "was trained with" not in ended.out and "was not trained" not in ended.out
+
+    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, "--min-item", 2)
+    words = " ".join(ended.out.split())
+    before, now = (f"min_item {n}, min_user 3, min_rating None" for n in (1, 2))
+    assert f"{tiny_model} was trained with {before}, and is evaluated with {now}: if" in words
+
+    titles = {f"i{n}": title if n > 1 else f"new {n}" for n, title in enumerate(TITLES)}
+    other = write_interactions(tmp_path / "other", made_up_rows(), titles)
+    words = " ".join(run(evaluate, "--data", other, "--weights", tiny_model).out.split())
+    assert f"{tiny_model} was not trained to recommend 2 of these 20 titles" in words
 
 
 def test_models_trained_with_other_filters_are_not_compared(

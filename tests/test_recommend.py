@@ -191,6 +191,18 @@ def test_candidates_come_from_a_file_of_titles(run, tiny_model, recommender, tmp
     assert sorted(titles) == sorted(recommender.titles[4:6])
 
 
+def test_a_line_of_standard_input_that_cannot_be_used_is_named(run, tiny_model, recommender, stdin):
+    stdin(f"{recommender.titles[0]}\n\nCasablanca\n")
+    ended = run(recommend, "--weights", tiny_model)
+    assert "standard input, line 3: 'Casablanca' is no title" in ended.err
+
+
+@pytest.mark.parametrize("history", [[3], ["Heat (1995)", None]])
+def test_a_history_that_holds_no_titles_is_refused(recommender, history):
+    with pytest.raises(ValueError, match=f"the history holds {history[-1]}; expected titles"):
+        recommender.recommend(history)
+
+
 def test_an_unknown_title_is_refused_unless_it_is_to_stay_as_text(run, tiny_model):
     ended = run(recommend, "--weights", tiny_model, "Casablanca")
     assert_one_line(ended, "'Casablanca' is no title", "--as-text")
@@ -372,6 +384,21 @@ def test_titles_that_the_catalogue_lacks_and_users_without_others_are_counted(
         assert recommended[user] == [(title, pytest.approx(score)) for title, score in best]
 
 
+def test_users_to_whom_nothing_is_recommended_are_counted(to_all, tmp_path):
+    titles = {"i1": MADE_UP_TITLES[1], "i2": MADE_UP_TITLES[2], "untitled": ""}
+    rows = [("first", "untitled", 1), ("u", "i1", 1), ("v", "i1", 1), ("v", "i2", 2)]
+    folder = write_interactions(tmp_path / "few", rows, titles)
+    candidates = tmp_path / "candidates.txt"
+    candidates.write_text("\n".join(MADE_UP_TITLES[1:3]), encoding="utf-8")
+    ended, recommended = to_all(folder, "--candidates", candidates)
+    assert "1 of 3 users have no title of the catalogue" in ended.out
+    assert "2 users, 10 titles each at most\n1 of them have chosen all" in ended.out
+    assert [title for title, _ in recommended["u"]] == [MADE_UP_TITLES[2]]
+    assert recommended["v"] == []
+    ended, recommended = to_all(folder, "--as-text")
+    assert "1 of 3 users have no title" in ended.out and list(recommended) == ["u", "v"]
+
+
 def test_titles_that_the_catalogue_lacks_can_stay_as_text(to_all, recommender, tmp_path):
     rows = [("u", "i1", 1), ("u", "new", 2), ("v", "new", 3)]
     folder = write_interactions(tmp_path / "text", rows, NAMES | {"new": "Another"})
@@ -452,6 +479,7 @@ def test_an_empty_list_is_right_where_all_has_been_seen():
 @pytest.mark.parametrize(
     "options, fragments",
     [
+        ("--threads 0", ("--threads is 0", "1 or more")),
         ("--data nowhere", ("--data", "belong to --all-users")),
         ("--min-rating 3", ("belong to --all-users",)),
         ("--all-users out.csv Heat", ("takes no titles",)),
@@ -460,7 +488,9 @@ def test_an_empty_list_is_right_where_all_has_been_seen():
         ("--all-users out.csv --data nowhere", ("nowhere: no such folder",)),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, fragments, run, tiny_model):
+def test_options_that_make_no_sense_or_do_not_go_together_are_refused(
+    options, fragments, run, tiny_model
+):
     assert_one_line(run(recommend, "--weights", tiny_model, *options.split()), *fragments)
 
 

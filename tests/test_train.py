@@ -334,6 +334,19 @@ def test_a_step_in_parts_is_the_step_at_once(prepared, parts):
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
+def test_item_dropout_trains_on_other_items_in_every_epoch(prepared):
+    run = prepared("--item-dropout", 0.5)
+    epochs = []
+    for epoch in (1, 1, 2):
+        data, of_epoch = train.shuffled_batches(run, epoch)
+        windows = [tuple(w) for batch in of_epoch for w in batches.items_of(batch, data)]
+        epochs.append(sorted(windows))
+    assert epochs[0] == epochs[1] != epochs[2]
+    whole = len(run.data.items) - 2 * len(run.data.test)
+    for windows in epochs:
+        assert sum(len(window) - 1 for window in windows) < 0.7 * whole
+
+
 class InOrder:
     """A random generator that shuffles nothing."""
 
@@ -790,8 +803,7 @@ WRONG_OPTIONS = (
     ("--layers 6 --intra-layers 5 --cross-layers 5",
      ("intra_layers 5", "cross_layers 5", "6 layers")),
     ("--intra-layers -1", ("intra_layers", "-1")),
-    ("--vocabulary 100000", ("100000", "at most")),
-    ("--vocabulary 3", ("3", "at least")),
+    ("--vocabulary 3", ("--vocabulary 3", "at least")),
     ("--vocabulary 0", ("vocabulary", "0", "expected")),
     (f"--vocabulary {10**12}", ("vocabulary", 10**12)),
     ("--data nowhere", ("nowhere", "no such folder")),

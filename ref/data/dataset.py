@@ -72,6 +72,26 @@ class Dataset:
             return linked_windows(self.train, self.history, rng)
         return prefix_windows(self.train, self.history)
 
+    def with_items_left_out(self, share, rng):
+        """The Dataset whose training sequences lack about `share` of their items, drawn by `rng`.
+
+        So other items follow each other in every epoch. Raises ValueError for data that is split.
+        """
+        if self.presplit:
+            raise ValueError(
+                f"--item-dropout leaves out items of sequences, but {self.source} comes split into "
+                "windows"
+            )
+        is_kept = covered(self.train.starts, self.train.ends, len(self.items))
+        is_kept &= rng.random(len(self.items)) >= share
+        # the shorter sequences stand behind all items, which the other windows still point to
+        place = len(self.items) + np.append(0, is_kept.cumsum())
+        return replace(
+            self,
+            items=np.append(self.items, self.items[is_kept]),
+            train=Windows(place[self.train.starts], place[self.train.ends]),
+        )
+
     def possible_targets(self, loss):
         """Places in `items` of all that may end a training window, int (places,)."""
         if loss != "titles":

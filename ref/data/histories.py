@@ -14,8 +14,8 @@ class Histories:
     """The histories of U users, in the order in which the data names the users first.
 
     titles: the cleaned title of each item; items may share one. user_ids: as they stand in the
-    data. items: for each user an int array, indices into `titles`, oldest first. notes: what was
-    left out or assumed, a sentence each.
+    data. items: for each user an int array, indices into `titles`, oldest first; empty where all
+    was left out. notes: what was left out or assumed, a sentence each.
     """
 
     titles: list
@@ -33,10 +33,10 @@ def load_histories(folder=None, columns=KNOWN_COLUMNS) -> Histories:
     if isinstance(data, readers.PresplitWindows):
         by_user = _joined_windows(data.train + data.test)
         return Histories(data.titles, list(by_user), list(by_user.values()), data.notes)
-    if not data.user_ids:
+    if not len(data.items):
         raise ValueError(f"{data.path}: no interactions; expected at least one")
     data = in_order(data)
-    ends = np.bincount(data.users).cumsum()
+    ends = np.bincount(data.users, minlength=len(data.user_ids)).cumsum()
     return Histories(data.titles, data.user_ids, np.split(data.items, ends[:-1]), data.notes)
 
 

@@ -53,7 +53,8 @@ class Interactions:
     path: the file that they are from, for messages. titles: the cleaned title of each item.
     users, items: int32 (N,); users are numbered as they appear, items index `titles`.
     times: int64 (N,).
-    user_ids: the id of each user. notes: what was left out or assumed, a sentence each.
+    user_ids: the id of each user, of those without interactions, too. notes: what was left out or
+    assumed, a sentence each.
     """
 
     path: Path
@@ -266,7 +267,10 @@ class _Reading:
         self.has_times = time is not None
         for number, (where, row) in enumerate(table.rows):
             user_id = text_id(row[user], table.header[user], where)
-            item_id = text_id(row[item], table.header[item], where)
+            user_number = self.user_numbers.setdefault(user_id, len(self.user_numbers))
+            item_id = row[item]
+            if item != title or item_id:  # an empty title is none, an empty id is a mistake
+                text_id(item_id, table.header[item], where)
             if columns.min_rating is not None and not _reaches(row[rating], columns, where):
                 self.rated_lower += 1
                 continue
@@ -277,7 +281,7 @@ class _Reading:
                 self.untitled[item_id] = self.untitled.get(item_id, 0) + 1
                 continue
             self.times.append(row[time] if self.has_times else str(number), where)
-            self.users.append(self.user_numbers.setdefault(user_id, len(self.user_numbers)))
+            self.users.append(user_number)
             self.items.append(item_number)
 
     def _item_column(self, table, columns):

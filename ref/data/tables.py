@@ -3,6 +3,7 @@
 Every error is a ValueError that names the file and the line, and says what is wrong.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -54,8 +55,7 @@ def suffix_of(path):
 
 def _table(path, file, header, line):
     suffix = suffix_of(path)
-    # MovieLens' .dat files are in Latin-1, in which every byte is a character
-    encoding = "latin-1" if suffix == ".dat" else "utf-8-sig"
+    encoding = _encoding_of_movielens(file) if suffix == ".dat" else "utf-8-sig"
     text = io.TextIOWrapper(file, encoding, newline="")
     if suffix in (".jsonl", ".json"):
         return _json_lines(path, text, line)
@@ -63,6 +63,20 @@ def _table(path, file, header, line):
     if header is None:
         header = [name.split(":")[0] for name in next(records, [])]
     return Table(path, header, _checked(path, records, header, line))
+
+
+def _encoding_of_movielens(file):
+    """MovieLens 10M is in UTF-8, what came before is in Latin-1, where every byte is a letter."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while chunk := file.read1(1 << 20):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+        return "utf-8"
+    except UnicodeDecodeError:
+        return "latin-1"
+    finally:
+        file.seek(0)
 
 
 def _records(path, text, suffix, line):
@@ -112,6 +126,10 @@ def _json_objects(path, text, line):
         if not content.strip():
             continue
         where = f"{path}, line {line[0]}"
+        if content.lstrip().startswith("["):
+            raise ValueError(
+                f"{where}: a JSON array; expected an object a line: jq -c '.[]' makes them of it"
+            )
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:

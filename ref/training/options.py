@@ -120,12 +120,7 @@ def add_loss_options(add):
 
 def add_step_options(add):
     default = "(default: %(default)s)"
-    add(
-        "--epochs",
-        type=int,
-        default=12,
-        help=f"passes over the training windows {default}",
-    )
+    add("--epochs", type=int, default=12, help=f"passes over the training windows {default}")
     add("--max-steps", type=int, help="so many steps, instead of --epochs")
     add(
         "--patience",
@@ -150,11 +145,13 @@ def add_step_options(add):
     add("--weight-decay", type=float, default=0.1, help=f"of matrices {default}")
     add("--dropout", type=float, help="(default: 0.2, or 0 with --weights)")
     add(
-        "--clip",
+        "--item-dropout",
         type=float,
-        default=1.0,
-        help=f"largest norm of the gradient {default}",
+        default=0.0,
+        help="share of the items of a training sequence that an epoch leaves out, drawn anew in "
+        f"each {default}",
     )
+    add("--clip", type=float, default=1.0, help=f"largest norm of the gradient {default}")
     add("--seed", type=int, default=0, help=f"of all that is random {default}")
 
 
@@ -163,7 +160,7 @@ def add_model_options(add):
         "--vocabulary",
         type=int,
         default=4000,
-        help="tokens of a new tokenizer (default: %(default)s)",
+        help="tokens of a new tokenizer, at most (default: %(default)s)",
     )
     add("--layers", type=int, default=4, help="of a new model (default: %(default)s)")
     add("--hidden-size", type=int, default=64, help="of a new model (default: %(default)s)")
@@ -323,7 +320,14 @@ POSITIVE = """
     epochs max_steps patience state_every valid_limit batch_size accumulate lr lora_rank lora_alpha
     clip layers hidden_size heads threads
 """.split()
-BELOW = {"warmup": 2**31, "weight_decay": 2**31, "dropout": 1, "lora_dropout": 1, "seed": 2**63}
+BELOW = {
+    "warmup": 2**31,
+    "weight_decay": 2**31,
+    "dropout": 1,
+    "item_dropout": 1,
+    "lora_dropout": 1,
+    "seed": 2**63,
+}
 
 
 def check_options(options):
