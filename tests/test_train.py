@@ -345,6 +345,8 @@ def test_item_dropout_trains_on_other_items_in_every_epoch(prepared):
     whole = len(run.data.items) - 2 * len(run.data.test)
     for windows in epochs:
         assert sum(len(window) - 1 for window in windows) < 0.7 * whole
+    trained_on = train.remaining_batches(run, state.Progress(total=1000))
+    assert sorted(tuple(w) for windows in trained_on for w in windows) == epochs[0]
 
 
 class InOrder:
@@ -638,6 +640,18 @@ def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(
     assert ended.code == 2
     assert "the model reads 290" in ended.err and "epoch" not in ended.out
     assert not (tmp_path / "m" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("share, code", [(0, 0), (0.5, 2)])
+def test_with_item_dropout_any_two_titles_have_to_fit_into_a_prompt(tmp_path, run, share, code):
+    data, llm = write_crowded(tmp_path, max_length=290)
+    rows = [(f"u{user}", f"i{(user + time) % 3}", time) for user in range(24) for time in range(9)]
+    rows[5 * 9 + 1 : 5 * 9 + 4] = [("u5", "q", 1), ("u5", "i1", 2), ("u5", "r", 3)]
+    write_interactions(data, rows, CROWDED_TITLES | {"q": "q" * 150, "r": "r" * 150})
+    options = ("--layout", "lines", *TINY, "--item-dropout", share, "--out", tmp_path / "m")
+    ended = run(train, "--data", data, "--weights", llm, *options)
+    assert ended.code == code, ended.err
+    assert ("the model reads 290" in ended.err) == bool(code)
 
 
 def test_a_training_whose_prompts_evaluation_refuses_is_refused_before_the_first_step(

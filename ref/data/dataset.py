@@ -82,8 +82,7 @@ class Dataset:
                 f"--item-dropout leaves out items of sequences, but {self.source} comes split into "
                 "windows"
             )
-        is_kept = covered(self.train.starts, self.train.ends, len(self.items))
-        is_kept &= rng.random(len(self.items)) >= share
+        is_kept = rng.random(len(self.items)) >= share
         # the shorter sequences stand behind all items, which the other windows still point to
         place = len(self.items) + np.append(0, is_kept.cumsum())
         return replace(
