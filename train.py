@@ -204,6 +204,10 @@ def prepare_objectives(options, data, encoder, settings):
     Raises ValueError if the longest target with the item before it fits into no prompt: better now
     than hours later.
     """
+    if options.item_dropout and data.presplit:
+        raise ValueError(
+            f"--item-dropout leaves out items of sequences; {data.source} comes split into windows"
+        )
     loss = options.loss
     if loss is None:
         loss = "titles" if settings.layout.same_everywhere else "target"

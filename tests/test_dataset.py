@@ -267,11 +267,6 @@ def test_a_share_of_no_items_leaves_all_sequences_as_they_are(distinct_items):
     assert titles_in(same, same.train) == titles_in(data, data.train)
 
 
-def test_of_data_that_comes_split_no_item_can_be_left_out(presplit_folder):
-    with pytest.raises(ValueError, match="--item-dropout .* comes split into windows"):
-        load(presplit_folder).with_items_left_out(0.3, np.random.default_rng(0))
-
-
 @pytest.mark.parametrize("offset", range(4))
 def test_title_windows_of_an_offset_are_those_of_a_loop(tmp_path, offset):
     rows, history = rows_of_lengths(3, 4, 5, 6, 7, 8, 9, 10, 19), 4

@@ -642,6 +642,13 @@ def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(
     assert not (tmp_path / "m" / "log.jsonl").exists()
 
 
+def test_of_data_that_comes_split_no_item_can_be_left_out(tmp_path, run, presplit_folder):
+    options = (*TINY, "--item-dropout", 0.3, "--out", tmp_path / "m")
+    ended = run(train, "--data", presplit_folder, *options)
+    assert_one_line(ended, "--item-dropout", presplit_folder, "comes split into windows")
+    assert not (tmp_path / "m" / "log.jsonl").exists()
+
+
 @pytest.mark.parametrize("share, code", [(0, 0), (0.5, 2)])
 def test_with_item_dropout_any_two_titles_have_to_fit_into_a_prompt(tmp_path, run, share, code):
     data, llm = write_crowded(tmp_path, max_length=290)

@@ -75,13 +75,8 @@ class Dataset:
     def with_items_left_out(self, share, rng):
         """The Dataset whose training sequences lack about `share` of their items, drawn by `rng`.
 
-        So other items follow each other in every epoch. Raises ValueError for data that is split.
+        So other items follow each other in every epoch. Not for data that comes split.
         """
-        if self.presplit:
-            raise ValueError(
-                f"--item-dropout leaves out items of sequences, but {self.source} comes split into "
-                "windows"
-            )
         is_kept = rng.random(len(self.items)) >= share
         # the shorter sequences stand behind all items, which the other windows still point to
         place = len(self.items) + np.append(0, is_kept.cumsum())
