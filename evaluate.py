@@ -125,7 +125,7 @@ def load_data(options, folders, settings):
     notes = [
         note
         for folder, each in zip(folders, settings)
-        for note in notes_on_training(folder, each, data.titles)
+        for note in notes_on_training(folder, each, data)
     ]
     return replace(data, notes=(*data.notes, *notes))
 
@@ -305,6 +305,7 @@ def description(data, targets, options):
         "data": data.source,
         "users": len(np.unique(targets.user_ids)),
         "targets": len(targets),
+        "notes": list(data.notes),
     }
 
 
@@ -336,7 +337,8 @@ def print_attention(models, data, targets, options):
         f"{data.source}: attention over the prompts and targets of "
         f"{size_text(targets.user_ids, 'test users')}; means over heads"
     )
-    print("", *wrapped(heading_line), "", sep="\n")
+    notes = [line for note in data.notes for line in wrapped(note)]
+    print("", *wrapped(heading_line), *notes, "", sep="\n")
     for name, measured in models.items():
         print(attention_table(name, measured, options.wide))
     for path in (options.json, options.svg):

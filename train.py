@@ -31,11 +31,7 @@ from ref.protocol import scheme_from
 from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
 from ref.training import processes, state
-from ref.training.batches import (
-    batches_of_similar_length,
-    items_of,
-    shares_of_step,
-)
+from ref.training.batches import batches_of_similar_length, items_of, shares_of_step
 from ref.training.folder import (
     close_folder,
     locked,
@@ -100,7 +96,8 @@ def prepare(options, data) -> Run:
     objective, target_objective = prepare_objectives(options, data, encoder, settings)
     processes.say(
         f"model: {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"layers {' '.join(model.kinds)}, layout {settings.layout.name}, "
+        f"vocabulary {model.config.vocab_size}, layers {' '.join(model.kinds)}, "
+        f"layout {settings.layout.name}, "
         f"loss {objective.loss}, softmax {settings.softmax}"
     )
     nll = processes.shared(
@@ -201,13 +198,9 @@ def lora_settings(options):
 def prepare_objectives(options, data, encoder, settings):
     """The Objective to train by, and that of validation.
 
-    Raises ValueError if the longest target with the item before it fits into no prompt: better now
-    than hours later.
+    Raises ValueError if a target fits into no prompt with an item that may stand before it: better
+    now than hours later.
     """
-    if options.item_dropout and data.presplit:
-        raise ValueError(
-            f"--item-dropout leaves out items of sequences; {data.source} comes split into windows"
-        )
     loss = options.loss
     if loss is None:
         loss = "titles" if settings.layout.same_everywhere else "target"
@@ -218,14 +211,27 @@ def prepare_objectives(options, data, encoder, settings):
     places = np.append(validation_targets, data.possible_targets(loss))
     if len(places):  # encode the worst case: the error, if any, comes from there
         tokens = objective.title_lengths[data.items]
-        longest = places[(tokens[places] + tokens[places - 1]).argmax()]
-        pair = data.items[longest - 1 : longest + 1]
-        if options.item_dropout:  # any item may come to stand before another
-            pair = data.items[[tokens.argmax(), places[tokens[places].argmax()]]]
-        target_objective.batch([pair])
+        before = np.arange(len(tokens)) - 1
+        if options.item_dropout:
+            before = places_of_longest_before(data.train, tokens)
+        longest = places[(tokens[places] + tokens[before[places]]).argmax()]
+        target_objective.batch([data.items[[before[longest], longest]]])
     if len(data.test):
         refuse_what_cannot_be_evaluated(data, target_objective)
     return objective, target_objective
+
+
+def places_of_longest_before(sequences, lengths):
+    """For each item the place of the longest one before it in its sequence, int (items,).
+
+    Where an item is in no sequence, the place before it. lengths: of each item, int (items,).
+    """
+    places = np.arange(len(lengths)) - 1
+    for start, end in zip(sequences.starts, sequences.ends):
+        for place in range(start + 2, end):
+            if lengths[places[place - 1]] > lengths[place - 1]:
+                places[place] = places[place - 1]
+    return places
 
 
 def refuse_what_cannot_be_evaluated(data, objective):
@@ -331,7 +337,8 @@ def shuffled_batches(run, epoch):
         data = data.with_items_left_out(options.item_dropout, rng)
     windows = data.training_windows(run.objective.loss, rng)
     if not len(windows):
-        raise ValueError(f"{data.source}: no user has enough items for a training window")
+        left = " of those that --item-dropout leaves" if options.item_dropout else ""
+        raise ValueError(f"{data.source}: no user has enough items{left} for a training window")
     return data, batches_of_similar_length(windows, data, run.objective, options.batch_size, rng)
 
 
@@ -447,6 +454,10 @@ def load_data(options):
         f"{len(data.valid)} validation and {len(data.test)} test targets",
         *(f"      {note}" for note in data.notes),
     )
+    if options.item_dropout and data.presplit:
+        raise ValueError(
+            f"--item-dropout leaves out items of sequences; {data.source} comes split into windows"
+        )
     if options.resume:
         state.refuse_other_data(options.out, data)
     return data

@@ -104,9 +104,11 @@ def place_of(error):
     places = []
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename)
-        # a virtual environment may lie in the same folder
-        if path.is_relative_to(_ROOT) and "site-packages" not in path.parts:
-            places.append(f"{path.relative_to(_ROOT)}:{frame.lineno}")
+        if not path.is_relative_to(_ROOT):
+            continue
+        path = path.relative_to(_ROOT)
+        if "site-packages" not in path.parts:  # of a virtual environment in the same folder
+            places.append(f"{path}:{frame.lineno}")
     return places[-1]
 
 

@@ -14,7 +14,7 @@ _ASKED = ("softmax", "temperature", "history", "min_item", "min_user", "min_rati
 
 def add_mask_options(add):
     """The options of a command line that become a MaskScheme."""
-    saved = "(default: what the folder says; a new model: {})"
+    saved = "(default: what --weights says; a new model: {})"
     add(
         "--intra-layers",
         type=int,
@@ -91,28 +91,31 @@ def note_on_defaults(folder, settings, scheme) -> str | None:
     )
 
 
-def notes_on_training(folder, settings, titles) -> list:
-    """Sentences on a model that was trained on other data, or on more of it, than is asked now.
+def notes_on_training(folder, settings, data) -> list:
+    """Sentences on a model that may have been trained on targets of this data, or on other titles.
 
-    settings: how it is asked; titles: the catalogue now.
+    settings: how it is asked now.
     """
     if not has_settings(folder):
         return []
+    saved = read_settings(folder)
     notes = []
-    before, now = (
-        ", ".join(f"{name} {getattr(each, name)}" for name in _FILTERS)
-        for each in (read_settings(folder), settings)
-    )
-    if before != now:
+    changed = [name for name in _FILTERS if getattr(saved, name) != getattr(settings, name)]
+    if changed and not data.presplit:
+        before, now = (
+            ", ".join(f"{name} {getattr(each, name)}" for name in changed)
+            for each in (saved, settings)
+        )
         notes.append(
-            f"{folder} was trained with {before}, and is evaluated with {now}: if that is the data "
-            "that it was trained on, it has seen some of the targets"
+            f"{folder} was trained with {before}, and is evaluated with {now}: if it was trained "
+            "on this data, it may have seen some of the targets"
         )
     if (Path(folder) / CATALOGUE).exists():
-        num_unknown = len(set(titles) - set(read_catalogue(folder)))
-        if num_unknown:
+        own, titles = set(read_catalogue(folder)), set(data.titles)
+        if own != titles:
             notes.append(
-                f"{folder} was not trained to recommend {num_unknown:,} of these "
-                f"{len(titles):,} titles"
+                f"{folder} was trained on another catalogue, so on other data or with other "
+                f"filters: it lacks {len(titles - own):,} of these {len(titles):,} titles and has "
+                f"{len(own - titles):,} more"
             )
     return notes

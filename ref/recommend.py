@@ -197,7 +197,7 @@ def recommend_to_all(recommender, candidates, options):
             shutil.copyfileobj(file, complete)
     print(f"wrote {path}: {len(users.user_ids):,} users, {options.k} titles each at most")
     if num_without:
-        print(f"{num_without:,} of them have chosen all that may be recommended")
+        print(f"{num_without:,} of them get none: they have chosen all that may be recommended")
 
 
 def users_with_histories(recommender, options):
@@ -239,7 +239,7 @@ def say_left_out(users, is_known, num_users):
     if num_users < len(users.user_ids):
         print(
             f"{len(users.user_ids) - num_users:,} of {len(users.user_ids):,} users have no title "
-            "of the catalogue; nothing is recommended to them"
+            "left; nothing is recommended to them"
         )
 
 

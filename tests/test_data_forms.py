@@ -246,6 +246,13 @@ def test_what_could_steer_a_terminal_is_escaped_in_the_id_of_an_item_that_is_lef
     assert data.notes[0].startswith("1 items without a title left out ('\\x1b[31m')")
 
 
+@pytest.mark.parametrize("last", ["\u00e9".encode("latin-1"), "\u00e9".encode()])
+def test_the_encoding_of_a_dat_file_may_show_in_its_last_byte_alone(tmp_path, last):
+    files = {"ratings.dat": "\ufeff1::0::5::0\n".encode(), "movies.dat": b"0::Plain::Dram" + last}
+    data = readers.read(write(tmp_path / "form", files))
+    assert (data.titles, data.user_ids) == (["Plain"], ["1"])
+
+
 def test_an_empty_title_that_stands_for_its_item_is_left_out_and_counted(tmp_path):
     rows = [("u", "A", 1), ("u", "", 2), ("v", "", 3), ("u", "B", 4)]
     rows = table(("user_id", "title", "timestamp"), rows)

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +19,7 @@ from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.report import targets as report_targets
 from ref.report.baselines import Baselines
-from ref.settings import Settings
+from ref.settings import Settings, read_settings
 
 from support.broken_models import BROKEN
 from support.commands import ROOT, assert_one_line, changed_copy, run_main, trained
@@ -548,13 +548,29 @@ def test_a_model_that_may_have_seen_targets_and_one_of_other_titles_are_noted(
 
     ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, "--min-item", 2)
     words = " ".join(ended.out.split())
-    before, now = (f"min_item {n}, min_user 3, min_rating None" for n in (1, 2))
-    assert f"{tiny_model} was trained with {before}, and is evaluated with {now}: if" in words
+    note = f"{tiny_model} was trained with min_item 1, and is evaluated with min_item 2: if"
+    assert note in words
+    asked = ("--data", made_up_data, "--weights", tiny_model, "--min-item", 2, "--attention")
+    assert note in " ".join(run(evaluate, *asked).out.split())
 
     titles = {f"i{n}": title if n > 1 else f"new {n}" for n, title in enumerate(TITLES)}
     other = write_interactions(tmp_path / "other", made_up_rows(), titles)
     words = " ".join(run(evaluate, "--data", other, "--weights", tiny_model).out.split())
-    assert f"{tiny_model} was not trained to recommend 2 of these 20 titles" in words
+    assert f"{tiny_model} was trained on another catalogue" in words
+    assert "it lacks 2 of these 20 titles and has 2 more" in words
+
+
+def test_what_cannot_be_known_of_a_training_is_not_noted(tiny_model, data, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare, ignore=shutil.ignore_patterns("catalogue.json"))
+    fewer = replace(data, titles=data.titles[1:])
+    asked = replace(read_settings(tiny_model), min_item=3)
+    assert len(protocol.notes_on_training(tiny_model, asked, fewer)) == 2
+    assert len(protocol.notes_on_training(bare, asked, fewer)) == 1
+    split = replace(data, presplit=True)  # no filter was applied to it
+    assert protocol.notes_on_training(tiny_model, asked, split) == []
+    (bare / "recommender.json").unlink()
+    assert protocol.notes_on_training(bare, asked, fewer) == []
 
 
 def test_models_trained_with_other_filters_are_not_compared(

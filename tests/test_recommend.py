@@ -378,7 +378,7 @@ def test_titles_that_the_catalogue_lacks_and_users_without_others_are_counted(
     folder = write_interactions(tmp_path / "more", [*new, *rows], titles)
     ended, recommended = to_all(folder, "-k", 3)
     assert "left out of histories: 1 titles that the catalogue lacks (3 of 99" in ended.out
-    assert "1 of 13 users have no title of the catalogue" in ended.out
+    assert "1 of 13 users have no title left" in ended.out
     assert set(recommended) == set(recommended_to_all)
     for user, best in recommended_to_all.items():
         assert recommended[user] == [(title, pytest.approx(score)) for title, score in best]
@@ -386,17 +386,17 @@ def test_titles_that_the_catalogue_lacks_and_users_without_others_are_counted(
 
 def test_users_to_whom_nothing_is_recommended_are_counted(to_all, tmp_path):
     titles = {"i1": MADE_UP_TITLES[1], "i2": MADE_UP_TITLES[2], "untitled": ""}
-    rows = [("first", "untitled", 1), ("u", "i1", 1), ("v", "i1", 1), ("v", "i2", 2)]
+    rows = [("u", "i1", 1), ("v", "i1", 1), ("v", "i2", 2), ("last", "untitled", 1)]
     folder = write_interactions(tmp_path / "few", rows, titles)
     candidates = tmp_path / "candidates.txt"
     candidates.write_text("\n".join(MADE_UP_TITLES[1:3]), encoding="utf-8")
     ended, recommended = to_all(folder, "--candidates", candidates)
-    assert "1 of 3 users have no title of the catalogue" in ended.out
-    assert "2 users, 10 titles each at most\n1 of them have chosen all" in ended.out
+    assert "1 of 3 users have no title left" in ended.out
+    assert "2 users, 10 titles each at most\n1 of them get none: they have chosen all" in ended.out
     assert [title for title, _ in recommended["u"]] == [MADE_UP_TITLES[2]]
     assert recommended["v"] == []
     ended, recommended = to_all(folder, "--as-text")
-    assert "1 of 3 users have no title" in ended.out and list(recommended) == ["u", "v"]
+    assert "1 of 3 users have no title left" in ended.out and list(recommended) == ["u", "v"]
 
 
 def test_titles_that_the_catalogue_lacks_can_stay_as_text(to_all, recommender, tmp_path):

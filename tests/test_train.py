@@ -649,16 +649,41 @@ def test_of_data_that_comes_split_no_item_can_be_left_out(tmp_path, run, prespli
     assert not (tmp_path / "m" / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("share, code", [(0, 0), (0.5, 2)])
-def test_with_item_dropout_any_two_titles_have_to_fit_into_a_prompt(tmp_path, run, share, code):
+@pytest.mark.parametrize(
+    "share, items, code",
+    [
+        (0, "q1r", 0),
+        (0.5, "q1r", 2),
+        (0.5, "q1", 0),  # never beside itself
+    ],
+)
+def test_with_item_dropout_any_two_items_of_a_user_have_to_fit_into_a_prompt(
+    tmp_path, run, share, items, code
+):
     data, llm = write_crowded(tmp_path, max_length=290)
     rows = [(f"u{user}", f"i{(user + time) % 3}", time) for user in range(24) for time in range(9)]
-    rows[5 * 9 + 1 : 5 * 9 + 4] = [("u5", "q", 1), ("u5", "i1", 2), ("u5", "r", 3)]
-    write_interactions(data, rows, CROWDED_TITLES | {"q": "q" * 150, "r": "r" * 150})
+    for place, item in enumerate(items, start=1):
+        rows[5 * 9 + place] = ("u5", item, place)
+    rows[7 * 9 + 8] = ("u7", "t", 8)  # a test target
+    titles = {"q": "q" * 150, "r": "r" * 150, "1": "1", "t": "t" * 150}
+    write_interactions(data, rows, CROWDED_TITLES | titles)
     options = ("--layout", "lines", *TINY, "--item-dropout", share, "--out", tmp_path / "m")
     ended = run(train, "--data", data, "--weights", llm, *options)
     assert ended.code == code, ended.err
     assert ("the model reads 290" in ended.err) == bool(code)
+
+
+def test_the_longest_item_before_another_is_that_of_its_sequence():
+    lengths = np.array([3, 1, 9, 2, 5, 4, 7, 6, 8])
+    sequences = dataset.Windows(np.array([1, 4]), np.array([4, 8]))
+    places = train.places_of_longest_before(sequences, lengths)
+    assert places.tolist() == [-1, 0, 1, 2, 3, 4, 4, 6, 7]
+
+
+def test_an_epoch_that_item_dropout_leaves_empty_names_it(prepared):
+    run = prepared("--item-dropout", 0.999)
+    with pytest.raises(ValueError, match="of those that --item-dropout leaves for a training"):
+        train.shuffled_batches(run, 1)
 
 
 def test_a_training_whose_prompts_evaluation_refuses_is_refused_before_the_first_step(
@@ -843,6 +868,8 @@ WRONG_OPTIONS = (
     ("--lr nan", ("--lr", "nan")),
     ("--lr 1e30", ("--lr",)),
     ("--dropout 1", ("--dropout", "1")),
+    ("--item-dropout 1", ("--item-dropout", "1")),
+    ("--item-dropout -0.1", ("--item-dropout", "-0.1")),
     ("--temperature 0", ("temperature", "0")),
     ("--seed -1", ("--seed", "-1")),
     ("--hidden-size 15", ("hidden_size 15", "2 heads")),

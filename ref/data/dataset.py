@@ -78,7 +78,7 @@ class Dataset:
         So other items follow each other in every epoch. Not for data that comes split.
         """
         is_kept = rng.random(len(self.items)) >= share
-        # the shorter sequences stand behind all items, which the other windows still point to
+        # the thinned sequences stand behind `items`, so valid and test keep their places
         place = len(self.items) + np.append(0, is_kept.cumsum())
         return replace(
             self,

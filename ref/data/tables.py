@@ -72,7 +72,7 @@ def _encoding_of_movielens(file):
         while chunk := file.read1(1 << 20):
             decoder.decode(chunk)
         decoder.decode(b"", final=True)
-        return "utf-8"
+        return "utf-8-sig"
     except UnicodeDecodeError:
         return "latin-1"
     finally:
@@ -128,7 +128,7 @@ def _json_objects(path, text, line):
         where = f"{path}, line {line[0]}"
         if content.lstrip().startswith("["):
             raise ValueError(
-                f"{where}: a JSON array; expected an object a line: jq -c '.[]' makes them of it"
+                f"{where}: a JSON array; expected an object a line; convert it: jq -c '.[]' FILE"
             )
         try:
             values = json.loads(content)

@@ -148,8 +148,7 @@ def add_step_options(add):
         "--item-dropout",
         type=float,
         default=0.0,
-        help="share of the items of a training sequence that an epoch leaves out, drawn anew in "
-        f"each {default}",
+        help=f"share of training items that are left out, drawn anew in every epoch {default}",
     )
     add("--clip", type=float, default=1.0, help=f"largest norm of the gradient {default}")
     add("--seed", type=int, default=0, help=f"of all that is random {default}")

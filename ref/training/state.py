@@ -73,7 +73,7 @@ class Progress:
         return self.best is None or record["valid"] < self.best["valid"]
 
     def is_finished(self, patience):
-        """Is nothing left to do? The last epoch may have its steps behind it, but no validation."""
+        """Is nothing left to do? Not while the last epoch is trained but not yet validated."""
         if self.last is None:
             return False
         return self.last["step"] >= self.total or self.waited >= patience
