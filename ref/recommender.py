@@ -97,10 +97,10 @@ class Recommender:
 
     def _refuse_no_numbers(self, best, seen, candidates):
         """Raise ValueError for a model that gives titles no probability."""
-        wanted = self._numbers(self.titles if candidates is None else candidates)
+        asked = self.titles if candidates is None else candidates
         for row, excluded in zip(best, seen):
             is_finite = all(math.isfinite(log_prob) for _, log_prob in row)
-            lacks_titles = not row and wanted - excluded
+            lacks_titles = not row and self._numbers(asked) - excluded
             if not is_finite or lacks_titles:
                 raise ValueError(
                     "the model gives the titles no finite probability: its weights, its adapter "
