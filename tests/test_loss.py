@@ -148,7 +148,7 @@ def assert_log_probs_are_those_of_the_loop(objective, model, windows):
 
 @pytest.mark.parametrize(
     "scheme, temperature",
-    zip(SCHEMES, (0.25, 1.0, 4.0)),
+    list(zip(SCHEMES, (0.25, 1.0, 4.0))),
     ids=["plain", "default", "all else"],
 )
 @pytest.mark.parametrize("loss, softmax, layout", CASES)
