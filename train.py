@@ -48,7 +48,8 @@ from ref.trie import build_trie
 class Run:
     """All that the loop works with.
 
-    data: the windows. encoder: makes the prompts. objective: what is trained. target_objective:
+    data: the items of all users, of which windows are cut: a history and its target, in a row.
+    encoder: makes the prompts. objective: what is trained. target_objective:
     what validation measures, on the windows of `validation`. nll: the model with its loss, a module
     that gives the summed nats of a batch.
     """
@@ -209,7 +210,8 @@ def prepare_objectives(options, data, encoder, settings):
     target_objective = Objective(encoder, trie, data.titles, settings, "target")
     validation_targets = data.valid[: options.valid_limit].ends - 1
     places = np.append(validation_targets, data.possible_targets(loss))
-    if len(places):  # encode the worst case: the error, if any, comes from there
+    if len(places):
+        # of a target and an item that may stand before it, the longest pair: if it fits, all do
         tokens = objective.title_lengths[data.items]
         before = np.arange(len(tokens)) - 1
         if options.item_dropout:
@@ -321,6 +323,7 @@ def say_if_warmup_is_shortened(warmup, total):
 def remaining_batches(run, progress):
     """Yield the batches of this epoch that are not trained on yet: the items of their windows."""
     data, batches = shuffled_batches(run, progress.epoch + 1)
+    # --max-steps may end within an epoch
     end = progress.tally.num_steps + progress.total - progress.step
     for windows in batches[progress.tally.num_steps : end]:
         yield items_of(windows, data)

@@ -9,8 +9,9 @@ A token is predicted from the hidden state of the token before it. Which ones (`
 Over which alternatives a probability is normalized (`softmax`):
 
     "full"       the whole vocabulary
-    "catalogue"  the tokens that continue some title of the catalogue from where the title stands
-                 (the masked softmax loss of MSL, Wang et al., SIGIR 2025)
+    "catalogue"  the tokens that come next in some title of the catalogue that begins with what is
+                 already written of this one (the masked softmax loss of MSL, Wang et al.,
+                 SIGIR 2025)
 
 With three titles "ab", "ac" and "d", the first token of "ab" is chosen from {a, d}, the second from
 {b, c}; its end token is the only continuation, has probability 1, and is not computed. In the trie

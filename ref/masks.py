@@ -73,8 +73,9 @@ class MaskScheme:
         item, because as text they would carry news from item to item in two IN layers: item 1 ->
         delimiter in the first, delimiter -> item 2 in the second.
     target: is the title being generated an item too ("item") or text ("text")? An item, because a
-        title is one wherever it stands. So in IN layers it sees text and itself, in CR layers text
-        and the history; as text it would see everything in both.
+        title is one wherever it stands. So in IN layers it sees text and itself, in CR layers text,
+        the history and, of itself, each token only that token; as text it would see everything in
+        both.
     text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
         nothing. Visible, because the paper masks pairs of items and says nothing of text. The
         price: a header behind the history carries news from it to the target, as delimiters would.
@@ -160,10 +161,10 @@ def build_masks(
     """The boolean matrix of each kind of layer: True = query (row) may attend to key (column).
 
     segment_ids: int (B, T), as in the module docstring.
-    causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries; a
-        query is always allowed to itself. By default all T tokens are queries, in their order. A
-        search adds a tree of tokens to a prompt and passes the tree's rows: each allows the whole
-        prompt, the ancestors of its token, and the token itself (ref/search/decoder.py).
+    causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries. By
+        default all T tokens are queries, in their order. A search adds a tree of tokens to a prompt
+        and passes the tree's rows: each allows the whole prompt and the ancestors of its token
+        (ref/search/decoder.py). A query is allowed to itself whether its row says so or not.
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.
@@ -182,7 +183,7 @@ def build_masks(
     s_k = segment_ids[:, None, :]  # (B, 1, T)
 
     # R3: its second half, that nobody attends to padding, is in _original
-    original = torch.where(s_j == -1, itself, _original(causal, s_k))
+    original = torch.where(s_j == -1, itself, _original(causal | itself, s_k))
     masks = {
         "IN": _intra(original, s_j, s_k, scheme),
         "OR": original,

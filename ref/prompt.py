@@ -139,6 +139,7 @@ class PromptEncoder:
             except ValueError:  # refused, which ends dropping one after the other too
                 return True
 
+        # of the numbers of items to drop, 0 ... n - 2, the first that stops; n - 1 where none does
         prompt = encode(bisect_left(range(len(history) - 1), True, key=would_stop))
         if not fits(prompt):
             shortest = history[-1] if history else target

@@ -7,7 +7,16 @@ leaf is one title. For the titles "ab", "ac" and "d", each with the end token "|
            |      `- 4 c -- 7 |        level 2 the nodes 3, 4 and 5,
            `- 2 d -- 5 |               level 3 the nodes 6 and 7
 
-Nodes are numbered level by level, the children of a node side by side, ordered by token.
+Nodes are numbered level by level, the children of a node side by side, ordered by token. Some of
+the arrays of this tree, whose first title has the path [0, 1, 3] and the leaf 6:
+
+    node          0  1  2  3  4  5  6  7
+    parent       -1  0  0  1  1  2  3  4
+    first_child   1  3  5  6  7  8  8  8        8: there is none
+    first_title   0  0  2  0  1  2  0  1
+    preorder      0  1  6  2  4  7  3  5
+    size          8  5  2  2  2  1  1  1
+
 Shapes: N nodes, S titles.
 """
 

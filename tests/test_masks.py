@@ -237,6 +237,17 @@ def test_a_causal_order_for_each_row_of_the_batch_is_applied_to_that_row():
     assert masks["CR"].tolist() == [[[True, False, True]], [[False, False, True]]]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_query_is_allowed_to_itself_where_the_causal_order_leaves_that_out(scheme):
+    segments = torch.tensor([[0, 1, 1, 2, -1], [1, 1, 1, 2, 0]])
+    whole = torch.ones(1, 5, 5, dtype=torch.bool).tril()
+
+    masks = build_masks(segments, scheme, whole.tril(-1)[:, -3:])
+
+    for kind in KINDS:
+        assert torch.equal(masks[kind], build_masks(segments, scheme, whole[:, -3:])[kind])
+
+
 @pytest.mark.parametrize(
     "segments",
     [

@@ -4,6 +4,7 @@ The naive search runs prompt + generated tokens through the plain forward pass o
 beam: no cache, no batch, no tree.
 """
 
+import re
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ref import trie as trie_module
 from ref.masks import MaskScheme
 from ref.search.beam import Candidates, beam_search, best_candidates, closed_nodes
 from ref.search.decoder import Decoder, cached_hidden_states
@@ -123,6 +125,19 @@ def test_preorder_and_size_tell_ancestors(sequences):
             is_at_or_below = path_to[b][: len(path_to[a])] == path_to[a]
             begin, end = trie.preorder[a], trie.preorder[a] + trie.size[a]
             assert (begin <= trie.preorder[b] < end) == is_at_or_below
+
+
+def test_the_arrays_in_the_description_of_the_trie_are_those_of_its_example():
+    a, b, c, d, end = range(1, 6)
+    trie = trie_of([[a, b, end], [a, c, end], [d, end]])
+
+    shown = re.findall(r"^    ([a-z_]+) +((?:-?\d+ *){8})", trie_module.__doc__, re.MULTILINE)
+
+    assert len(shown) == 6
+    for name, numbers in shown:
+        values = range(8) if name == "node" else getattr(trie, name).tolist()
+        assert list(map(int, numbers.split())) == list(values), name
+    assert f"the path {trie.path(0).tolist()} and the leaf {trie.leaf[0]}:" in trie_module.__doc__
 
 
 def test_several_nodes_have_their_children_padded_to_the_widest():

@@ -84,8 +84,8 @@ def beam_search(decoder, prompts, width, excluded=None):
         going_on = np.array([len(chosen) > 0 for chosen in survivors])
         if not going_on.any():
             return found
-        num_children = candidates.nodes.shape[1] // beams.nodes.shape[1]
-        beams = surviving_beams(beams, candidates, survivors, num_children, trie.leaf[0])
+        most_children = candidates.nodes.shape[1] // beams.nodes.shape[1]
+        beams = surviving_beams(beams, candidates, survivors, most_children, trie.leaf[0])
         # A finished user may stay, with dead beams only: to copy the cache costs more than it saves
         # until a quarter are finished.
         if going_on.mean() <= 0.75:
@@ -156,10 +156,10 @@ def is_done(found, unfinished, scores, width):
     return len(found) == width and scores[unfinished[0]] < found[-1][1]  # an equal one may win
 
 
-def surviving_beams(beams, candidates, survivors, num_children, a_leaf):
+def surviving_beams(beams, candidates, survivors, most_children, a_leaf):
     """The Beams of the next step: for each user the candidates that live on, padded with dead ones.
 
-    num_children: M; a candidate's parent is the beam number (its index) // M.
+    most_children: M; a candidate's parent is the beam number (its index) // M.
     """
     U, W = len(survivors), max(map(len, survivors))
     nodes, parents = np.full((U, W), a_leaf), np.zeros((U, W), np.int64)
@@ -168,7 +168,7 @@ def surviving_beams(beams, candidates, survivors, num_children, a_leaf):
         places = slice(0, len(chosen))
         nodes[row, places] = candidates.nodes[row, chosen]
         scores[row, places] = candidates.scores[row, chosen]
-        parents[row, places] = np.asarray(chosen, np.int64) // num_children
+        parents[row, places] = np.asarray(chosen, np.int64) // most_children
     inherited = np.take_along_axis(beams.ancestors, parents[:, :, None], axis=1)  # (U, W, G)
     own = np.broadcast_to(np.eye(W, dtype=bool), (U, W, W))
     return Beams(nodes, scores, np.concatenate((inherited, own), axis=2))

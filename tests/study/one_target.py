@@ -23,7 +23,7 @@ SECTIONS = {
     "scratch": "from scratch, MovieLens",
     "sasrec": "from scratch, MovieLens",
     "validation": "the same, validation targets (the epoch was chosen by them; not planned)",
-    "flip": "best schedule with one option changed (difference to it)",
+    "flip": "1/1 with one option changed (difference to 1/1)",
     "tiny": "from a language model of titles, MovieLens",
     "books": "from scratch, Amazon Books",
     "books-sasrec": "from scratch, Amazon Books",
