@@ -215,9 +215,7 @@ def rank_batch(decoder, objective, targets, options) -> RankedBatch:
 def rank_by_beam_search(decoder, prompts, targets, options):
     """Rankings of the targets among what a beam search returns."""
     canonical = decoder.trie.canonical
-    excluded = None
-    if options.exclude_seen:
-        excluded = [set(canonical[history].tolist()) for history in targets.histories]
+    excluded = targets.histories if options.exclude_seen else None
     rankings = []
     beams = beam_search(decoder, prompts, options.beam_width, excluded)
     for best, target in zip(beams, canonical[targets.titles]):

@@ -91,21 +91,18 @@ class Dataset:
         if loss != "titles":
             return self.training_windows(loss, None).ends - 1
         # with "titles" the windows begin anywhere: all but the first item of a sequence
-        return np.flatnonzero(covered(self.train.starts + 1, self.train.ends, len(self.items)))
+        return places_in(Windows(self.train.starts + 1, self.train.ends))[0]
 
     def training_counts(self):
         """How often each title occurs in training, int64 (titles,)."""
-        in_training = covered(self.train.starts, self.train.ends, len(self.items))
-        return np.bincount(self.items[in_training], minlength=len(self.titles))
+        places, _ = places_in(self.train)
+        return np.bincount(self.items[places], minlength=len(self.titles))
 
 
-def covered(starts, ends, size):
-    """Which of the places 0 to size - 1 lie in a range [start, end): bool (size,)."""
-    # +1 where a range starts, -1 where it ends: the sum so far counts the open ones
-    changes = np.zeros(size + 1, np.int64)
-    np.add.at(changes, starts, 1)
-    np.add.at(changes, ends, -1)
-    return changes.cumsum()[:-1] > 0
+def places_in(windows):
+    """The places in `Dataset.items` that some windows hold, and the window of each."""
+    window, number = _number_windows(windows.ends - windows.starts)
+    return windows.starts[window] + number, window
 
 
 def prefix_windows(sequences: Windows, history) -> Windows:

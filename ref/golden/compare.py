@@ -86,6 +86,7 @@ class Comparison:
     computed: dict = field(default_factory=dict)  # name -> Computed
     sizes: dict = field(default_factory=dict)  # of each compared tensor its deviation in tolerances
     unknown: list = field(default_factory=list)  # names that the case does not have
+    softly_masked: list = field(default_factory=list)  # scores that are finite in place of -inf
     first: FirstDeviation | None = None  # None where every tensor is right
     remarks: list = field(default_factory=list)  # sentences
     problem: str | None = None  # why nothing could be compared
@@ -271,6 +272,7 @@ def examine_tensor(comparison, name):
     expected = case.tensors[name]
     if is_masked_softly(case, name, values) and shows_masks(comparison, name):
         values = np.where(np.isneginf(expected), expected, values)
+        comparison.softly_masked.append(name)
     size, index = deviation(case, name, values, expected)
     allowed = tolerance(case, precision)
     comparison.sizes[name] = size / allowed

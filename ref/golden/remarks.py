@@ -37,24 +37,23 @@ def on_what_is_right(comparison):
 
 def on_finite_scores(comparison):
     """Of scores that are finite where -inf is expected, if what follows shows the masks."""
-    case = comparison.case
-    lowest = {}
-    for name in comparison.compared:
-        values, expected = comparison.computed[name].values, case.tensors[name]
-        if name.endswith(".scores") and values.shape == expected.shape:
-            masked = values[np.isneginf(expected)]
-            if masked.size and np.isfinite(masked).all() and comparison.sizes[name] <= 1:
-                lowest[name] = masked.max()
-    if not lowest:
+    names = [name for name in comparison.softly_masked if comparison.sizes[name] <= 1]
+    if not names:
         return []
-    value = max(lowest.values())
+    value = max(largest_masked(comparison, name) for name in names)
     how = f"masked with about {value:.1g}" if value < FAR_BELOW else "saved before they are masked"
-    sentence = f"{short_list(lowest)}: {how} instead of -inf (R5)"
-    probabilities = [name.replace("scores", "probabilities") for name in lowest]
+    sentence = f"{short_list(names)}: {how} instead of -inf (R5)"
+    probabilities = [name.replace("scores", "probabilities") for name in names]
     shown = [name for name in probabilities if name in comparison.sizes] or comparison.evidence
     if not set(shown) & set(comparison.deviating):
         sentence += f"; right behind it: {short_list(shown)}"
     return [sentence]
+
+
+def largest_masked(comparison, name):
+    """The largest finite score where -inf is expected."""
+    scores = comparison.computed[name].values[np.isneginf(comparison.case.tensors[name])]
+    return scores[np.isfinite(scores)].max()
 
 
 def on_nan(comparison, name):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ref.data.dataset import places_in
+
 NAMES = ("most popular", "co-occurrence, last item", "co-occurrence, ten items")
 REACH = 10  # items before or behind that count as near
 
@@ -16,15 +18,12 @@ class Baselines:
     def __init__(self, data):
         self.items = data.items
         self.counts = data.training_counts().astype(np.float64)
-        starts, ends = data.train.starts, data.train.ends
-        lengths = ends - starts
-        before = np.repeat(lengths.cumsum() - lengths, lengths)  # items of earlier sequences
-        positions = np.repeat(starts, lengths) + np.arange(lengths.sum()) - before
+        positions, sequence = places_in(data.train)
         order = np.argsort(self.items[positions], kind="stable")
         # training positions sorted by title, each with the sequence that it lies in
         self.positions = positions[order]
-        self.starts = np.repeat(starts, lengths)[order]
-        self.ends = np.repeat(ends, lengths)[order]
+        self.starts = data.train.starts[sequence[order]]
+        self.ends = data.train.ends[sequence[order]]
         titles = np.arange(len(self.counts) + 1)
         # title t has the positions first[t] ... first[t + 1] - 1
         self.first = np.searchsorted(self.items[self.positions], titles)

@@ -62,7 +62,7 @@ class Candidates:
 def beam_search(decoder, prompts, width, excluded=None):
     """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
 
-    excluded: for each prompt a set of titles that may not be found, nor others of equal tokens.
+    excluded: a list of the titles of each prompt that may not be found, nor others of equal tokens.
     """
     trie = decoder.trie
     users = np.arange(len(prompts))  # whose search goes on; a row of everything below for each

@@ -149,6 +149,16 @@ def masked_with(number):
     return lambda values, case: np.where(np.isneginf(values), number, values)
 
 
+def masked_with_but_at_padding_queries(number):
+    """Padding queries keep their -inf: there any number will do."""
+
+    def change(values, case):
+        is_padding = (case.segment_ids == -1)[:, None, :, None]  # (B, 1, T, 1)
+        return np.where(np.isneginf(values) & ~is_padding, number, values)
+
+    return change
+
+
 def as_before_masking(values, case):
     return np.where(np.isneginf(values), 0.25, values)
 
@@ -203,6 +213,11 @@ PROBES = {
     "scores masked with -1e9": Probe(
         intermediates("scores", masked_with(-1e9)),
         "masked with about -1e+09 instead of -inf (R5); right behind it: layers.0.probabilities",
+        forbidden=NO_DIAGNOSIS,
+    ),
+    "scores masked with -1e9, but for padding queries": Probe(
+        in_cases(intermediates("scores", masked_with_but_at_padding_queries(-1e9)), has_padding),
+        "masked with about -1e+09 instead of -inf (R5)",
         forbidden=NO_DIAGNOSIS,
     ),
     "scores masked with the lowest float32": Probe(

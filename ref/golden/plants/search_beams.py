@@ -4,6 +4,7 @@ What they replace is in ref/golden/definitions/search.py; `given` is what stands
 """
 
 from collections import Counter
+from itertools import islice
 
 from ref.golden.definitions import search as definition
 from ref.golden.plants.edits import replaced
@@ -23,14 +24,22 @@ def searched_until(is_done):
     """Stop before every beam is dead: is_done(given, finished, live) -> bool."""
 
     def beam_search(copy, given, n):
-        live, finished = [((), 0.0)], []
-        while live and not is_done(given, finished, live):
-            candidates = copy.extended(given, n, live)
-            finished = copy.best_titles(given, finished + copy.ended(given, candidates))
-            live = copy.going_on(given, candidates)
+        for finished, live in steps(copy, given, n):
+            if live and is_done(given, finished, live):
+                break
         return finished
 
     return searched(beam_search)
+
+
+def steps(copy, given, n):
+    """Yield what is finished and what lives after each step of the right search."""
+    live, finished = [((), 0.0)], []
+    while live:
+        candidates = copy.extended(given, n, live)
+        finished = copy.best_titles(given, finished + copy.ended(given, candidates))
+        live = copy.going_on(given, candidates)
+        yield finished, live
 
 
 def one_finished(given, finished, live):
@@ -268,8 +277,13 @@ def end_with_first_prompt(copy, case):
     """The search for all prompts ends with that for the first that is done."""
 
     def beam_lists(given):
-        steps = min(num_steps(copy, given, n) for n in range(len(given.excluded)))
-        copy.beam_search = lambda given, n: search_so_far(copy, given, n, steps)[0]
+        count = min(num_steps(copy, given, n) for n in range(len(given.excluded)))
+
+        def beam_search(given, n):
+            *_, (finished, _) = islice(steps(copy, given, n), count)
+            return finished
+
+        copy.beam_search = beam_search
         return right(given)
 
     right = copy.beam_lists
@@ -277,23 +291,12 @@ def end_with_first_prompt(copy, case):
     return {}
 
 
-def search_so_far(copy, given, n, steps):
-    """What is finished and what lives after so many steps."""
-    live, finished = [((), 0.0)], []
-    for _ in range(steps):
-        candidates = copy.extended(given, n, live)
-        finished = copy.best_titles(given, finished + copy.ended(given, candidates))
-        live = copy.going_on(given, candidates)
-    return finished, live
-
-
 def num_steps(copy, given, n):
     """After how many steps no live beam can pass the last of `width` finished titles."""
-    for steps in range(1, 1 + max(map(len, given.titles))):
-        finished, live = search_so_far(copy, given, n, steps)
+    for number, (finished, live) in enumerate(steps(copy, given, n), start=1):
         if len(finished) == given.width and (not live or live[0][1] < finished[-1][1]):
-            return steps
-    return steps
+            return number
+    return max(map(len, given.titles))
 
 
 BEAMS = {

@@ -12,11 +12,6 @@ def specified_everywhere(case, name, shape):
     return np.array(True)
 
 
-def index_in_words(case, name, index):
-    """An index of a tensor in words, where nothing more is known of it."""
-    return f"index {list(index)}" if index else "the whole tensor"
-
-
 @dataclass(frozen=True)
 class Stage:
     """A step between a user's history and a metric, which a porter writes and tests by itself.
@@ -37,5 +32,5 @@ class Stage:
     compute: Callable
     plants: dict = field(repr=False)
     decisive: tuple
+    place: Callable
     specified: Callable = specified_everywhere
-    place: Callable = index_in_words
