@@ -25,7 +25,7 @@ from ref.protocol import (
 )
 from ref.report import attention, baselines
 from ref.report.draw_attention import attention_svg
-from ref.report.metrics import slices
+from ref.report.metrics import rank_and_auc, slices
 from ref.report.options import DEFAULT_WEIGHTS, check_options, parse_options
 from ref.report.ranking import (
     Ranking,
@@ -33,12 +33,11 @@ from ref.report.ranking import (
     best_titles,
     evaluate_scores,
     metrics_of_rankings,
-    rank_target,
     summarize,
     summary_values,
 )
 from ref.report.tables import attention_table, heading, summary_text, user_text, wrapped
-from ref.report.targets import size_text, test_targets
+from ref.report.targets import size_text, targets_of
 from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
@@ -57,7 +56,7 @@ def main():
         settings = check_models(folders, options)
         check_outputs(options)
         data = load_data(options, folders, settings)
-        targets = test_targets(data, options)
+        targets = targets_of(data, options)
         if options.attention:
             report_attention(folders, data, targets, options)
         else:
@@ -238,10 +237,10 @@ def rank_by_exact_scores(decoder, prompts, targets, options):
     rankings = []
     scores = scores.astype(np.float32)  # the model's precision: less than that apart is a tie
     for row, history, target in zip(scores, targets.histories, canonical[targets.titles]):
-        seen = canonical[history]
-        rank, auc = rank_target(row, seen, target, candidates, options)
-        unseen = np.setdiff1d(all_titles, seen if options.exclude_seen else [])
-        rankings.append(Ranking(rank, auc, best_titles(row, unseen)))
+        if options.exclude_seen:
+            row[canonical[history]] = -np.inf
+        rank, auc = rank_and_auc(row, target, candidates)
+        rankings.append(Ranking(rank, auc, best_titles(row, all_titles)))
     return rankings
 
 

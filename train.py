@@ -88,6 +88,10 @@ def is_autocast(options):
     return options.dtype == "bfloat16" and not options.lora_rank
 
 
+def dtype_of_weights(options):
+    return torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
+
+
 def prepare(options, data) -> Run:
     """Model, objectives and optimizer, before the first step."""
     model, encoder, settings = prepare_model(options, data)
@@ -156,8 +160,8 @@ def model_from_weights(options):
             f"{folder} is an adapter already; train without --lora-rank to go on from the "
             "merged model"
         )
-    dtype = torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
     scheme = scheme_from(options, saved_scheme)
+    dtype = dtype_of_weights(options)
     model = load_model(folder, dtype, options.device, scheme, options.base, dropout=options.dropout)
     if options.lora_rank:
         lora.refuse_a_large_rank(model, lora_settings(options))
@@ -172,9 +176,8 @@ def new_model(options, data):
     scheme.kinds(options.layers)  # refuses a scheme that does not fit, before the tokenizer learns
     titles = [data.titles[title] for title in np.flatnonzero(data.training_counts())]
     tokenizer = Tokenizer.train(titles, options.vocabulary)
-    dtype = torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
     model = Llama(new_config(options, tokenizer.vocab_size), scheme, dropout=options.dropout)
-    return model.to(options.device, dtype), tokenizer, layout
+    return model.to(options.device, dtype_of_weights(options)), tokenizer, layout
 
 
 def new_config(options, vocab_size):

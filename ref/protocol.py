@@ -4,53 +4,53 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
-from ref.layouts import load_layout
+from ref.layouts import LAYOUTS, load_layout
 from ref.masks import MaskScheme
 from ref.settings import CATALOGUE, SETTINGS_FILE, Settings, read_catalogue, read_settings
 
+LAYOUT_CHOICES = f"{', '.join(LAYOUTS)} or a JSON file"
 _FILTERS = ("min_item", "min_user", "min_rating")
 _ASKED = ("softmax", "temperature", "history", "min_item", "min_user", "min_rating")
 
 
-def add_mask_options(add):
-    """The options of a command line that become a MaskScheme."""
-    saved = "(default: what --weights says; a new model: {})"
-    add(
-        "--intra-layers",
-        type=int,
-        help=f"IN layers {saved.format(1)}",
-    )
-    add(
-        "--cross-layers",
-        type=int,
-        help=f"CR layers {saved.format(1)}",
-    )
+def add_mask_options(add, new_models=True):
+    """The options of a command line that become a MaskScheme.
+
+    new_models: does the command make models, too?
+    """
+
+    def default(of_new_model):
+        of_new_model = f"; a new model: {of_new_model}" if new_models else ""
+        return f"(default: what --weights says{of_new_model})"
+
+    add("--intra-layers", type=int, help=f"IN layers {default(1)}")
+    add("--cross-layers", type=int, help=f"CR layers {default(1)}")
     add(
         "--cross-self",
         action=argparse.BooleanOptionalAction,
-        help=f"does a token see itself in CR layers? {saved.format('yes')}",
+        help=f"does a token see itself in CR layers? {default('yes')}",
     )
     add(
         "--text",
         choices=("visible", "isolated"),
-        help=f"what items see of text in IN layers {saved.format('visible')}",
+        help=f"what items see of text in IN layers {default('visible')}",
     )
     add(
         "--delimiters",
         choices=("item", "text"),
-        help=f"what delimiters of an item belong to {saved.format('item')}",
+        help=f"what delimiters of an item belong to {default('item')}",
     )
     add(
         "--target",
         choices=("item", "text"),
-        help=f"what the target is to the masks {saved.format('item')}",
+        help=f"what the target is to the masks {default('item')}",
     )
 
 
 def add_asking_options(add):
     """The options of a command line that replace Settings of a model folder."""
     saved = "(default: what the folder says)"
-    add("--layout", help=f"lines, instruction, or a JSON file {saved}")
+    add("--layout", help=f"{LAYOUT_CHOICES} {saved}")
     add("--softmax", choices=("catalogue", "full"), help=f"alternatives of a token {saved}")
     add("--temperature", type=float, help=f"divides the logits {saved}")
     add("--history", type=int, help=f"items shown before a target {saved}")
@@ -111,11 +111,11 @@ def notes_on_training(folder, settings, data) -> list:
             "on this data, it may have seen some of the targets"
         )
     if (Path(folder) / CATALOGUE).exists():
-        own, titles = set(read_catalogue(folder)), set(data.titles)
-        if own != titles:
+        trained, titles = set(read_catalogue(folder)), set(data.titles)
+        if trained != titles:
             notes.append(
                 f"{folder} was trained on another catalogue, so on other data or with other "
-                f"filters: it lacks {len(titles - own):,} of these {len(titles):,} titles and has "
-                f"{len(own - titles):,} more"
+                f"filters: it lacks {len(titles - trained):,} of these {len(titles):,} titles and "
+                f"has {len(trained - titles):,} more"
             )
     return notes

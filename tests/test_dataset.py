@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ref.data import dataset
+from ref.data.columns import Columns
 from ref.data.dataset import Windows, linked_windows, load, prefix_windows
 from ref.text import clean_title
 
@@ -131,6 +132,16 @@ def test_data_that_comes_split_takes_one_test_item_alone(presplit_folder):
     assert data.test_users.tolist() == list(range(8))
     with pytest.raises(ValueError, match="test_items is 2, but .* comes split"):
         load(presplit_folder, test_items=2)
+
+
+def test_data_that_comes_split_has_no_columns_to_name_and_no_ratings(presplit_folder):
+    plain = load(presplit_folder)
+    rated = load(presplit_folder, columns=Columns(min_rating=4.0))
+
+    assert [note for note in rated.notes if "min_rating 4.0 is not applied" in note]
+    assert np.array_equal(rated.items, plain.items)
+    with pytest.raises(ValueError, match="comes split, with fixed columns"):
+        load(presplit_folder, columns=Columns(title_column="name", min_rating=4.0))
 
 
 def test_interactions_of_the_same_time_stay_in_the_order_of_the_file(tmp_path):

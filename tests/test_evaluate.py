@@ -389,7 +389,7 @@ def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path
     folder, llm = write_crowded(tmp_path, max_length=290)
     data = dataset.load(folder)
     options = evaluate.parse_options(["--weights", str(llm), "--ranking", "full"])
-    targets = report_targets.test_targets(data, options)
+    targets = report_targets.targets_of(data, options)
     result = evaluate.evaluate_model(llm, data, targets, options)
     best_titles = [dict(ranking.top) for ranking in result.rankings]
     scores = [best[target] for best, target in zip(best_titles, targets.titles.tolist())]
@@ -408,7 +408,7 @@ def test_ctrl_c_before_the_work_begins_ends_without_a_traceback(
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "test_targets", interrupt)
+    monkeypatch.setattr(evaluate, "targets_of", interrupt)
     ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model)
     assert ended.code == 130 and "Traceback" not in ended.err
 

@@ -10,7 +10,7 @@ import torch
 import evaluate
 from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
-from ref.report.targets import test_targets as targets_to_rank
+from ref.report.targets import targets_of
 
 from study import records, run, smollm
 from support.catalogue import TITLES
@@ -143,7 +143,7 @@ def test_a_crash_loses_only_the_run_in_progress(work, monkeypatch):
 def test_the_record_of_a_data_set_describes_its_targets(tmp_path):
     rows = [(f"u{user}", f"i{(user + n * n) % 12}", n) for user in range(8) for n in range(30)]
     folder = write_interactions(tmp_path / "data", rows)
-    record = run.targets_of("made-up", folder)
+    record = run.record_of_targets("made-up", folder)
     sequences = [
         [DATA_TITLES[int(item[1:])] for _, item, _ in rows[i : i + 30]] for i in range(0, 240, 30)
     ]
@@ -269,7 +269,7 @@ def test_a_training_that_was_stopped_is_resumed(do, tmp_path):
 def test_likelihoods_are_those_that_evaluation_reports():
     folder = EMBEDDED.parents[2] / "weights" / "movielens-hat"
     data, options = load(), evaluate.parse_options(["--limit", "6"])
-    result = evaluate.evaluate_model(folder, data, targets_to_rank(data, options), options)
+    result = evaluate.evaluate_model(folder, data, targets_of(data, options), options)
     likelihoods = smollm.likelihoods(folder, None, limit=6)
     np.testing.assert_allclose(likelihoods, result.metrics["NLL"], atol=6e-4)
 

@@ -382,8 +382,8 @@ def test_a_batch_smaller_than_the_number_of_processes_is_computed_once(prepared,
         monkeypatch.setattr(batches.processes, "RANK", rank)
         shares, num_predicted = batches.shares_of_step(windows, objective, 3, "cpu")
         (share,) = shares
-        assert (share.scale, num_predicted) == (share.counts * 4 / 2, 2)
-        counted.append((share.counts, share.batch.real_tokens))
+        assert (share.scale, num_predicted) == (share.is_real * 4 / 2, 2)
+        counted.append((share.is_real, share.batch.real_tokens))
     tokens = [objective.batch([window]).real_tokens for window in windows]
     assert counted == [(1, tokens[0]), (1, tokens[1]), (0, tokens[0]), (0, tokens[0])]
 
@@ -393,9 +393,9 @@ def test_the_log_counts_tokens_a_second_and_dropped_items_of_what_counts(monkeyp
     monkeypatch.setattr(tally.time, "perf_counter", lambda: next(seconds))
     counting = tally.Tally(dropped=5)
     counting.begin_step(num_predicted=6)
-    for counts, tokens in ((1, 30), (1, 50), (0, 1000)):
+    for is_real, tokens in ((True, 30), (True, 50), (False, 1000)):
         batch = SimpleNamespace(real_tokens=tokens, dropped=2)
-        counting.add(SimpleNamespace(counts=counts, batch=batch), nats=9.0)
+        counting.add(SimpleNamespace(is_real=is_real, batch=batch), nats=9.0)
     record = counting.end_epoch(1)
     assert (record["tokens_per_second"], record["dropped"], record["train"]) == (20, 9, 3.0)
 

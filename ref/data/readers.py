@@ -19,7 +19,7 @@ import json
 import math
 import re
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -91,9 +91,15 @@ class PresplitWindow(NamedTuple):
 def read(folder, columns=KNOWN_COLUMNS):
     """The Interactions or PresplitWindows in a folder, whichever form it has."""
     if is_presplit(folder):
-        if columns != KNOWN_COLUMNS:
+        if replace(columns, min_rating=None) != KNOWN_COLUMNS:
             raise ValueError(f"{folder}: comes split, with fixed columns; no option may name any")
-        return read_presplit(folder)
+        data = read_presplit(folder)
+        if columns.min_rating is None:
+            return data
+        note = (
+            f"min_rating {columns.min_rating} is not applied: data that comes split has no ratings"
+        )
+        return replace(data, notes=(*data.notes, note))
     return read_interactions(folder, columns)
 
 

@@ -26,7 +26,7 @@ def parse_options(arguments=None):
     add_report_options(parser.add_argument)
     asked = parser.add_argument_group("how models are asked, all of them, whatever they say")
     add_asking_options(asked.add_argument)
-    add_mask_options(asked.add_argument)
+    add_mask_options(asked.add_argument, new_models=False)
     add_column_options(parser.add_argument_group("columns of your own data").add_argument)
     return parser.parse_args(arguments)
 

@@ -67,22 +67,16 @@ def evaluate_scores(name, scores, targets, options) -> Result:
         candidates = np.arange(len(row))
         if targets.candidates is not None:
             candidates = targets.candidates[number]
-        history, target = targets.histories[number], targets.titles[number]
-        rank, auc = rank_target(row, history, target, candidates, options)
+        row = row.astype(np.float64)
+        if options.exclude_seen:
+            row[targets.histories[number]] = -np.inf
+        rank, auc = rank_and_auc(row, targets.titles[number], candidates)
         if options.ranking == "beam":
             auc = None
             if rank > options.beam_width:
                 rank = np.inf
         rankings.append(Ranking(rank, auc))
     return Result(name, rankings, metrics_of_rankings(rankings))
-
-
-def rank_target(scores, history, target, candidates, options):
-    """Rank and AUC of a user's target by the scores of all titles, float (S,)."""
-    scores = scores.astype(np.float64)
-    if options.exclude_seen:
-        scores[history] = -np.inf
-    return rank_and_auc(scores, target, candidates)
 
 
 def best_titles(scores, titles):

@@ -30,7 +30,7 @@ class Targets:
         return Targets(self.histories[part], self.titles[part], self.user_ids[part], candidates)
 
 
-def test_targets(data, options) -> Targets:
+def targets_of(data, options) -> Targets:
     """Those of the users to rank for; with --ranking sampled each has negatives of its own."""
     limit = np.inf if options.limit is None else options.limit
     is_wanted = data.test_users < limit

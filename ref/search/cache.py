@@ -89,7 +89,7 @@ class KVCache:
         return other
 
     def _layers_of(self, kind):
-        return [layer for layer, own in zip(self.layers, self.kinds) if own == kind]
+        return [layer for layer, its_kind in zip(self.layers, self.kinds) if its_kind == kind]
 
 
 def drop_what_no_target_sees(cache, scheme):

@@ -31,15 +31,15 @@ def title_log_probs(decoder, prompts, titles=None, chunk=None):
         record_children(decoder, log_probs, nodes[:1], last_hidden[:, None])
         nodes = nodes[1:]
     for begin in range(0, len(nodes), chunk):
-        some = nodes[begin : begin + chunk]
-        tree, ancestors = with_ancestors(trie, some)
+        parents = nodes[begin : begin + chunk]
+        tree, ancestors = with_ancestors(trie, parents)
         shape = (len(prompts), len(tree))
         hidden = decoder.add_nodes(
             states.fork(),
             np.broadcast_to(tree, shape),
             np.broadcast_to(ancestors, (*shape, len(tree))),
         )
-        record_children(decoder, log_probs, some, hidden[:, len(tree) - len(some) :])
+        record_children(decoder, log_probs, parents, hidden[:, len(tree) - len(parents) :])
     for low, high in zip(trie.levels[1:], trie.levels[2:]):  # sums along paths, from the root down
         log_probs[:, low:high] += log_probs[:, trie.parent[low:high]]
     scores = log_probs[:, trie.leaf]

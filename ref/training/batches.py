@@ -37,12 +37,12 @@ def batches_of_similar_length(windows, data, objective, batch_size, rng):
 class Share:
     """A batch that this process computes.
 
-    counts: 0 if it is computed only because the other processes wait, else 1. scale: what the
+    is_real: False if it is computed only because the other processes wait. scale: what the
     negative log-likelihood is multiplied by for its gradient to be the step's.
     """
 
     batch: Batch
-    counts: int
+    is_real: bool
     scale: float
 
 
@@ -55,13 +55,11 @@ def shares_of_step(windows, objective, accumulate, device):
     """
     rounds = min(accumulate, math.ceil(len(windows) / processes.WORLD))
     batches = [
-        (objective.batch(part, device), int(is_real))
+        (objective.batch(part, device), is_real)
         for part, is_real in processes.shares(windows, rounds)
     ]
-    own = sum(batch.num_predicted * counts for batch, counts in batches)
-    (num_predicted,) = processes.sums([own])
-    # times WORLD: the gradients of the processes will be averaged
-    shares = [
-        Share(batch, counts, counts * processes.WORLD / num_predicted) for batch, counts in batches
-    ]
+    predicted_here = sum(batch.num_predicted for batch, is_real in batches if is_real)
+    (num_predicted,) = processes.sums([predicted_here])
+    scale = processes.WORLD / num_predicted  # the gradients of the processes will be averaged
+    shares = [Share(batch, is_real, scale if is_real else 0.0) for batch, is_real in batches]
     return shares, num_predicted

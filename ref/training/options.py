@@ -9,7 +9,7 @@ import torch
 
 from ref import cli
 from ref.data.columns import add_column_options
-from ref.protocol import add_mask_options
+from ref.protocol import LAYOUT_CHOICES, add_mask_options
 from ref.training import processes, state
 
 USAGE = """Train a HatLLM recommender.
@@ -74,8 +74,7 @@ def add_folder_options(add):
 def add_prompt_options(add):
     add(
         "--layout",
-        help="lines, instruction, movies, books, toys or a JSON file "
-        "(default: lines, or what --weights says)",
+        help=f"{LAYOUT_CHOICES} (default: lines, or what --weights says)",
     )
     add(
         "--history", type=int, default=10, help="items shown before a target (default: %(default)s)"

@@ -46,7 +46,7 @@ class Tally:
 
     def add(self, share, nats):
         """Count a Share of the step, and its loss in nats."""
-        if share.counts:
+        if share.is_real:
             step = self.steps[-1]
             step.nats += nats
             step.tokens += share.batch.real_tokens

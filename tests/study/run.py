@@ -27,7 +27,7 @@ from ref.data import dataset
 from ref.files import read_json
 from ref.report.baselines import Baselines
 from ref.report.ranking import evaluate_scores
-from ref.report.targets import test_targets
+from ref.report.targets import targets_of
 
 from study import records
 
@@ -183,7 +183,7 @@ def ranking_figures(values):
     }
 
 
-def targets_of(name, folder):
+def record_of_targets(name, folder):
     """The record of a data set: of its test targets what the tables need to know.
 
     Of each how often it is in training, how many characters its title has and those of its history
@@ -193,7 +193,7 @@ def targets_of(name, folder):
     _, min_user, _, test_items = SPLIT
     data = dataset.load(folder, min_user=min_user, test_items=test_items)
     options = evaluate.parse_options(["--ranking", "full"])
-    targets = test_targets(data, options)
+    targets = targets_of(data, options)
     ranks = {}
     for baseline, scorer in Baselines(data).scorers().items():
         result = evaluate_scores(baseline, map(scorer, targets.histories), targets, options)
@@ -242,7 +242,7 @@ def keep_targets(place):
     done = records.read(place.runs_file)
     for name, folder in place.data_folders.items():
         if f"targets/{name}" not in done:
-            done[f"targets/{name}"] = targets_of(name, folder)
+            done[f"targets/{name}"] = record_of_targets(name, folder)
             records.write(place.runs_file, done)
 
 

@@ -27,7 +27,7 @@ from ref import cli
 from ref.data import dataset
 from ref.files import write_json
 from ref.report.ranking import evaluate_scores
-from ref.report.targets import test_targets
+from ref.report.targets import targets_of
 from ref.training.batches import items_of
 
 SETTINGS = [{"size": size, "dropout": dropout} for size in (64, 128) for dropout in (0.2, 0.5)]
@@ -172,7 +172,7 @@ def report(best, data, limit):
     if limit:
         words += ["--limit", limit]
     options = evaluate.parse_options(words)
-    targets = test_targets(data, options)
+    targets = targets_of(data, options)
     scores = log_probs(best.model, targets.histories, data).numpy()
     nll = -scores[range(len(targets)), targets.titles].astype(np.float64)
     result = evaluate_scores("SASRec", scores, targets, options)
