@@ -22,8 +22,10 @@ class Task:
     """What a prompt is made of.
 
     history, target: titles as they are read, oldest first; target is None where there is none.
-    layout: of the fields of a layout, those that are not empty. scheme: "delimiters" and "target",
-    each "item" or "text". max_length: the most tokens, of which `reserve` are kept free.
+    layout: the texts around the titles, "" where there is none (before, entry_open, entry_close,
+    last_entry_close, after, target_open, target_close), and whether special tokens begin and end
+    the sequence (bos, eos). scheme: "delimiters" and "target", each "item" or "text".
+    max_length: the most tokens, of which `reserve` are kept free.
     """
 
     history: list
@@ -84,11 +86,11 @@ def clean(title):
 
 def parts(layout, history, target):
     """The parts of the string in order: a list of (text, Label)."""
-    listed = [(layout.get("before", ""), TEXT)]
+    listed = [(layout["before"], TEXT)]
     for number, title in enumerate(history, start=1):
         close = "entry_close" if number < len(history) else "last_entry_close"
         listed += parts_of_item(layout, number, title, ("entry_open", close))
-    listed.append((layout.get("after", ""), TEXT))
+    listed.append((layout["after"], TEXT))
     if target is not None:
         number = len(history) + 1
         listed += parts_of_item(layout, number, target, ("target_open", "target_close"))
@@ -99,9 +101,9 @@ def parts_of_item(layout, number, title, fields):
     """What opens an item, its title and what closes it; fields: names of the first and the last."""
     opens, closes = fields
     return [
-        (layout.get(opens, ""), Label(number, "open")),
+        (layout[opens], Label(number, "open")),
         (title, Label(number, "title")),
-        (layout.get(closes, ""), Label(number, "close")),
+        (layout[closes], Label(number, "close")),
     ]
 
 
@@ -135,9 +137,9 @@ def with_special_tokens(placed, task, target_number, tokenizer):
 
     The first is text. The last closes the target, and is there only where the target is.
     """
-    if task.layout.get("bos"):
+    if task.layout["bos"]:
         placed = [PlacedToken(tokenizer.bos_id, SPECIAL, TEXT), *placed]
-    if task.layout.get("eos") and task.target is not None:
+    if task.layout["eos"] and task.target is not None:
         end = PlacedToken(tokenizer.eos_id, SPECIAL, Label(target_number, "close"))
         placed = [*placed, end]
     return placed

@@ -60,7 +60,7 @@ def drop_by_lengths_of_entries(prompt, task, tokenizer):
     too_many = len(whole["begins"]) + task.reserve - task.max_length
     dropped = 0
     while too_many > 0 and dropped < len(task.history) - 1:
-        opens, closes = task.layout.get("entry_open", ""), task.layout.get("entry_close", "")
+        opens, closes = task.layout["entry_open"], task.layout["entry_close"]
         entry = opens + definition.clean(task.history[dropped]) + closes
         too_many -= len(tokenizer.tokenize(entry))
         dropped += 1

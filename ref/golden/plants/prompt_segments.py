@@ -227,7 +227,7 @@ def searched_titles(find):
 def count_at_delimiters(copy, case):
     """The number of an item of the history grows wherever the string holds a closing delimiter."""
     right_write = copy.write_out
-    close = case.info["layout"].get("entry_close", "")
+    close = case.info["layout"]["entry_close"]
 
     def write_out(listed):
         text, labels = right_write(listed)
@@ -250,7 +250,7 @@ def target_behind_after(find):
 
     def plant(copy, case):
         right_write = copy.write_out
-        after = case.info["layout"].get("after", "")
+        after = case.info["layout"]["after"]
 
         def write_out(listed):
             text, labels = right_write(listed)
@@ -381,7 +381,7 @@ def bos_without_segment(copy, case):
 
     def with_special_tokens(placed, task, target_number, tokenizer):
         placed = right_special(placed, task, target_number, tokenizer)
-        if not placed or placed[0].begin != SPECIAL or not task.layout.get("bos"):
+        if not placed or placed[0].begin != SPECIAL or not task.layout["bos"]:
             return placed
         labels = [token.label for token in placed[1:]] + [TEXT]
         return [token._replace(label=label) for token, label in zip(placed, labels, strict=True)]

@@ -108,17 +108,17 @@ def without_repetitions(task):
 
 
 def field_of_last_entry(layout):
-    return {"last_entry_close": layout.get("entry_close", "")}
+    return {"last_entry_close": layout["entry_close"]}
 
 
 def field_of_other_entries(layout):
-    return {"entry_close": layout.get("last_entry_close", "")}
+    return {"entry_close": layout["last_entry_close"]}
 
 
 def target_like_an_entry(layout):
     return {
-        "target_open": layout.get("entry_open", ""),
-        "target_close": layout.get("last_entry_close", ""),
+        "target_open": layout["entry_open"],
+        "target_close": layout["last_entry_close"],
     }
 
 
@@ -147,7 +147,7 @@ def open_target_without_title(copy, case):
     def parts(layout, history, target):
         listed = right_parts(layout, history, target)
         if target is None:
-            listed.append((layout.get("target_open", ""), Label(len(history) + 1, "open")))
+            listed.append((layout["target_open"], Label(len(history) + 1, "open")))
         return listed
 
     copy.parts = parts
@@ -269,12 +269,12 @@ def changed_special_tokens(change):
 
 def bos_twice(placed, task, target_number, tokenizer):
     placed = definition.with_special_tokens(placed, task, target_number, tokenizer)
-    return [placed[0], *placed] if task.layout.get("bos") else placed
+    return [placed[0], *placed] if task.layout["bos"] else placed
 
 
 def end_without_target(placed, task, target_number, tokenizer):
     placed = definition.with_special_tokens(placed, task, target_number, tokenizer)
-    if task.target is None and task.layout.get("eos"):
+    if task.target is None and task.layout["eos"]:
         placed = [*placed, PlacedToken(tokenizer.eos_id, SPECIAL, Label(target_number, "close"))]
     return placed
 
