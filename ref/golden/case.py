@@ -9,6 +9,7 @@ from safetensors.numpy import load as load_tensors
 from ref.files import read_bytes, read_json
 
 FOLDER = Path(__file__).parent / "cases"
+FORMAT = 2  # of case.json
 WEIGHTS = "weights."  # how the names of a case's weights begin
 # What case.json has in every stage; schemas/STAGE.json says the rest.
 FIELDS = {"name": str, "stage": str, "tolerances": dict, "inputs": list, "outputs": list}

@@ -13,11 +13,11 @@ import zipfile
 from pathlib import Path
 
 from ref.files import write_atomically
+from ref.golden.case import FORMAT
 
 ROOT = Path(__file__).parent
 FOLDER = "hatllm-golden"
 PATTERNS = ("README.md", "*.json", "*.svg", "schemas/*.json", "tokenizers/*", "cases/*/*")
-FORMAT = 2  # of case.json
 OLDEST_IN_ZIP = (1980, 1, 1, 0, 0, 0)
 
 

@@ -11,9 +11,10 @@ the stage's `compute` is to change, by name: {} if none. It alters nothing else.
 """
 
 import copy as copies
-import json
 from functools import cache
 from pathlib import Path
+
+from ref.files import read_json
 
 
 @cache
@@ -21,7 +22,7 @@ def descriptions():
     """All known bugs by id: of each its id, family, what it is, its effect and the fix."""
     by_id = {}
     for path in sorted(Path(__file__).parent.glob("*.json")):
-        for bug in json.loads(path.read_text(encoding="utf-8")):
+        for bug in read_json(path, list):
             by_id[bug["id"]] = bug
     return by_id
 

@@ -7,8 +7,9 @@ make prompts and weights are those of the stage `model`.
 import numpy as np
 
 from ref import llama_numpy
-from ref.golden.case import Case, segment_ids
+from ref.golden.case import FORMAT, Case, segment_ids
 from ref.golden.definitions.paths import row_along, values_along
+from ref.golden.recipes.common import with_outputs
 from ref.golden.recipes.model import (
     LAYOUTS,
     PAD,
@@ -47,7 +48,7 @@ def build(recipe, tokens):
     config = recipe["config"] | {"vocab_size": len(tokens)}
     rows = padded([make_row(row) for row in recipe["prompts"]], recipe.get("pad", "left"))
     info = {
-        "format": 2,
+        "format": FORMAT,
         "name": recipe["name"],
         "stage": "decoding",
         "what": recipe["what"],
@@ -62,12 +63,9 @@ def build(recipe, tokens):
     }
     parents = parents_of_slots(recipe)
     inputs = inputs_of_prompts(info, tokens) | inputs_of_steps(info, parents, tokens)
-    info |= {"inputs": list(inputs), "outputs": []}
+    info["inputs"] = list(inputs)
     case = Case(info, inputs | draw_weights(config, recipe))
-    outputs = expected_logits(case)
-    info["outputs"] = list(outputs)
-    case.tensors |= outputs
-    return case
+    return with_outputs(case, expected_logits(case))
 
 
 def make_row(row):

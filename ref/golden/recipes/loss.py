@@ -3,14 +3,11 @@
 A title's tokens are its words, numbers and signs, and a newline, the end token.
 """
 
-import json
-import zlib
-from pathlib import Path
-
 import numpy as np
 
-from ref.golden.case import Case
+from ref.golden.case import FORMAT, Case
 from ref.golden.definitions import loss as definition
+from ref.golden.recipes.common import random_of, read, with_outputs
 from ref.golden.recipes.model import PAD, TOKEN, truncated_to_bfloat16
 from ref.golden.stages.loss import compute
 
@@ -20,7 +17,7 @@ PADDING = -1  # item number of a padding token, and what follows a short title
 
 def build_all():
     """The cases of the stage `loss`."""
-    content = json.loads(Path(__file__).with_name("loss.json").read_text(encoding="utf-8"))
+    content = read("loss.json")
     recipes = [content["defaults"] | recipe for recipe in content["recipes"]]
     for recipe in recipes:
         numbers = range(1, recipe["numbered_titles"] + 1)
@@ -33,7 +30,7 @@ def build(recipe):
     rows = padded([row_of_tokens(row) for row in recipe["rows"]])
     vocabulary = vocabulary_of(recipe, rows)
     info = {
-        "format": 2,
+        "format": FORMAT,
         "name": recipe["name"],
         "stage": "loss",
         "what": recipe["what"],
@@ -46,7 +43,6 @@ def build(recipe):
         "vocabulary": vocabulary,
         "tolerances": recipe["tolerances"],
         "inputs": ["logits", "input_ids", "item_numbers", "titles"],
-        "outputs": [],
     }
     ids = [[vocabulary.index(token) for token, _ in row] for row in rows]
     tensors = {
@@ -59,9 +55,7 @@ def build(recipe):
     outputs = compute(definition, case)
     if not recipe["gradients"]:
         del outputs["gradients.logits"]
-    info["outputs"] = list(outputs)
-    case.tensors |= outputs
-    return case
+    return with_outputs(case, outputs)
 
 
 def row_of_tokens(row):
@@ -105,7 +99,7 @@ def title_matrix(catalogue, vocabulary):
 
 def draw_logits(shape, recipe):
     """Random logits, the same in every run: float32, but exact in bfloat16."""
-    random = np.random.default_rng(zlib.crc32(recipe["name"].encode()))
+    random = random_of(recipe["name"])
     logits = recipe["logits_mean"] + recipe["logits_deviation"] * random.standard_normal(shape)
     return truncated_to_bfloat16(logits)
 

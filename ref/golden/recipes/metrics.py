@@ -4,20 +4,17 @@ A recipe gives the scores or lists themselves, or the ranks that the targets are
 are then drawn.
 """
 
-import json
-import zlib
-from pathlib import Path
-
 import numpy as np
 
-from ref.golden.case import Case
+from ref.golden.case import FORMAT, Case
 from ref.golden.definitions import metrics as definition
+from ref.golden.recipes.common import random_of, read, with_outputs
 from ref.golden.stages.metrics import compute
 
 
 def build_all():
     """The cases of the stage `metrics`."""
-    content = json.loads(Path(__file__).with_name("metrics.json").read_text(encoding="utf-8"))
+    content = read("metrics.json")
     return [build(content["defaults"] | recipe) for recipe in content["recipes"]]
 
 
@@ -25,7 +22,7 @@ def build(recipe):
     """A case from its recipe, filled with the defaults that metrics.json begins with."""
     tensors = inputs(recipe)
     info = {
-        "format": 2,
+        "format": FORMAT,
         "name": recipe["name"],
         "stage": "metrics",
         "what": recipe["what"],
@@ -35,18 +32,14 @@ def build(recipe):
         "width": recipe["width"],
         "tolerances": recipe["tolerances"],
         "inputs": list(tensors),
-        "outputs": [],
     }
     case = Case(info, tensors)
-    outputs = compute(definition, case)
-    info["outputs"] = list(outputs)
-    case.tensors |= outputs
-    return case
+    return with_outputs(case, compute(definition, case))
 
 
 def inputs(recipe):
     """The given tensors by name, in order."""
-    random = np.random.default_rng(zlib.crc32(recipe["name"].encode()))
+    random = random_of(recipe["name"])
     U, S = len(recipe["user_ids"]), recipe["items"]
     tensors = rankings(recipe, random)
     tensors["title_of"] = np.array(recipe["title_of"] or range(S))

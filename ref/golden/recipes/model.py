@@ -1,9 +1,6 @@
 """How model.json becomes the golden cases of the stage `model`."""
 
-import json
 import re
-import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +9,8 @@ import torch
 from ref import llama_numpy
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
-from ref.golden.case import WEIGHTS, Case, segment_ids
+from ref.golden.case import FORMAT, WEIGHTS, Case, segment_ids
+from ref.golden.recipes.common import random_of, read, with_outputs
 from ref.golden.stages.model import compute
 from ref.llama import Llama
 from ref.masks import MaskScheme
@@ -53,7 +51,7 @@ def build_all():
 
 def read_recipes(file_name):
     """The recipes of a JSON file beside this one, filled with the defaults that it begins with."""
-    content = json.loads(Path(__file__).with_name(file_name).read_text(encoding="utf-8"))
+    content = read(file_name)
     filled = []
     for recipe in content["recipes"]:
         fields = {}
@@ -86,7 +84,7 @@ def build(recipe, tokens):
     config = recipe["config"] | {"vocab_size": len(tokens)}
     rows = [make_row(row) for row in recipe["rows"]]
     info = {
-        "format": 2,
+        "format": FORMAT,
         "name": recipe["name"],
         "stage": "model",
         "what": recipe["what"],
@@ -98,15 +96,12 @@ def build(recipe, tokens):
         "positions_given": "positions" in recipe,
         "tolerances": recipe["tolerances"],
         "inputs": ["input_ids", "segment_ids", "position_ids", "labels"],
-        "outputs": [],
     }
     case = Case(info, inputs(recipe, rows, tokens) | draw_weights(config, recipe))
     outputs = kept_outputs(case, recipe.get("keep", ""))
     if recipe.get("gradients"):
         outputs |= torch_gradients(case)
-    info["outputs"] = list(outputs)
-    case.tensors |= outputs
-    return case
+    return with_outputs(case, outputs)
 
 
 def needs(config, scheme, rows):
@@ -229,7 +224,7 @@ def draw_weights(config, recipe):
 
     They are float32 but exact in bfloat16, so that every precision reads the same numbers.
     """
-    random = np.random.default_rng(zlib.crc32(recipe["name"].encode()))
+    random = random_of(recipe["name"])
     gains = recipe.get("gains", {})
     weights = {}
     for name, parameter in hf_parameters(torch_model(config, recipe["scheme"])).items():

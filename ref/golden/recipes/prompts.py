@@ -4,7 +4,6 @@ python -m ref.golden.recipes.prompts trains the tokenizers of the cases anew.
 """
 
 import io
-import json
 import re
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import numpy as np
 import sentencepiece
 
 from ref import cli
-from ref.golden.case import Case
+from ref.golden.case import FORMAT, Case
 from ref.golden.definitions import prompts as definition
+from ref.golden.recipes.common import read, with_outputs
 from ref.golden.stages.prompts import TOKENIZERS, compute
 
 # A word with the space before it, or any other character.
@@ -39,7 +39,7 @@ def build_all():
 
 def read_recipes():
     """What prompts.json holds: tokenizers, layouts, defaults and recipes."""
-    return json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
+    return read("prompts.json")
 
 
 def build(recipe, content):
@@ -52,7 +52,7 @@ def build(recipe, content):
     else:
         inputs["offsets"] = offsets(recipe, layout)
     info = {
-        "format": 2,
+        "format": FORMAT,
         "name": recipe["name"],
         "stage": "prompts",
         "what": recipe["what"],
@@ -65,13 +65,9 @@ def build(recipe, content):
         "target": recipe["target"],
         "tolerances": content["tolerances"],
         "inputs": list(inputs),
-        "outputs": [],
     }
     case = Case(info, inputs)
-    outputs = compute(definition, case)
-    info["outputs"] = list(outputs)
-    case.tensors |= outputs
-    return case
+    return with_outputs(case, compute(definition, case))
 
 
 def needs(recipe):

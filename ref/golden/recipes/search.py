@@ -5,13 +5,12 @@ with `prompts` makes a model, as in the stage `decoding`. Shapes: N prompts, P t
 S titles of at most M tokens, R prefixes, V vocabulary.
 """
 
-import zlib
-
 import numpy as np
 
 from ref import llama_numpy
-from ref.golden.case import Case, segment_ids
+from ref.golden.case import FORMAT, Case, segment_ids
 from ref.golden.definitions import search as definition
+from ref.golden.recipes.common import random_of, with_outputs
 from ref.golden.recipes.decoding import make_row, padded
 from ref.golden.recipes.model import (
     LAYOUTS,
@@ -38,7 +37,7 @@ def build(recipe):
     fields, inputs, weights = table(recipe) if "table" in recipe else model(recipe)
     inputs["excluded"] = marked(recipe.get("excluded", []), *shape_of_excluded(inputs))
     info = {
-        "format": 2,
+        "format": FORMAT,
         "name": recipe["name"],
         "stage": "search",
         "what": recipe["what"],
@@ -50,13 +49,9 @@ def build(recipe):
         **fields,
         "tolerances": recipe["tolerances"],
         "inputs": list(inputs),
-        "outputs": [],
     }
     case = Case(info, inputs | weights)
-    outputs = compute(definition, case)
-    info["outputs"] = list(outputs)
-    case.tensors |= outputs
-    return case
+    return with_outputs(case, compute(definition, case))
 
 
 def needs_of_search(recipe):
@@ -131,8 +126,7 @@ def draw_logits(recipe, N, prefixes):
     `set`: [prefix, {token: logit}] each, for all prompts; for one prompt with its number behind.
     """
     fields = recipe["table"]
-    name = recipe["name"] + fields.get("draw", "")
-    random = np.random.default_rng(zlib.crc32(name.encode()))
+    random = random_of(recipe["name"] + fields.get("draw", ""))
     logits = random.standard_normal((N, len(prefixes), fields["vocab_size"]))
     logits = logits * fields.get("scale", 2.0) + fields.get("shift", 0.0)
     for number, more in fields.get("favour", []):
