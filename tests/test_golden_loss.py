@@ -131,11 +131,9 @@ def test_padding_predicts_nothing_and_is_not_predicted():
     assert outputs["predicted"].tolist() == [[False, False, True, True, False]]
 
 
-@pytest.mark.parametrize(
-    "so_far, tokens", [([], {1, 4}), ([1], {2, 3}), ([1, 2], {0}), ([2], set())]
-)
+@pytest.mark.parametrize("so_far, tokens", [([], [1, 4]), ([1], [2, 3]), ([1, 2], [0]), ([2], [])])
 def test_what_continues_a_title_depends_on_its_beginning(so_far, tokens):
-    assert definition.next_tokens(so_far, CATALOGUE) == tokens
+    assert definition.continuations(CATALOGUE, so_far) == tokens
 
 
 @pytest.mark.parametrize("name", WITH_GRADIENTS)

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from ref.files import read_bytes, read_json
+from ref.golden.definitions.prompts import Label, segment_id
 
 FOLDER = Path(__file__).parent / "cases"
 FORMAT = 2  # of case.json
@@ -99,16 +100,11 @@ def segment_ids(row, scheme):
     `row` is an object of `rows` in case.json. `scheme` is a dict; its `delimiters` and `target` say
     whether these tokens count as text.
     """
+    target_number = row["history"] + 1
     ids = []
     for role, item in zip(row["roles"], row["entries"], strict=True):
-        is_delimiter = role in ("open", "close")
-        is_target = item > row["history"]
         if role == "padding":
             ids.append(-1)
-        elif is_delimiter and scheme["delimiters"] == "text":
-            ids.append(0)
-        elif is_target and scheme["target"] == "text":
-            ids.append(0)
         else:
-            ids.append(item)
+            ids.append(segment_id(Label(item, role), target_number, scheme))
     return ids

@@ -83,17 +83,17 @@ def alternatives(so_far, token, catalogue, V, softmax):
     """The tokens, each once, from which `token` is chosen: a list."""
     if softmax == "full":
         return list(range(V))
-    return sorted(next_tokens(so_far, catalogue))
+    return continuations(catalogue, so_far)
 
 
-def next_tokens(so_far, catalogue):
-    """The next tokens of all titles that begin with `so_far`: a set."""
-    length = len(so_far)
+def continuations(titles, prefix):
+    """The tokens that come next in the titles that begin with a prefix, sorted."""
+    length = len(prefix)
     tokens = set()
-    for title in catalogue:
-        if len(title) > length and title[:length] == so_far:
+    for title in titles:
+        if len(title) > length and title[:length] == prefix:
             tokens.add(title[length])
-    return tokens
+    return sorted(tokens)
 
 
 def log_prob(logits, token, tokens, temperature):

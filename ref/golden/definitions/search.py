@@ -19,6 +19,7 @@ Shapes: N prompts, P tokens of each, S titles, R prefixes, V vocabulary.
 
 import numpy as np
 
+from ref.golden.definitions.loss import continuations
 from ref.llama_numpy import forward
 
 # Log-probabilities
@@ -29,16 +30,6 @@ def next_logits(given, n, prefix):
     if given.row_of is None:
         return model_logits(given, n, prefix)
     return given.prefix_logits[n, given.row_of[prefix]].astype(float)
-
-
-def continuations(titles, prefix):
-    """The tokens that come next in the titles that begin with a prefix, sorted."""
-    length = len(prefix)
-    tokens = set()
-    for title in titles:
-        if len(title) > length and title[:length] == prefix:
-            tokens.add(title[length])
-    return sorted(tokens)
 
 
 def alternatives(given, n, prefix):

@@ -32,7 +32,7 @@ def chosen_among(change):
         changed = change(catalogue, case)
 
         def tokens(so_far, catalogue, V):
-            return sorted(definition.next_tokens(so_far, changed))
+            return definition.continuations(changed, so_far)
 
         return chosen_from(tokens)(copy, case)
 
@@ -75,7 +75,7 @@ def at_this_depth(so_far, catalogue, V):
 def after_last_token(so_far, catalogue, V):
     """What follows the last token in any title, wherever."""
     if not so_far:
-        return sorted(definition.next_tokens([], catalogue))
+        return definition.continuations(catalogue, so_far)
     tokens = set()
     for title in catalogue:
         for token, following in zip(title, title[1:]):
@@ -107,7 +107,7 @@ def in_any_order(so_far, catalogue, V):
 def after_the_same_anywhere(so_far, catalogue, V):
     """What follows the title so far in any title, at its beginning or further on."""
     if not so_far:
-        return sorted(definition.next_tokens([], catalogue))
+        return definition.continuations(catalogue, so_far)
     tokens = set()
     for title in catalogue:
         for begin in range(len(title) - len(so_far)):
@@ -119,19 +119,19 @@ def after_the_same_anywhere(so_far, catalogue, V):
 
 def one_token_late(so_far, catalogue, V):
     """The alternatives of the token before."""
-    return sorted(definition.next_tokens(so_far[:-1], catalogue))
+    return definition.continuations(catalogue, so_far[:-1])
 
 
 def first_token_free(so_far, catalogue, V):
-    return sorted(definition.next_tokens(so_far, catalogue)) if so_far else range(V)
+    return definition.continuations(catalogue, so_far) if so_far else range(V)
 
 
 def only_first_token(so_far, catalogue, V):
-    return range(V) if so_far else sorted(definition.next_tokens(so_far, catalogue))
+    return range(V) if so_far else definition.continuations(catalogue, so_far)
 
 
 def free_tokens_cost(so_far, catalogue, V):
-    tokens = sorted(definition.next_tokens(so_far, catalogue))
+    tokens = definition.continuations(catalogue, so_far)
     return tokens if len(tokens) > 1 else range(V)
 
 
@@ -149,7 +149,7 @@ def one_for_each_title(so_far, catalogue, V):
 
 def longer_titles_alone(so_far, catalogue, V):
     """The end token is no alternative where longer titles go on."""
-    tokens = definition.next_tokens(so_far, catalogue)
+    tokens = definition.continuations(catalogue, so_far)
     going_on = set()
     for title in catalogue:
         if len(title) > len(so_far) + 1 and title[: len(so_far)] == so_far:
@@ -162,14 +162,14 @@ def padded_with_token_zero(so_far, catalogue, V):
     most = 0
     for title in catalogue:
         for length in range(len(title)):
-            most = max(most, len(definition.next_tokens(title[:length], catalogue)))
-    tokens = sorted(definition.next_tokens(so_far, catalogue))
+            most = max(most, len(definition.continuations(catalogue, title[:length])))
+    tokens = definition.continuations(catalogue, so_far)
     return tokens + [0] * (most - len(tokens))
 
 
 def full_is_catalogue(so_far, token, catalogue, V, softmax):
     """The alternatives of the catalogue with "full", too, where it has the token."""
-    tokens = sorted(definition.next_tokens(so_far, catalogue))
+    tokens = definition.continuations(catalogue, so_far)
     if softmax == "full" and token not in tokens:
         return list(range(V))
     return tokens
@@ -188,7 +188,7 @@ def prefix_is_whole_prompt(copy, case):
     def alternatives(so_far, token, catalogue, V, softmax):
         if softmax == "full":
             return list(range(V))
-        return sorted(definition.next_tokens(so_far, catalogue)) or [token]
+        return definition.continuations(catalogue, so_far) or [token]
 
     def title_so_far(input_ids, numbers, t):
         return [int(token) for token in input_ids[:t]]

@@ -7,6 +7,12 @@ import numpy as np
 
 from ref.golden.definitions import search as definition
 from ref.golden.plants.edits import replaced, rounded_to_bfloat16
+from ref.golden.plants.loss_softmax import (
+    after_last_token,
+    anywhere,
+    at_this_depth,
+    whole_vocabulary,
+)
 
 ALPHA = 0.6  # of Wu et al. (2016), eq. 14: score / ((5 + length) / 6) ** alpha
 
@@ -104,8 +110,12 @@ def last_alone(total, log_prob):
 
 
 def among(tokens):
-    """Normalize over other tokens: tokens(given, prefix) -> list."""
-    return replaced(alternatives=lambda given, n, prefix: tokens(given, prefix))
+    """Normalize over other tokens: tokens(prefix, titles, V), as in plants/loss_softmax.py."""
+
+    def alternatives(given, n, prefix):
+        return tokens(prefix, given.titles, given.vocab_size)
+
+    return replaced(alternatives=alternatives)
 
 
 def among_where_catalogue(tokens):
@@ -114,42 +124,17 @@ def among_where_catalogue(tokens):
     def alternatives(given, n, prefix):
         if given.softmax == "full":
             return definition.alternatives(given, n, prefix)
-        return tokens(given, prefix)
+        return tokens(prefix, given.titles, given.vocab_size)
 
     return replaced(alternatives=alternatives)
 
 
-def vocabulary(given, prefix):
-    return range(given.vocab_size)
+def of_catalogue(prefix, titles, V):
+    return definition.continuations(titles, prefix)
 
 
-def continuations(given, prefix):
-    return definition.continuations(given.titles, prefix)
-
-
-def all_of_catalogue(given, prefix):
-    return sorted({token for title in given.titles for token in title})
-
-
-def at_same_depth(given, prefix):
-    depth = len(prefix)
-    return sorted({title[depth] for title in given.titles if len(title) > depth})
-
-
-def behind_last_token(given, prefix):
-    """The tokens that follow the last one anywhere in a title."""
-    if not prefix:
-        return continuations(given, prefix)
-    following = set()
-    for title in given.titles:
-        for token, next_token in zip(title, title[1:]):
-            if token == prefix[-1]:
-                following.add(next_token)
-    return sorted(following)
-
-
-def first_tokens(given, prefix):
-    return continuations(given, ())
+def first_tokens(prefix, titles, V):
+    return definition.continuations(titles, ())
 
 
 def logits_one_early(copy, case):
@@ -194,11 +179,11 @@ SCORES = {
     "search-sums-in-bfloat16": added_with(in_bfloat16),
     "search-sums-in-float16": added_with(in_float16),
     "search-logits-one-early": logits_one_early,
-    "search-softmax-over-vocabulary": among(vocabulary),
-    "search-softmax-over-catalogue": among(continuations),
-    "search-softmax-over-all-tokens-of-titles": among_where_catalogue(all_of_catalogue),
-    "search-softmax-over-tokens-of-depth": among_where_catalogue(at_same_depth),
-    "search-softmax-over-tokens-behind-last": among_where_catalogue(behind_last_token),
+    "search-softmax-over-vocabulary": among(whole_vocabulary),
+    "search-softmax-over-catalogue": among(of_catalogue),
+    "search-softmax-over-all-tokens-of-titles": among_where_catalogue(anywhere),
+    "search-softmax-over-tokens-of-depth": among_where_catalogue(at_this_depth),
+    "search-softmax-over-tokens-behind-last": among_where_catalogue(after_last_token),
     "search-softmax-over-first-tokens": among_where_catalogue(first_tokens),
     "search-softmax-overflows": replaced(log_softmax=softmax_that_overflows),
     "search-logarithm-of-softmax": replaced(log_softmax=logarithm_of_softmax),
