@@ -67,15 +67,15 @@ class FirstDeviation:
         if self.where.startswith("shape "):
             return f"{self.tensor} has the {self.where}"
         if np.isnan(self.found):
-            said = f"{self.tensor} holds NaN, expected {self.expected:.6g}"
+            difference = f"{self.tensor} holds NaN, expected {self.expected:.6g}"
         elif np.isinf(self.deviation):
-            said = f"{self.tensor} holds {self.found:.10g}, expected {self.expected:.10g}"
+            difference = f"{self.tensor} holds {self.found:.10g}, expected {self.expected:.10g}"
         else:
-            said = (
+            difference = (
                 f"{self.tensor} deviates by {self.deviation:.2g} (tolerance {self.tolerance:.0e}, "
                 f"{self.precision}): {self.found:.6g}, expected {self.expected:.6g}"
             )
-        return f"{said}\n      at {self.where}"
+        return f"{difference}\n      at {self.where}"
 
 
 @dataclass

@@ -275,17 +275,17 @@ def promising_pairs(suspects, possible):
 
     A pair is the better, the more failing cases one of its bugs explains alone.
     """
+    smallest = suspects.failing[:MOST_CASES]
     num_explained = {}
     for bug in possible:
-        some = suspects.failing[:MOST_CASES]
-        num_explained[bug] = sum(suspects.explains((bug,), c) for c in some)
-    clearly_failing = []
+        num_explained[bug] = sum(suspects.explains((bug,), c) for c in smallest)
+    catches_of_clear_cases = []
     for comparison in suspects.failing:
         if comparison.largest >= 2 * DETECTED:
-            clearly_failing.append(set(comparison.case.info["catches"]))
+            catches_of_clear_cases.append(set(comparison.case.info["catches"]))
     pairs = []
     for first, second in combinations(possible, 2):
-        if all(first in catches or second in catches for catches in clearly_failing):
+        if all(first in catches or second in catches for catches in catches_of_clear_cases):
             pairs.append((first, second))
     return sorted(pairs, key=lambda pair: -max(num_explained[bug] for bug in pair))
 
