@@ -346,6 +346,11 @@ def missing_adapter(folder, logits):
     return ["run", str(folder / "none.py")]
 
 
+def adapter_of_no_known_kind(folder, logits):
+    (folder / "adapter.txt").write_text("def run(case):\n    return {}\n")
+    return ["run", str(folder / "adapter.txt")]
+
+
 def archive_of_no_known_kind(folder, logits):
     return ["pack", str(folder / "golden.rar")]
 
@@ -361,6 +366,7 @@ def archive_of_no_known_kind(folder, logits):
         (empty_folder, "holds no NAME.safetensors"),
         (unknown_tensors_only, "found logit; expected at least one of"),
         (missing_adapter, "none.py: not found"),
+        (adapter_of_no_known_kind, "adapter.txt: expected a file whose name ends in .py"),
         (archive_of_no_known_kind, "ends in .tar.gz or .zip"),
     ],
 )

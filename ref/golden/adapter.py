@@ -20,6 +20,8 @@ def load_adapter(path):
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: not found; expected a Python file that defines run(case)")
+    if Path(path).suffix != ".py":
+        raise ValueError(f"{path}: expected a file whose name ends in .py")
     sys.path.insert(0, str(Path(path).resolve().parent))
     specification = importlib.util.spec_from_file_location("adapter", path)
     module = importlib.util.module_from_spec(specification)
