@@ -9,7 +9,6 @@ from ref.golden.plants.cached import in_both, in_steps
 from ref.golden.plants.decoding_cache import CACHE
 from ref.golden.plants.decoding_inputs import INPUTS
 from ref.golden.plants.decoding_rows import ROWS
-from ref.golden.plants.edits import replaced
 from ref.llama_numpy import OR
 
 
@@ -21,7 +20,8 @@ def history_in_both_directions(copy, case):
     """As in the stage `model`, but in prompts that hold no target every item is history."""
     hold_target = any(max(row["entries"]) > row["history"] for row in case.rows)
     wrong = masks.history_in_both_directions if hold_target else items_in_both_directions
-    return replaced(OR=wrong)(copy, case)
+    copy.OR = wrong
+    return {}
 
 
 MODEL = (

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from ref.golden.definitions.passes import Tokens
-from ref.golden.plants.edits import replaced, rounded_to_bfloat16
+from ref.golden.plants.edits import rounded_to_bfloat16
 
 TENSORS = ("segment_ids", "keys", "values")
 
@@ -31,7 +31,8 @@ def reordered_otherwise(choose, tensors=TENSORS):
                 setattr(result, name, getattr(wrong, name))
             return result
 
-        return replaced(reorder=reorder)(copy, case)
+        copy.reorder = reorder
+        return {}
 
     return plant
 
@@ -115,7 +116,8 @@ def only_first_layer_reordered(copy, case):
         is_right = at == "layers.0" or tensor.shape[2] == P
         return tensor[rows] if is_right else tensor
 
-    return replaced(reorder_tensor=reorder_tensor)(copy, case)
+    copy.reorder_tensor = reorder_tensor
+    return {}
 
 
 def newest_key_not_reordered(copy, case):
@@ -127,7 +129,8 @@ def newest_key_not_reordered(copy, case):
             reordered[:, :, -1] = tensor[:, :, -1]
         return reordered
 
-    return replaced(reorder_tensor=reorder_tensor)(copy, case)
+    copy.reorder_tensor = reorder_tensor
+    return {}
 
 
 def changed_new_keys(change):
@@ -146,7 +149,8 @@ def changed_new_keys(change):
                 k, v = change(k.copy(), parents), change(v.copy(), parents)
             return right(cache, k, v, at)
 
-        return replaced(store=store)(copy, case)
+        copy.store = store
+        return {}
 
     return plant
 
@@ -174,7 +178,8 @@ def shared_by_equal_tokens(copy, case):
             k[m, :, :shared], v[m, :, :shared] = k[n, :, :shared], v[n, :, :shared]
         return right(cache, k, v, at)
 
-    return replaced(store=store)(copy, case)
+    copy.store = store
+    return {}
 
 
 def held_in_bfloat16(copy, case):
@@ -183,7 +188,8 @@ def held_in_bfloat16(copy, case):
     def store(cache, k, v, at):
         return right(cache, rounded_to_bfloat16(k), rounded_to_bfloat16(v), at)
 
-    return replaced(store=store)(copy, case)
+    copy.store = store
+    return {}
 
 
 def run_prompts_otherwise(change):
@@ -202,7 +208,8 @@ def run_prompts_otherwise(change):
             longer, begin = change(tokens)
             return right(model, longer, cache, network)[:, begin : begin + P]
 
-        return replaced(run=run)(copy, case)
+        copy.run = run
+        return {}
 
     return plant
 

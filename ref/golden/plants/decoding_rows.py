@@ -5,7 +5,7 @@ W slots   L layers   P tokens of a prompt   T tokens of a row so far
 
 import numpy as np
 
-from ref.golden.plants.edits import replaced, with_empty_rows_filled
+from ref.golden.plants.edits import with_empty_rows_filled
 from ref.llama_numpy import layer_kind, masked_softmax
 
 PAGE = 16  # tokens
@@ -27,7 +27,8 @@ def changed_rows(change):
                 rows = with_empty_rows_filled(change(rows.copy(), segment_ids, P))
             return rows
 
-        return replaced(mask_rows=mask_rows)(copy, case)
+        copy.mask_rows = mask_rows
+        return {}
 
     return plant
 
@@ -77,7 +78,8 @@ def last_prompt_row_repeated(copy, case):
         rows = right(model, segment_ids[:, :P], 1, network)
         return with_generated_keys(rows, segment_ids.shape[1] - P, True)
 
-    return replaced(mask_rows=mask_rows)(copy, case)
+    copy.mask_rows = mask_rows
+    return {}
 
 
 def first_row_repeated(new_keys):
@@ -95,7 +97,8 @@ def first_row_repeated(new_keys):
             rows[..., -1] = True
             return rows
 
-        return replaced(mask_rows=mask_rows)(copy, case)
+        copy.mask_rows = mask_rows
+        return {}
 
     return plant
 
@@ -117,7 +120,8 @@ def cache_is_text(copy, case):
             segment_ids[:, :P] = np.minimum(segment_ids[:, :P], 0)
         return right(model, segment_ids, Q, network)
 
-    return replaced(mask_rows=mask_rows)(copy, case)
+    copy.mask_rows = mask_rows
+    return {}
 
 
 def written_at_length_of_first(rows, segment_ids, P):
@@ -141,7 +145,8 @@ def softmax_over_whole_pages(copy, case):
         probabilities = masked_softmax(padded_scores, padded_mask)[1]
         return scores, probabilities[..., : scores.shape[-1]]
 
-    return replaced(masked_softmax=softmax)(copy.step_model, case)
+    copy.step_model.masked_softmax = softmax
+    return {}
 
 
 ROWS = {

@@ -19,6 +19,15 @@ def replaced(**functions):
     return plant
 
 
+def with_tokenizer(plant):
+    """The plant in cases of prompts that name a tokenizer; nothing in the others."""
+
+    def plant_with_tokenizer(copy, case):
+        return plant(copy, case) if case.info["tokenizer"] else {}
+
+    return plant_with_tokenizer
+
+
 def changed_config(change):
     """Compute with another config. change(config) -> the fields that are different."""
 

@@ -193,7 +193,9 @@ def prefix_is_whole_prompt(copy, case):
     def title_so_far(input_ids, numbers, t):
         return [int(token) for token in input_ids[:t]]
 
-    return replaced(alternatives=alternatives, title_so_far=title_so_far)(copy, case)
+    copy.alternatives = alternatives
+    copy.title_so_far = title_so_far
+    return {}
 
 
 def title_begins_behind_end_token(copy, case):
@@ -210,7 +212,9 @@ def title_begins_behind_end_token(copy, case):
         found = definition.alternatives(so_far, token, catalogue, V, softmax)
         return found or list(range(V))
 
-    return replaced(alternatives=alternatives, title_so_far=title_so_far)(copy, case)
+    copy.alternatives = alternatives
+    copy.title_so_far = title_so_far
+    return {}
 
 
 def untempered_under_all(copy, case):

@@ -9,11 +9,6 @@ from ref.golden.definitions import loss as definition
 from ref.golden.plants.edits import replaced
 
 
-def scope(change):
-    """Predict other tokens. change(t, numbers, loss) -> is the token at t predicted?"""
-    return replaced(is_in_scope=change)
-
-
 def read_as(wrong):
     """Read the option `loss` as another one. wrong: {value: what it is taken for}."""
 
@@ -43,7 +38,9 @@ def shifted_twice(copy, case):
     def is_in_scope(t, numbers, loss):
         return t >= 2 and definition.is_in_scope(t, numbers, loss)
 
-    return replaced(is_in_scope=is_in_scope, position_before=lambda t: t - 2)(copy, case)
+    copy.is_in_scope = is_in_scope
+    copy.position_before = lambda t: t - 2
+    return {}
 
 
 def with_nothing_before(t, numbers, loss):
@@ -203,17 +200,17 @@ def predicted_scope(numbers, loss):
 LOSS_TOKENS = {
     "loss-shift-missing": replaced(position_before=lambda t: t),
     "loss-shifted-twice": shifted_twice,
-    "loss-first-token-predicted": scope(with_nothing_before),
-    "loss-all-without-text": scope(items_alone),
+    "loss-first-token-predicted": replaced(is_in_scope=with_nothing_before),
+    "loss-all-without-text": replaced(is_in_scope=items_alone),
     "loss-history-under-target": read_as({"target": "titles"}),
     "loss-target-alone-under-titles": read_as({"titles": "target"}),
     "loss-target-alone-under-all": read_as({"all": "target"}),
-    "loss-first-item-under-titles": scope(from_first_item),
-    "loss-titles-without-target": scope(without_target),
+    "loss-first-item-under-titles": replaced(is_in_scope=from_first_item),
+    "loss-titles-without-target": replaced(is_in_scope=without_target),
     "loss-target-of-longest-row": target_of_longest_row,
-    "loss-end-token-left-out": scope(end_token_left_out),
-    "loss-first-token-left-out": scope(first_token_left_out),
-    "loss-first-token-behind-text-left-out": scope(first_token_behind_text_left_out),
+    "loss-end-token-left-out": replaced(is_in_scope=end_token_left_out),
+    "loss-first-token-left-out": replaced(is_in_scope=first_token_left_out),
+    "loss-first-token-behind-text-left-out": replaced(is_in_scope=first_token_behind_text_left_out),
     "loss-text-counted": counted_too(0),
     "loss-padding-counted": counted_too(-1),
     "loss-per-token": replaced(denominator=mean_over_tokens),

@@ -100,7 +100,9 @@ def behind_all(copy, case):
         r = definition.rank_in_list(target, titles)
         return r if np.isfinite(r) else case.lists.shape[1] + 1.0
 
-    return replaced(rank=rank, rank_in_list=rank_in_list)(copy, case)
+    copy.rank = rank
+    copy.rank_in_list = rank_in_list
+    return {}
 
 
 def among_all(case):

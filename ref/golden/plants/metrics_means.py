@@ -9,11 +9,6 @@ from ref.golden.definitions import metrics as definition
 from ref.golden.plants.edits import replaced
 
 
-def mean(change):
-    """Another mean over targets. change(values (U,), ranks (U,), user_ids (U,)) -> mean."""
-    return replaced(mean=change)
-
-
 def difference(change):
     """Another difference. change(first (U,), second (U,)) -> the mean difference."""
 
@@ -118,14 +113,14 @@ def not_paired(copy, case):
 
 
 METRICS_MEANS = {
-    "mean-of-returned": mean(mean_of_returned),
-    "mean-of-hits": mean(mean_of_hits),
-    "mean-of-user-means": mean(mean_of_users),
-    "mean-of-first-targets": mean(first_target_of_users),
-    "mean-divided-by-users": mean(sum_over_users),
-    "mean-in-percent": mean(lambda values, ranks, user_ids: 100 * values.mean()),
-    "mean-is-sum": mean(lambda values, ranks, user_ids: values.sum()),
-    "mean-is-median": mean(lambda values, ranks, user_ids: np.median(values)),
+    "mean-of-returned": replaced(mean=mean_of_returned),
+    "mean-of-hits": replaced(mean=mean_of_hits),
+    "mean-of-user-means": replaced(mean=mean_of_users),
+    "mean-of-first-targets": replaced(mean=first_target_of_users),
+    "mean-divided-by-users": replaced(mean=sum_over_users),
+    "mean-in-percent": replaced(mean=lambda values, ranks, user_ids: 100 * values.mean()),
+    "mean-is-sum": replaced(mean=lambda values, ranks, user_ids: values.sum()),
+    "mean-is-median": replaced(mean=lambda values, ranks, user_ids: np.median(values)),
     "difference-reversed": difference(lambda a, b: np.mean(a - b)),
     "difference-absolute": difference(lambda a, b: np.abs(b - a).mean()),
     "difference-relative": difference(relative),

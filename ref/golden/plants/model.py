@@ -37,7 +37,8 @@ def no_final_norm(copy, case):
     def rms_norm(x, weight, eps):
         return x if weight is final else definition.rms_norm(x, weight, eps)
 
-    return replaced(rms_norm=rms_norm)(copy, case)
+    copy.rms_norm = rms_norm
+    return {}
 
 
 def linear_without_output_bias(x, weights, name, bias):
@@ -82,7 +83,8 @@ def residual_from_normed(copy, case):
         normed = layer_norm(x, weights, config, f"{at}.post_attention_layernorm")
         return x + definition.mlp(normed, weights, config, at)
 
-    return replaced(layer=layer)(copy, case)
+    copy.layer = layer
+    return {}
 
 
 def parallel_mlp(copy, case):
@@ -92,7 +94,8 @@ def parallel_mlp(copy, case):
         normed = layer_norm(x, weights, config, f"{at}.post_attention_layernorm")
         return x + attended + definition.mlp(normed, weights, config, at)
 
-    return replaced(layer=layer)(copy, case)
+    copy.layer = layer
+    return {}
 
 
 def scaled_embedding(copy, case):
@@ -103,7 +106,8 @@ def scaled_embedding(copy, case):
             x = x * 4.0
         return copied_layer(x, mask, angles, weights, config, at, trace)
 
-    return replaced(layer=layer)(copy, case)
+    copy.layer = layer
+    return {}
 
 
 MODEL = {

@@ -40,7 +40,7 @@ def causal_by_position(copy, case):
     """A key is seen where its position id, not its place, is at most the query's."""
     p = case.position_ids
     not_later = p[:, None, :] <= p[:, :, None]  # (B, T, T)
-    replaced(OR=lambda s, j, k, scheme: s[k] != -1)(copy, case)
+    copy.OR = lambda s, j, k, scheme: s[k] != -1
     return changed_masks(lambda masks, s: masks & not_later)(copy, case)
 
 
@@ -68,7 +68,8 @@ def rotate_queries_only(copy, case):
     def rotate(x, angles):
         return definition.rotate(x, angles) if next(is_query) else x
 
-    return replaced(rotate=rotate)(copy, case)
+    copy.rotate = rotate
+    return {}
 
 
 def is_scaled_as(rope_type, config):

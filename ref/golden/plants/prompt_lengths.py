@@ -26,11 +26,6 @@ def changed_prompt(change):
     return plant
 
 
-def changed_fit(fits):
-    """fits(placed, task) -> bool, as the definition's."""
-    return replaced(fits=fits)
-
-
 def drop_newest(prompt, task, tokenizer):
     """The history without its newest items, so many as are to be dropped."""
     for dropped in range(max(len(task.history), 1)):
@@ -125,11 +120,6 @@ def characters_fit(placed, task):
     return placed[-1 - (placed[-1].begin == SPECIAL)].begin + 1 + task.reserve <= task.max_length
 
 
-def changed_length(change):
-    """change(placed, target_number) -> the length of the prompt."""
-    return replaced(count_prompt_tokens=change)
-
-
 def without_opening(placed, target_number):
     """What opens the target is counted as prompt."""
     count = definition.count_prompt_tokens(placed, target_number)
@@ -188,22 +178,22 @@ LENGTHS = {
     "dropped-not-reported": changed_prompt(
         lambda prompt, task, tokenizer: prompt(task, tokenizer) | {"dropped": np.array(0)}
     ),
-    "reserve-not-kept-free": changed_fit(lambda placed, task: len(placed) <= task.max_length),
-    "limit-not-reached": changed_fit(
-        lambda placed, task: len(placed) + task.reserve < task.max_length
+    "reserve-not-kept-free": replaced(fits=lambda placed, task: len(placed) <= task.max_length),
+    "limit-not-reached": replaced(
+        fits=lambda placed, task: len(placed) + task.reserve < task.max_length
     ),
-    "special-tokens-not-counted": changed_fit(
-        lambda placed, task: definition.fits(without_special_tokens(placed), task)
+    "special-tokens-not-counted": replaced(
+        fits=lambda placed, task: definition.fits(without_special_tokens(placed), task)
     ),
-    "target-not-counted": changed_fit(
-        lambda placed, task: definition.fits(without_target(placed, task), task)
+    "target-not-counted": replaced(
+        fits=lambda placed, task: definition.fits(without_target(placed, task), task)
     ),
-    "limit-in-characters": changed_fit(characters_fit),
-    "prompt-length-with-opening": changed_length(without_opening),
-    "prompt-length-without-bos": changed_length(without_bos),
-    "prompt-length-with-eos": changed_length(from_the_end),
-    "prompt-length-in-characters": changed_length(in_characters),
-    "prompt-length-of-history": changed_length(length_of_history),
+    "limit-in-characters": replaced(fits=characters_fit),
+    "prompt-length-with-opening": replaced(count_prompt_tokens=without_opening),
+    "prompt-length-without-bos": replaced(count_prompt_tokens=without_bos),
+    "prompt-length-with-eos": replaced(count_prompt_tokens=from_the_end),
+    "prompt-length-in-characters": replaced(count_prompt_tokens=in_characters),
+    "prompt-length-of-history": replaced(count_prompt_tokens=length_of_history),
     "prompt-length-by-segments": changed_prompt(length_by_segments),
     "prompt-length-by-last-segment": changed_prompt(length_by_last_segment),
 }

@@ -11,15 +11,10 @@ import numpy as np
 
 from ref.golden.definitions import prompts as definition
 from ref.golden.definitions.prompts import SPECIAL, TEXT, Label, PlacedToken
-from ref.golden.plants.edits import replaced
+from ref.golden.plants.edits import replaced, with_tokenizer
 
 SPACE_MARK = "\u2581"  # how a tokenizer file spells a space
 JOINER = "\u200d"
-
-
-def changed_label(label_of):
-    """A token belongs elsewhere."""
-    return replaced(label_of=label_of)
 
 
 def nearest(labels, index):
@@ -29,8 +24,8 @@ def nearest(labels, index):
 
 def of_characters(choose):
     """choose(text, begin, end) -> the index of the character that decides."""
-    return changed_label(
-        lambda token, text, labels: nearest(labels, choose(text, token.begin, token.end))
+    return replaced(
+        label_of=lambda token, text, labels: nearest(labels, choose(text, token.begin, token.end))
     )
 
 
@@ -76,7 +71,7 @@ def string_in_units(size):
             of_units += [label] * size(text[:i], text[i])
         return nearest(of_units, token.begin)
 
-    return changed_label(label_of)
+    return replaced(label_of=label_of)
 
 
 def offsets_in_units(size):
@@ -86,9 +81,9 @@ def offsets_in_units(size):
         offset = sum(size(text[:i], text[i]) for i in range(token.begin))
         return nearest(labels, offset)
 
+    @with_tokenizer
     def plant(copy, case):
-        if case.info["tokenizer"]:
-            copy.label_of = label_of
+        copy.label_of = label_of
         return {}
 
     return plant
@@ -112,6 +107,7 @@ def graphemes_of(before, character):
 def counted_offsets(length):
     """The offsets are summed from the tokens' spellings: length(piece) -> characters."""
 
+    @with_tokenizer
     def plant(copy, case):
         def place_tokens(listed, tokenizer):
             text, labels = copy.write_out(listed)
@@ -122,8 +118,7 @@ def counted_offsets(length):
                 offset += length(tokenizer.piece(token.id))
             return text, placed
 
-        if case.info["tokenizer"]:
-            copy.place_tokens = place_tokens
+        copy.place_tokens = place_tokens
         return {}
 
     return plant
@@ -138,6 +133,7 @@ def is_byte(piece):
     return piece.startswith("<0x")
 
 
+@with_tokenizer
 def searched_pieces(copy, case):
     """Each piece is searched behind the one before; what is not found stays there."""
 
@@ -155,11 +151,11 @@ def searched_pieces(copy, case):
             placed.append(PlacedToken(token.id, token.begin, nearest(labels, begin)))
         return text, placed
 
-    if case.info["tokenizer"]:
-        copy.place_tokens = place_tokens
+    copy.place_tokens = place_tokens
     return {}
 
 
+@with_tokenizer
 def counted_by_prefixes(copy, case):
     """A part has as many tokens as the string up to its end has more than that up to its begin."""
 
@@ -176,11 +172,11 @@ def counted_by_prefixes(copy, case):
             placed.append(PlacedToken(token.id, token.begin, nearest(of_tokens, i)))
         return text, placed
 
-    if case.info["tokenizer"]:
-        copy.place_tokens = place_tokens
+    copy.place_tokens = place_tokens
     return {}
 
 
+@with_tokenizer
 def dummy_prefix_counted(copy, case):
     """The space that the tokenizer puts in front counts as a character of the text."""
 
@@ -195,8 +191,7 @@ def dummy_prefix_counted(copy, case):
             placed.append(PlacedToken(token.id, token.begin, nearest(labels, shifted)))
         return text, placed
 
-    if case.info["tokenizer"]:
-        copy.place_tokens = place_tokens
+    copy.place_tokens = place_tokens
     return {}
 
 
@@ -390,16 +385,13 @@ def bos_without_segment(copy, case):
     return {}
 
 
-def changed_scheme(segment_id):
-    """segment_id(label, target_number, scheme), as the definition's."""
-    return replaced(segment_id=segment_id)
-
-
 def option_ignored(**option):
     """The segment ids of another scheme, whatever the case says."""
-    return changed_scheme(
-        lambda label, number, scheme: definition.segment_id(label, number, scheme | option)
-    )
+
+    def segment_id(label, target_number, scheme):
+        return definition.segment_id(label, target_number, scheme | option)
+
+    return replaced(segment_id=segment_id)
 
 
 def text_only_if(is_text):
@@ -411,7 +403,7 @@ def text_only_if(is_text):
             scheme = scheme | {"delimiters": "item"}
         return definition.segment_id(label, target_number, scheme)
 
-    return changed_scheme(segment_id)
+    return replaced(segment_id=segment_id)
 
 
 def only_title_of_target_is_text(label, target_number, scheme):
@@ -443,12 +435,12 @@ SEGMENTS = {
     "last-character-decides": of_characters(lambda text, begin, end: end - 1),
     "end-decides": of_characters(lambda text, begin, end: end),
     "middle-character-decides": of_characters(lambda text, begin, end: (begin + end) // 2),
-    "most-characters-decide": changed_label(label_of_most),
+    "most-characters-decide": replaced(label_of=label_of_most),
     "space-skipped": of_characters(first_that_is_no_space),
     "space-to-item-before": of_characters(before_a_space),
-    "text-where-borders-are-crossed": changed_label(text_at_borders),
-    "text-without-width": changed_label(text_without_width),
-    "delimiter-before-title": changed_label(delimiter_before_title),
+    "text-where-borders-are-crossed": replaced(label_of=text_at_borders),
+    "text-without-width": replaced(label_of=text_without_width),
+    "delimiter-before-title": replaced(label_of=delimiter_before_title),
     "before-joins-first-item": changed_parts(before_joins_first),
     "after-joins-last-item": changed_parts(after_joins(0)),
     "after-joins-target": changed_parts(after_joins(1)),
@@ -476,5 +468,5 @@ SEGMENTS = {
     "only-closing-is-text": text_only_if(lambda label, number: label.role == "close"),
     "only-opening-is-text": text_only_if(lambda label, number: label.role == "open"),
     "delimiters-of-target-never-text": text_only_if(lambda label, number: label.number != number),
-    "only-title-of-target-is-text": changed_scheme(only_title_of_target_is_text),
+    "only-title-of-target-is-text": replaced(segment_id=only_title_of_target_is_text),
 }

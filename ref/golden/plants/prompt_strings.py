@@ -11,16 +11,11 @@ from html.entities import name2codepoint
 
 from ref.golden.definitions import prompts as definition
 from ref.golden.definitions.prompts import SPECIAL, TEXT, Label, PlacedToken, Token
-from ref.golden.plants.edits import replaced
+from ref.golden.plants.edits import replaced, with_tokenizer
 
 SPACES = r"\s+"
 ASCII_SPACES = r"[ \t\n\r\f\v]+"
 BYTE = re.compile(r"<0x..>")  # how a tokenizer file spells the token of a byte
-
-
-def cleaned_by(change):
-    """Titles are cleaned in another way."""
-    return replaced(clean=change)
 
 
 def cleaned_but_for(characters):
@@ -31,12 +26,12 @@ def cleaned_but_for(characters):
         spaces = {c for c in decoded if c.isspace()} - set(characters)
         return re.sub(f"[{''.join(spaces)} ]+", " ", decoded).strip(" ")
 
-    return cleaned_by(clean)
+    return replaced(clean=clean)
 
 
 def changed_after_cleaning(change):
     """Titles are changed once they are clean."""
-    return cleaned_by(lambda title: change(definition.clean(title)))
+    return replaced(clean=lambda title: change(definition.clean(title)))
 
 
 def changed_task(change):
@@ -157,6 +152,7 @@ def open_target_without_title(copy, case):
 def tokenized_in_pieces(split):
     """The parts are tokenized in several strings; split(parts) -> a list of lists of parts."""
 
+    @with_tokenizer
     def plant(copy, case):
         right_place = copy.place_tokens
 
@@ -170,8 +166,7 @@ def tokenized_in_pieces(split):
                 whole_text += text
             return whole_text, tokens
 
-        if case.info["tokenizer"]:
-            copy.place_tokens = place_tokens
+        copy.place_tokens = place_tokens
         return {}
 
     return plant
@@ -201,14 +196,14 @@ def target_apart(listed):
 def changed_tokens(change):
     """change(tokenizer, text) -> the tokens of a text; where the tokenizer is given, a file."""
 
+    @with_tokenizer
     def plant(copy, case):
         right_place = copy.place_tokens
 
         def place_tokens(listed, tokenizer):
             return right_place(listed, Changed(tokenizer, change))
 
-        if case.info["tokenizer"]:
-            copy.place_tokens = place_tokens
+        copy.place_tokens = place_tokens
         return {}
 
     return plant
@@ -262,11 +257,6 @@ def space_in_front(tokenizer, text):
     return tokens
 
 
-def changed_special_tokens(change):
-    """change(placed, task, target_number, tokenizer) -> the tokens with special ones."""
-    return replaced(with_special_tokens=change)
-
-
 def bos_twice(placed, task, target_number, tokenizer):
     placed = definition.with_special_tokens(placed, task, target_number, tokenizer)
     return [placed[0], *placed] if task.layout["bos"] else placed
@@ -292,7 +282,7 @@ def relabelled_special_tokens(name, label):
             placed[place] = placed[place]._replace(label=label(target_number))
         return placed
 
-    return changed_special_tokens(change)
+    return replaced(with_special_tokens=change)
 
 
 def at_first_character(placed, task, target_number, tokenizer):
@@ -307,6 +297,7 @@ def at_first_character(placed, task, target_number, tokenizer):
     return tokens
 
 
+@with_tokenizer
 def special_ids_of_llama(copy, case):
     right_special = copy.with_special_tokens
 
@@ -319,31 +310,30 @@ def special_ids_of_llama(copy, case):
             tokens.append(token._replace(id=new_ids[token.id]) if is_special else token)
         return tokens
 
-    if case.info["tokenizer"]:
-        copy.with_special_tokens = with_special_tokens
+    copy.with_special_tokens = with_special_tokens
     return {}
 
 
 STRINGS = {
-    "titles-not-cleaned": cleaned_by(lambda title: title),
-    "entities-left": cleaned_by(lambda title: re.sub(SPACES, " ", title).strip()),
-    "entities-decoded-twice": cleaned_by(lambda title: definition.clean(html.unescape(title))),
-    "entities-need-semicolon": cleaned_by(with_semicolons),
-    "entities-decoded-last": cleaned_by(spaces_before_entities),
-    "entities-of-windows-left": cleaned_by(with_numbers_as_code_points),
-    "entities-of-html4-alone": cleaned_by(with_names_of_html4),
-    "runs-of-spaces-left": cleaned_by(lambda title: html.unescape(title).strip()),
-    "ends-not-stripped": cleaned_by(lambda title: re.sub(SPACES, " ", html.unescape(title))),
-    "only-ascii-spaces": cleaned_by(
-        lambda title: re.sub(ASCII_SPACES, " ", html.unescape(title)).strip(" ")
+    "titles-not-cleaned": replaced(clean=lambda title: title),
+    "entities-left": replaced(clean=lambda title: re.sub(SPACES, " ", title).strip()),
+    "entities-decoded-twice": replaced(clean=lambda title: definition.clean(html.unescape(title))),
+    "entities-need-semicolon": replaced(clean=with_semicolons),
+    "entities-decoded-last": replaced(clean=spaces_before_entities),
+    "entities-of-windows-left": replaced(clean=with_numbers_as_code_points),
+    "entities-of-html4-alone": replaced(clean=with_names_of_html4),
+    "runs-of-spaces-left": replaced(clean=lambda title: html.unescape(title).strip()),
+    "ends-not-stripped": replaced(clean=lambda title: re.sub(SPACES, " ", html.unescape(title))),
+    "only-ascii-spaces": replaced(
+        clean=lambda title: re.sub(ASCII_SPACES, " ", html.unescape(title)).strip(" ")
     ),
     "next-line-is-no-space": cleaned_but_for("\x85"),
     "no-break-spaces-are-no-space": cleaned_but_for("\xa0\u2007\u202f"),
     "information-separators-are-no-space": cleaned_but_for("\x1c\x1d\x1e\x1f"),
-    "byte-order-mark-is-space": cleaned_by(
-        lambda title: definition.clean(html.unescape(title).replace("\ufeff", " "))
+    "byte-order-mark-is-space": replaced(
+        clean=lambda title: definition.clean(html.unescape(title).replace("\ufeff", " "))
     ),
-    "format-characters-removed": cleaned_by(without_format_characters),
+    "format-characters-removed": replaced(clean=without_format_characters),
     "titles-lowercased": changed_after_cleaning(str.lower),
     "titles-in-nfc": changed_after_cleaning(lambda title: unicodedata.normalize("NFC", title)),
     "titles-in-nfd": changed_after_cleaning(lambda title: unicodedata.normalize("NFD", title)),
@@ -372,16 +362,16 @@ STRINGS = {
     "space-in-front": changed_tokens(space_in_front),
     "bos-missing": changed_layout(lambda layout: {"bos": False}),
     "bos-always": changed_layout(lambda layout: {"bos": True}),
-    "bos-twice": changed_special_tokens(bos_twice),
+    "bos-twice": replaced(with_special_tokens=bos_twice),
     "bos-in-first-item": relabelled_special_tokens("bos", lambda number: Label(1, "open")),
     "bos-is-padding": relabelled_special_tokens("bos", lambda number: Label(-1, "text")),
     "eos-missing": changed_layout(lambda layout: {"eos": False}),
     "eos-always": changed_layout(lambda layout: {"eos": True}),
-    "eos-without-target": changed_special_tokens(end_without_target),
+    "eos-without-target": replaced(with_special_tokens=end_without_target),
     "eos-is-text": relabelled_special_tokens("eos", lambda number: TEXT),
     "eos-is-padding": relabelled_special_tokens("eos", lambda number: Label(-1, "text")),
     "eos-is-title": relabelled_special_tokens("eos", lambda number: Label(number, "title")),
     "eos-is-next-item": relabelled_special_tokens("eos", lambda number: Label(number + 1, "title")),
-    "special-tokens-at-first-character": changed_special_tokens(at_first_character),
+    "special-tokens-at-first-character": replaced(with_special_tokens=at_first_character),
     "special-ids-of-llama": special_ids_of_llama,
 }

@@ -29,7 +29,9 @@ def struck_from_list(copy, case):
         excluded = definition.excluded_titles(given, n)
         return [pair for pair in right(given, n) if given.titles[pair[0]] not in excluded]
 
-    return replaced(leads_to_a_title=every_child, beam_search=beam_search)(copy, case)
+    copy.leads_to_a_title = every_child
+    copy.beam_search = beam_search
+    return {}
 
 
 def dropped_when_finished(copy, case):
@@ -46,7 +48,9 @@ def dropped_when_finished(copy, case):
         copy.ended = ended
         return right(given, n)
 
-    return replaced(leads_to_a_title=every_child, beam_search=beam_search)(copy, case)
+    copy.leads_to_a_title = every_child
+    copy.beam_search = beam_search
+    return {}
 
 
 def only_ends(given, n, prefix):
@@ -71,7 +75,8 @@ def beginnings_too(copy, case):
                 gone.add(title)
         return gone
 
-    return replaced(excluded_titles=excluded_titles)(copy, case)
+    copy.excluded_titles = excluded_titles
+    return {}
 
 
 def equal_ones_stay(copy, case):
@@ -85,7 +90,9 @@ def equal_ones_stay(copy, case):
         copy.number_of = lambda given, title: first_listed(given, n, title)
         return right(given, n)
 
-    return replaced(leads_to_a_title=leads_to_a_title, beam_search=beam_search)(copy, case)
+    copy.leads_to_a_title = leads_to_a_title
+    copy.beam_search = beam_search
+    return {}
 
 
 def first_listed(given, n, prefix):
@@ -102,7 +109,8 @@ def without_log_prob(copy, case):
     def title_log_probs(given):
         return np.where(given.excluded, -np.inf, right(given))
 
-    return replaced(title_log_probs=title_log_probs)(copy, case)
+    copy.title_log_probs = title_log_probs
+    return {}
 
 
 def masked_before_softmax(copy, case):
@@ -121,7 +129,8 @@ def masked_before_softmax(copy, case):
                     candidates.append(((*prefix, token), score + log_probs[token]))
         return copy.in_order(given, candidates)
 
-    return replaced(extended=extended)(copy, case)
+    copy.extended = extended
+    return {}
 
 
 def may_come(given, n, prefix, token):

@@ -70,7 +70,8 @@ def summed_logits(copy, case):
     def token_log_prob(given, n, prefix, token):
         return copy.next_logits(given, n, prefix)[token] / given.temperature
 
-    return replaced(token_log_prob=token_log_prob)(copy, case)
+    copy.token_log_prob = token_log_prob
+    return {}
 
 
 def added_with(add):
@@ -92,7 +93,9 @@ def added_with(add):
                     candidates.append((child, add(score, log_prob)))
             return copy.in_order(given, candidates)
 
-        return replaced(title_log_prob=title_log_prob, extended=extended)(copy, case)
+        copy.title_log_prob = title_log_prob
+        copy.extended = extended
+        return {}
 
     return plant
 
@@ -143,7 +146,8 @@ def logits_one_early(copy, case):
     def next_logits(given, n, prefix):
         return right(given, n, prefix[:-1])
 
-    return replaced(next_logits=next_logits)(copy, case)
+    copy.next_logits = next_logits
+    return {}
 
 
 def temperature_after_softmax(logits, among, temperature):

@@ -26,7 +26,9 @@ def prompts_in_reverse(copy, case):
     def title_log_probs(given):
         return right_log_probs(given)[::-1]
 
-    return replaced(title_log_probs=title_log_probs, beam_lists=beam_lists)(copy, case)
+    copy.title_log_probs = title_log_probs
+    copy.beam_lists = beam_lists
+    return {}
 
 
 def changed_logits(next_logits):
@@ -217,7 +219,9 @@ def tokens_of_slots(copy, case):
         held.clear()
         return finished
 
-    return replaced(sequence=sequence, beam_search=beam_search)(copy, case)
+    copy.sequence = sequence
+    copy.beam_search = beam_search
+    return {}
 
 
 def beginnings(prefix):
