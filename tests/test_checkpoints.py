@@ -171,14 +171,12 @@ def test_a_bad_folder_gets_one_line_that_names_the_file_what_was_found_and_what_
     assert all(word in line for word in BAD_FOLDERS[name].words), line
 
 
-def test_a_rope_theta_that_is_no_number_is_refused_like_other_values(good_folders, tmp_path):
-    folder = shutil.copytree(good_folders[False], tmp_path / "bad")
-    with edited_json(folder / CONFIG) as values:
-        del values["rope_parameters"]
-        values["rope_scaling"] = {"rope_type": "linear", "factor": 2.0}
-        values["rope_theta"] = float("nan")
-
-    assert "rope_theta is nan; expected a positive number" in error_of_loading(folder)
+@pytest.mark.parametrize(
+    "name", ["folder missing", "no config.json", "no weights", "shard missing"]
+)
+def test_what_is_missing_is_a_file_not_found_error(good_folders, name, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_model(spoilt(good_folders, name, tmp_path / "bad"))
 
 
 # fmt: off

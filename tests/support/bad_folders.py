@@ -18,6 +18,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 UNREADABLE = "model.safetensors: not a safetensors file"
 Q0 = "model.layers.0.self_attn.q_proj.weight"
+K0 = "model.layers.0.self_attn.k_proj.weight"
 K1 = "model.layers.1.self_attn.k_proj.weight"
 NORM = "model.norm.weight"
 ABSENT = object()
@@ -138,7 +139,7 @@ def too_large_for_float32(folder):
 
 def missing_extra_and_misshapen(folder):
     with edited_tensors(folder / WEIGHTS) as tensors:
-        del tensors[NORM]
+        del tensors[K0], tensors[NORM]
         tensors["model.layers.2.mlp.up_proj.weight"] = torch.zeros(3, 5)
         tensors[K1] = torch.zeros(12, 23)
 
@@ -208,6 +209,16 @@ BAD_ROPE = {
     "llama3 upside down":
         (rope("llama3", **SCALING["llama3"] | {"low_freq_factor": 4.0}),
          CONFIG, "low_freq_factor is 4.0", "high_freq_factor"),
+    "RoPE that is no object":
+        (config(rope_parameters=7), CONFIG, "rope_parameters is 7", "object"),
+    "rope type in a list": (rope(["linear"]), CONFIG, "rope_type is ['linear']", "llama3"),
+    "theta a text": (rope("default", rope_theta="big"), CONFIG, "rope_theta is 'big'"),
+    "theta infinite":
+        (rope("default", rope_theta=float("inf")), CONFIG, "rope_theta is inf", "positive number"),
+    "theta NaN, of version 4":
+        (config(rope_parameters=ABSENT, rope_theta=float("nan"),
+                rope_scaling={"rope_type": "linear", "factor": 2.0}),
+         CONFIG, "rope_theta is nan", "positive number"),
     "RoPE of each layer type":
         (config(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e4}}),
          CONFIG, "rope_parameters", "full_attention"),
@@ -249,8 +260,10 @@ BAD_SIZES = {
     "a billion layers":
         (config(num_hidden_layers=10**9),
          CONFIG, "num_hidden_layers is 1000000000", "10000 at most"),
-    "theta infinite":
-        (rope("default", rope_theta=float("inf")), CONFIG, "rope_theta is inf", "positive number"),
+    "eps NaN":
+        (config(rms_norm_eps=float("nan")), CONFIG, "rms_norm_eps is nan", "positive number"),
+    "flag a text":
+        (config(tie_word_embeddings="no"), CONFIG, "tie_word_embeddings is 'no'", "true or false"),
     "biases said, none there":
         (config(attention_bias=True),
          WEIGHTS, "missing model.layers.1.self_attn.o_proj.bias (24,)"),
@@ -265,6 +278,7 @@ BAD_SCHEMES = {
          CONFIG, "intra_layers 2", "cross_layers 1", "2 layers"),
     "mask scheme that is a list":
         (config(hatllm=[1, 1]), CONFIG, "mask scheme", "list", "object"),
+    "mask scheme that is null": (config(hatllm=None), CONFIG, "mask scheme", "NoneType", "object"),
 }
 BAD_CONFIG_FILES = {
     "no config.json": (removed(CONFIG), CONFIG, "no such file"),
@@ -280,8 +294,9 @@ BAD_TENSORS = {
     "too large for float32": (too_large_for_float32, Q0, "not finite", "float32"),
     "missing, extra and misshapen":
         (missing_extra_and_misshapen,
-         WEIGHTS, f"missing {NORM} (24,)", "unexpected model.layers.2.mlp.up_proj.weight (3, 5)",
-         f"{K1} is (12, 23), expected (12, 24)"),
+         f"{WEIGHTS} does not fit config.json: missing {K0} (12, 24); missing {NORM} (24,); "
+         f"unexpected model.layers.2.mlp.up_proj.weight (3, 5); "
+         f"{K1} is (12, 23), expected (12, 24)\n"),
     "a newline in a name": (newline_in_a_name, "unexpected model", "extra (2,)"),
     "int8": (stored_as(torch.int8), WEIGHTS, f"{Q0} is I8", "BF16"),
     "float8": (stored_as(torch.float8_e4m3fn), WEIGHTS, f"{Q0} is F8_E4M3", "F16"),
