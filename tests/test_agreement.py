@@ -6,7 +6,6 @@ import torch
 
 from ref import llama_numpy
 from ref.checkpoints.weights import hf_parameters
-from ref.masks import MaskScheme
 
 from support.golden import numpy_trace, random_case, relative, torch_model, torch_trace
 
@@ -58,18 +57,3 @@ def test_torch_gradients_are_the_central_differences_of_numpy_for_every_paramete
 
         slope = float((gradient * direction).sum())
         assert slope_at_zero(loss) == pytest.approx(slope, rel=1e-6), name
-
-
-def test_gradients_are_exactly_zero_where_every_layer_masks_the_path():
-    config, _, _, _, weights = random_case(5)
-    scheme = MaskScheme(config["num_hidden_layers"], 0, text="isolated")
-    model = torch_model(config | {"tie_word_embeddings": True}, scheme, weights)
-    embedded = []
-    model.embed_tokens.register_forward_hook(
-        lambda module, arguments, output: embedded.append(output)
-    )
-    input_ids, segment_ids = np.array([[1, 2, 3, 4, 5, 6]]), np.array([[1, 1, 2, 2, 3, 3]])
-    loss = torch_loss(model, input_ids, segment_ids, labels=np.array([[-100] * 5 + [6]]))
-    (gradient,) = torch.autograd.grad(loss, embedded)
-    of_tokens = gradient[0].abs().sum(-1)
-    assert (of_tokens[:4] == 0).all() and of_tokens[4] > 0

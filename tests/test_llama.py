@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ref.checkpoints import load_model, save_model
 from ref.checkpoints.config import parse_config
@@ -20,7 +18,7 @@ from ref.masks import MaskScheme
 from ref.search.cache import KVCache
 from ref.search.decoder import cached_hidden_states
 
-from support.masks import mask_table
+from support.masks import kinds_of, mask_table
 from support.models import config_of, random_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,13 +83,6 @@ def differ(tensor, other):
     return not torch.allclose(tensor, other, atol=1e-3)
 
 
-def with_other_tokens(indices):
-    """INPUT with other tokens at these indices of its first row."""
-    changed = INPUT.clone()
-    changed[0, indices] = (INPUT[0, indices] + 1) % 40
-    return changed
-
-
 def peer_of(model):
     """The model of transformers with the same weights."""
     # the fields of LlamaConfig have the names that transformers gives them
@@ -113,16 +104,6 @@ def give_each_layer_its_mask(peer, segments, scheme):
             return args, kwargs | {"attention_mask": mask}
 
         layer.register_forward_pre_hook(with_mask, with_kwargs=True)
-
-
-def kinds_of(scheme, num_layers):
-    """The kind of each layer: the first are IN, the last CR, those between OR."""
-    kinds = ["OR"] * num_layers
-    for i in range(scheme.intra_layers):
-        kinds[i] = "IN"
-    for i in range(num_layers - scheme.cross_layers, num_layers):
-        kinds[i] = "CR"
-    return kinds
 
 
 @pytest.mark.parametrize("rope", ROPES)
@@ -258,40 +239,6 @@ def frequency_of(pair, config):
     return frequency
 
 
-@st.composite
-def sequences(draw):
-    """Two sequences of one length: left padding, then text and items in any order."""
-    length = draw(st.integers(2, 10))
-    rows = []
-    for _ in range(2):
-        left = draw(st.integers(0, length - 1))
-        real = length - left
-        rows.append([-1] * left + draw(st.lists(st.integers(0, 3), min_size=real, max_size=real)))
-    return torch.tensor(rows)
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(sequences(), st.sampled_from(SCHEMES), st.sampled_from(["sdpa", "eager"]), st.data())
-@torch.no_grad()
-def test_a_sequence_in_pieces_through_a_cache_gives_the_logits_of_one_pass(
-    segments, scheme, attention, data
-):
-    model = random_model(config_of(), scheme, dtype=torch.float64, attention=attention)
-    length = segments.shape[1]
-    input_ids = INPUT[:, :length]
-    cuts = sorted(data.draw(st.sets(st.integers(1, length - 1))))
-    cache = KVCache(model.kinds)
-
-    pieces = []
-    for begin, end in zip([0, *cuts], [*cuts, length]):
-        hidden = cached_hidden_states(model, cache, input_ids[:, begin:end], segments[:, begin:end])
-        pieces.append(model.lm_head(hidden))
-
-    real = segments != -1
-    logits = torch.cat(pieces, dim=1)
-    assert_close(logits[real], model(input_ids, segments)[real], 1e-10)
-
-
 @torch.no_grad()
 def test_a_forked_cache_leaves_the_one_it_came_from_as_it_was():
     model = random_model(config_of(), MaskScheme(1, 1), dtype=torch.float64)
@@ -311,22 +258,6 @@ def test_the_fused_kernel_and_the_equation_agree(scheme):
     equation = random_model(config_of(), scheme, dtype=torch.float64, attention="eager")
 
     assert_close(fused(INPUT, SEGMENTS)[REAL], equation(INPUT, SEGMENTS)[REAL], 1e-11)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES, ids=named)
-@pytest.mark.parametrize("side", ["left", "right", "both"])
-@torch.no_grad()
-def test_padding_and_other_rows_of_the_batch_change_nothing_at_real_tokens(side, scheme):
-    model = random_model(config_of(), scheme, dtype=torch.float64)
-    left, right = {"left": (5, 0), "right": (0, 5), "both": (2, 3)}[side]
-    alone = model(INPUT[:1, :7], SEGMENTS[:1, :7])
-    segments = torch.nn.functional.pad(SEGMENTS[:1, :7], (left, right), value=-1)
-    input_ids = torch.nn.functional.pad(INPUT[:1, :7], (left, right), value=9)
-
-    together = model(torch.cat((INPUT, input_ids)), torch.cat((SEGMENTS, segments)))
-
-    assert together.isfinite().all()
-    assert_close(together[2:, left : left + 7], alone, 1e-11)
 
 
 @torch.no_grad()
@@ -351,95 +282,6 @@ def test_padding_in_the_middle_moves_nobody():
     padded = model(INPUT[:1, order], segments)
 
     assert_close(padded[segments != -1], alone[0], 1e-11)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@torch.no_grad()
-def test_without_masked_layers_items_are_text_to_the_last_bit(attention):
-    model = random_model(config_of(), MaskScheme(0, 0), attention=attention)
-
-    assert torch.equal(model(INPUT, SEGMENTS), model(INPUT, SEGMENTS.clamp(max=0)))
-
-
-@pytest.mark.parametrize("scheme", SCHEMES[1:], ids=named)
-@torch.no_grad()
-def test_without_items_every_scheme_is_the_plain_model_to_the_last_bit(scheme):
-    masked, plain = random_model(config_of(), scheme), random_model(config_of())
-    text = SEGMENTS.clamp(max=0)
-
-    assert torch.equal(masked(INPUT, text), plain(INPUT, text))
-    assert differ(masked(INPUT, SEGMENTS)[REAL], plain(INPUT, SEGMENTS)[REAL])
-
-
-# indices of items 2, 1 and 3 in the first row of SEGMENTS
-ITEM_2 = [4, 5]
-ITEMS_1_AND_3 = [1, 2, 3, 7, 8]
-
-
-# Text sees items and items see text: with layers enough, text carries what it read of one item to
-# the next. So all three IN layers are looked at without text, one layer with it.
-@pytest.mark.parametrize(
-    "num_layers, segments",
-    [(1, SEGMENTS), (3, SEGMENTS.where(SEGMENTS != 0, 1))],
-    ids=["text", "no text"],
-)
-@torch.no_grad()
-def test_changing_one_item_leaves_the_others_unchanged_in_intra_layers(num_layers, segments):
-    model = random_model(config_of(num_hidden_layers=num_layers), MaskScheme(num_layers, 0))
-
-    before = model.hidden_states(INPUT, segments)[0]
-    after = model.hidden_states(with_other_tokens(ITEM_2), segments)[0]
-
-    assert torch.equal(before[ITEMS_1_AND_3], after[ITEMS_1_AND_3])
-    assert differ(before[ITEM_2], after[ITEM_2])
-
-
-@torch.no_grad()
-def test_isolated_items_have_the_same_intra_states_wherever_they_stand():
-    model = random_model(config_of(), MaskScheme(3, 0, text="isolated"), dtype=torch.float64)
-    item = [7, 8, 9]
-    early = torch.tensor([[*item, 1, 2, 3, 4]])
-    late = torch.tensor([[5, 6, 30, 31, *item]])
-
-    first = model.hidden_states(early, torch.tensor([[1, 1, 1, 0, 2, 2, 3]]))[0, :3]
-    last = model.hidden_states(late, torch.tensor([[0, 0, 1, 2, 3, 3, 3]]))[0, 4:]
-
-    assert_close(first, last, 1e-11)
-
-
-@pytest.mark.parametrize("cross_self", [True, False])
-@torch.no_grad()
-def test_with_cross_layers_alone_an_item_ends_unaware_of_its_earlier_tokens(cross_self):
-    model = random_model(config_of(), MaskScheme(0, 3, cross_self=cross_self))
-    first, last, text_behind = 7, 8, 9  # of item 3
-
-    before = model.hidden_states(INPUT, SEGMENTS)[0]
-    after = model.hidden_states(with_other_tokens([first]), SEGMENTS)[0]
-
-    assert torch.equal(before[last], after[last])
-    assert differ(before[text_behind], after[text_behind])
-
-
-@pytest.mark.parametrize(
-    "scheme, seen",
-    [
-        (MaskScheme(3, 0, text="isolated"), [7, 8]),
-        (MaskScheme(0, 3), [0, 1, 2, 3, 4, 5, 6, 8]),
-        (MaskScheme(0, 0), [0, 1, 2, 3, 4, 5, 6, 7, 8]),
-    ],
-    ids=["isolated intra", "cross", "original"],
-)
-def test_a_gradient_is_exactly_zero_where_every_layer_masks_the_path(scheme, seen):
-    model = random_model(config_of(), scheme)
-    embedded = []
-    model.embed_tokens.register_forward_hook(
-        lambda module, arguments, output: embedded.append(output)
-    )
-
-    loss = model(INPUT, SEGMENTS)[0, 8].square().sum()
-    (gradient,) = torch.autograd.grad(loss, embedded)
-
-    assert gradient[0].abs().sum(-1).nonzero()[:, 0].tolist() == seen
 
 
 def test_dropout_acts_while_training_only():

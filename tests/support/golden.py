@@ -94,9 +94,9 @@ def random_segments(random, T):
     return segment_ids[:end] + [-1] * (T - end)
 
 
-def torch_model(config, scheme, weights):
+def torch_model(config, scheme, weights, attention="eager"):
     """The PyTorch model in float64 with these weights."""
-    model = Llama(parse_config(config), scheme, attention="eager").double()
+    model = Llama(parse_config(config), scheme, attention).double()
     with torch.no_grad():
         for name, parameter in hf_parameters(model).items():
             parameter.copy_(torch.from_numpy(weights[name]))

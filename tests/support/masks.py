@@ -30,3 +30,13 @@ def mask_table(kind, s, scheme):
     """The mask of one sequence as nested lists of bool, row = query."""
     T = len(s)
     return [[allowed(kind, s, j, k, scheme) for k in range(T)] for j in range(T)]
+
+
+def kinds_of(scheme, num_layers):
+    """The kind of each layer: the first are IN, the last CR, those between OR."""
+    kinds = ["OR"] * num_layers
+    for i in range(scheme.intra_layers):
+        kinds[i] = "IN"
+    for i in range(num_layers - scheme.cross_layers, num_layers):
+        kinds[i] = "CR"
+    return kinds
