@@ -39,11 +39,13 @@ import evaluate
 from ref import cli, recommender
 from ref.checkpoints import load_model
 from ref.data import dataset
-from ref.files import read_json, write_atomically, write_json
+from ref.files import read_json, write_json
 from ref.loss import Objective
 from ref.settings import Settings
 from ref.training.batches import items_of
 from ref.trie import build_trie
+
+from study import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
@@ -143,18 +145,18 @@ def lora_command(model, data_options, schedule, limit):
 
 def collect(folder):
     """Write FOLDER/runs.jsonl, in the form of one_target.jsonl."""
-    records = []
+    runs = []
     for data in ("movielens", "books"):
         figures = attention_figures(read_json(folder / f"attention-{data}.json"))
         group = "attention-llm"
-        run = {"run": f"{group}/{data}", "group": group, "schedule": [0, 0], "data": data}
-        records.append(run | figures)
+        head = {"run": f"{group}/{data}", "group": group, "schedule": [0, 0], "data": data}
+        runs.append(head | figures)
     nll = read_json(folder / "before.json", list)
-    records.append(record_of("llm", (0, 0), 0) | {"nll": nll})
+    runs.append(record_of("llm", (0, 0), 0) | {"nll": nll})
     for seed in range(2):
         for name in SCHEDULES:
-            records.append(lora_record(folder, name, seed))
-    write_runs(folder / "runs.jsonl", records)
+            runs.append(lora_record(folder, name, seed))
+    records.write(folder / "runs.jsonl", {run["run"]: run for run in runs})
 
 
 def record_of(group, schedule, seed):
@@ -230,11 +232,6 @@ def likelihoods(weights, folder, part="test", limit=None):
     for begin in tqdm(range(0, len(items), 4), disable=None):
         nats += evaluate.target_nll(model, objective, items[begin : begin + 4], "cpu").tolist()
     return [round(value, 3) for value in nats]
-
-
-def write_runs(path, records):
-    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
-    write_atomically(path, "".join(lines).encode())
 
 
 def resolved(name):
