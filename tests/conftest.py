@@ -19,7 +19,7 @@ from ref.tokenizer import Tokenizer
 from support import commands
 from support.catalogue import TITLES
 from support.data import made_up_rows, presplit_rows, write_interactions, write_presplit
-from support.models import config_of, let_float32_mean_float64, random_model
+from support.models import config_of, random_model
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +49,6 @@ def model_for(tokenizer):
         return random_model(config, scheme, seed, dtype)
 
     return make
-
-
-@pytest.fixture
-def float32_means_float64(monkeypatch):
-    let_float32_mean_float64(monkeypatch)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from ref.masks import MaskScheme
 from ref.search.cache import KVCache
 from ref.search.decoder import cached_hidden_states
 
+from peers.transformers_peer import additive, give_masks
 from support.masks import kinds_of, mask_table
 from support.models import config_of, random_model
 
@@ -94,16 +95,13 @@ def peer_of(model):
     return peer.eval()
 
 
-def give_each_layer_its_mask(peer, segments, scheme):
-    """Make each layer of transformers add the mask of its kind, 0 or -inf, instead of its own."""
-    for layer, kind in zip(peer.model.layers, kinds_of(scheme, len(peer.model.layers))):
-        allowed = torch.tensor([mask_table(kind, row, scheme) for row in segments.tolist()])
-        mask = torch.zeros(allowed.shape, dtype=peer.dtype).masked_fill(~allowed, -math.inf)
-
-        def with_mask(layer, args, kwargs, mask=mask[:, None]):
-            return args, kwargs | {"attention_mask": mask}
-
-        layer.register_forward_pre_hook(with_mask, with_kwargs=True)
+def additive_masks(scheme):
+    """What each layer of transformers has to add under SEGMENTS: 0 or -inf, (B, 1, T, T)."""
+    masks = []
+    for kind in kinds_of(scheme, 3):
+        tables = [mask_table(kind, row, scheme) for row in SEGMENTS.tolist()]
+        masks.append(additive(torch.tensor(tables)))
+    return masks
 
 
 @pytest.mark.parametrize("rope", ROPES)
@@ -125,7 +123,7 @@ def test_plain_causal_logits_are_those_of_transformers(shape, rope):
 def test_logits_under_masks_are_those_of_transformers_with_a_mask_for_each_layer(scheme, attention):
     model = random_model(config_of(), scheme, attention=attention)
     peer = peer_of(model)
-    give_each_layer_its_mask(peer, SEGMENTS, scheme)
+    give_masks(peer).update(enumerate(additive_masks(scheme)))
 
     logits = model(INPUT, SEGMENTS)
 

@@ -14,6 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ref import llama_numpy
 from ref.checkpoints.config import config_values
 
+from peers.transformers_peer import additive, give_masks
+from support.checkpoints import in_float64
 from support.golden import ROPES
 
 # Seven tokens: text, two of item 1, one of item 2, text, two of item 3 (the target).
@@ -170,7 +172,8 @@ def random_llama(seed):
         max_position_embeddings=64,
     )
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config).double().eval()
+    with in_float64():  # its frequencies too
+        model = LlamaForCausalLM(config).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model, config_values(config)
@@ -190,37 +193,25 @@ def assert_close(logits, expected):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_plain_causal_forward_is_that_of_transformers(seed, float32_means_float64):
+def test_plain_causal_forward_is_that_of_transformers(seed):
     model, config = random_llama(seed)
     input_ids = np.random.default_rng(seed).integers(0, 23, (2, 9))
-    with torch.no_grad():
+    with torch.no_grad(), in_float64():
         expected = model(torch.tensor(input_ids)).logits.numpy()
     assert_close(numpy_logits(model, config, input_ids, np.zeros((2, 9), int)), expected)
 
 
-def give_masks(model, masks):
-    """Let each layer of a transformers model use its mask, bool (B, T, T), and no other."""
-    for mask, layer in zip(masks, model.model.layers, strict=True):
-        additive = torch.zeros(mask.shape, dtype=torch.double)
-        additive = additive.masked_fill(~torch.tensor(mask), -math.inf)[:, None]
-
-        def give_mask(module, args, kwargs, additive=additive):
-            return args, kwargs | {"attention_mask": additive}
-
-        layer.self_attn.register_forward_pre_hook(give_mask, with_kwargs=True)
-
-
 @pytest.mark.parametrize("seed", range(10))
-def test_forward_under_a_mask_a_layer_is_that_of_transformers_with_the_same_masks(
-    seed, float32_means_float64
-):
+def test_forward_under_a_mask_a_layer_is_that_of_transformers_with_the_same_masks(seed):
     model, config = random_llama(seed)
     L = config["num_hidden_layers"]
     fields = {"intra_layers": L // 2, "cross_layers": L - L // 2}
     segment_ids = np.array([[0, 1, 1, 1, 2, 2, 0, 3, 3], [1, 1, 2, 3, 3, 3, 4, 4, 4]])
     input_ids = np.random.default_rng(seed).integers(0, 23, (2, 9))
-    give_masks(model, llama_numpy.layer_masks(segment_ids, L, scheme(**fields)))
-    with torch.no_grad():
+    masks = llama_numpy.layer_masks(segment_ids, L, scheme(**fields))
+    allowed = [additive(torch.tensor(mask), torch.float64) for mask in masks]
+    give_masks(model).update(enumerate(allowed))
+    with torch.no_grad(), in_float64():
         expected = model(torch.tensor(input_ids)).logits.numpy()
     assert_close(numpy_logits(model, config, input_ids, segment_ids, **fields), expected)
 

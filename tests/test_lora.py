@@ -15,7 +15,8 @@ from ref.checkpoints.weights import hf_parameters
 from ref.lora import LoraSettings
 from ref.masks import MaskScheme
 
-from support.models import config_of, exact_logits, random_model
+from support.checkpoints import in_float64
+from support.models import config_of, random_model
 
 CAUSAL = MaskScheme()
 HAT = MaskScheme(intra_layers=1, cross_layers=1)
@@ -59,6 +60,15 @@ def adapted_model(base, settings, dtype=torch.float32, scheme=None):
     return model
 
 
+def exact_logits(model):
+    """Logits of a model of transformers or PEFT whose weights are float64, float64 throughout."""
+    with in_float64(), torch.no_grad():
+        decoder = next(module for module in model.modules() if hasattr(module, "rotary_emb"))
+        # the frequencies that it has were computed in float32
+        decoder.rotary_emb = type(decoder.rotary_emb)(decoder.config)
+        return model.eval()(IDS).logits
+
+
 def write_peft_adapter(base, folder, settings, dtype=torch.float64):
     """Let PEFT save a random adapter; the logits of the base model with it."""
     model = LlamaForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager")
@@ -71,7 +81,7 @@ def write_peft_adapter(base, folder, settings, dtype=torch.float64):
     model = get_peft_model(model, config)
     randomize({name: p for name, p in model.named_parameters() if ".lora_" in name})
     model.save_pretrained(folder)
-    return exact_logits(model, IDS)
+    return exact_logits(model)
 
 
 def read_peft_adapter(base, folder):
@@ -94,7 +104,7 @@ def test_an_adapter_of_ours_gives_the_same_logits_in_peft(base, tmp_path, settin
     model = adapted_model(base, settings, torch.float64, CAUSAL)
     adapters.save(model, tmp_path / "adapter", base, settings)
 
-    expected = exact_logits(read_peft_adapter(base, tmp_path / "adapter"), IDS)
+    expected = exact_logits(read_peft_adapter(base, tmp_path / "adapter"))
 
     torch.testing.assert_close(model(IDS, SEGMENTS), expected, rtol=1e-10, atol=1e-12)
 
