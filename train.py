@@ -202,8 +202,8 @@ def lora_settings(options):
 def prepare_objectives(options, data, encoder, settings):
     """The Objective to train by, and that of validation.
 
-    Raises ValueError if a target fits into no prompt with an item that may stand before it: better
-    now than hours later.
+    Raises ValueError if a target fits into no prompt with the item before it: better now than
+    hours later.
     """
     loss = options.loss
     if loss is None:
@@ -214,29 +214,13 @@ def prepare_objectives(options, data, encoder, settings):
     validation_targets = data.valid[: options.valid_limit].ends - 1
     places = np.append(validation_targets, data.possible_targets(loss))
     if len(places):
-        # of a target and an item that may stand before it, the longest pair: if it fits, all do
+        # of the targets with the item before each, the longest pair: if it fits, all do
         tokens = objective.title_lengths[data.items]
-        before = np.arange(len(tokens)) - 1
-        if options.item_dropout:
-            before = places_of_longest_before(data.train, tokens)
-        longest = places[(tokens[places] + tokens[before[places]]).argmax()]
-        target_objective.batch([data.items[[before[longest], longest]]])
+        longest = places[(tokens[places] + tokens[places - 1]).argmax()]
+        target_objective.batch([data.items[longest - 1 : longest + 1]])
     if len(data.test):
         refuse_what_cannot_be_evaluated(data, target_objective)
     return objective, target_objective
-
-
-def places_of_longest_before(sequences, lengths):
-    """For each item the place of the longest one before it in its sequence, int (items,).
-
-    Where an item is in no sequence, the place before it. lengths: of each item, int (items,).
-    """
-    places = np.arange(len(lengths)) - 1
-    for start, end in zip(sequences.starts, sequences.ends):
-        for place in range(start + 2, end):
-            if lengths[places[place - 1]] > lengths[place - 1]:
-                places[place] = places[place - 1]
-    return places
 
 
 def refuse_what_cannot_be_evaluated(data, objective):
@@ -283,7 +267,7 @@ def train_epochs(run, progress):
         while not progress.is_finished(options.patience):
             for windows in remaining_batches(run, progress):
                 shares, num_predicted = shares_of_step(
-                    windows, run.objective, options.accumulate, options.device
+                    items_of(windows, run.data), run.objective, options.accumulate, options.device
                 )
                 tally.begin_step(num_predicted)
                 for share in shares:
@@ -312,8 +296,7 @@ def train_epochs(run, progress):
 
 def planned_steps(run):
     """How many steps the training takes: --max-steps, or --epochs times those of epoch 1."""
-    _, batches = shuffled_batches(run, epoch=1)
-    return run.options.max_steps or run.options.epochs * len(batches)
+    return run.options.max_steps or run.options.epochs * len(shuffled_batches(run, epoch=1))
 
 
 def say_if_warmup_is_shortened(warmup, total):
@@ -324,28 +307,19 @@ def say_if_warmup_is_shortened(warmup, total):
 
 
 def remaining_batches(run, progress):
-    """Yield the batches of this epoch that are not trained on yet: the items of their windows."""
-    data, batches = shuffled_batches(run, progress.epoch + 1)
-    # --max-steps may end within an epoch
-    end = progress.tally.num_steps + progress.total - progress.step
-    for windows in batches[progress.tally.num_steps : end]:
-        yield items_of(windows, data)
+    """The batches of this epoch that are not trained on yet."""
+    num_done = progress.tally.num_steps
+    num_left = progress.total - progress.step  # --max-steps may end within an epoch
+    return shuffled_batches(run, progress.epoch + 1)[num_done : num_done + num_left]
 
 
 def shuffled_batches(run, epoch):
-    """The windows of an epoch in batches, in an order drawn from --seed and the epoch.
-
-    Returns the Dataset that they are windows of, and a list of Windows.
-    """
-    options, data = run.options, run.data
-    rng = np.random.default_rng([options.seed, epoch])
-    if options.item_dropout:
-        data = data.with_items_left_out(options.item_dropout, rng)
-    windows = data.training_windows(run.objective.loss, rng)
+    """The windows of an epoch in batches, in an order drawn from --seed and the epoch."""
+    rng = np.random.default_rng([run.options.seed, epoch])
+    windows = run.data.training_windows(run.objective.loss, rng)
     if not len(windows):
-        left = " of those that --item-dropout leaves" if options.item_dropout else ""
-        raise ValueError(f"{data.source}: no user has enough items{left} for a training window")
-    return data, batches_of_similar_length(windows, data, run.objective, options.batch_size, rng)
+        raise ValueError(f"{run.data.source}: no user has enough items for a training window")
+    return batches_of_similar_length(windows, run.data, run.objective, run.options.batch_size, rng)
 
 
 def set_learning_rate(optimizer, rate):
@@ -460,10 +434,6 @@ def load_data(options):
         f"{len(data.valid)} validation and {len(data.test)} test targets",
         *(f"      {note}" for note in data.notes),
     )
-    if options.item_dropout and data.presplit:
-        raise ValueError(
-            f"--item-dropout leaves out items of sequences; {data.source} comes split into windows"
-        )
     if options.resume:
         state.refuse_other_data(options.out, data)
     return data

@@ -246,38 +246,6 @@ def predicted_by(windows):
     return places
 
 
-def test_items_that_are_left_out_are_a_random_share_of_training_alone(tmp_path):
-    rows = rows_of_lengths(*[60] * 50)
-    data = load_unfiltered(write_interactions(tmp_path / "left out", rows), history=10)
-    thinned, again, others = (
-        data.with_items_left_out(0.3, np.random.default_rng(seed)) for seed in (0, 0, 1)
-    )
-    assert titles_in(thinned, thinned.train) == titles_in(again, again.train)
-    assert titles_in(thinned, thinned.train) != titles_in(others, others.train)
-    kept = 0
-    for whole, rest in zip(titles_in(data, data.train), titles_in(thinned, thinned.train)):
-        remaining = iter(whole)
-        assert all(title in remaining for title in rest)  # the same order
-        kept += len(rest)
-    assert kept / (50 * 58) == pytest.approx(0.7, abs=0.03)
-    for name in ("valid", "test"):
-        windows = getattr(data, name)
-        assert titles_in(thinned, getattr(thinned, name)) == titles_in(data, windows)
-    lengths = {
-        end - start
-        for start, end in zip(
-            *vars(thinned.training_windows("titles", np.random.default_rng(0))).values()
-        )
-    }
-    assert max(lengths) == 11  # as without: shorter are the sequences, not the windows
-
-
-def test_a_share_of_no_items_leaves_all_sequences_as_they_are(distinct_items):
-    data = load_unfiltered(distinct_items)
-    same = data.with_items_left_out(0.0, np.random.default_rng(0))
-    assert titles_in(same, same.train) == titles_in(data, data.train)
-
-
 @pytest.mark.parametrize("offset", range(4))
 def test_title_windows_of_an_offset_are_those_of_a_loop(tmp_path, offset):
     rows, history = rows_of_lengths(3, 4, 5, 6, 7, 8, 9, 10, 19), 4

@@ -274,17 +274,6 @@ def test_other_data_is_refused_by_name(folder, killed):
     assert f"{folder}: is not what the training in {killed} began with" in result.stderr
 
 
-@pytest.mark.parametrize("loss", ["titles", "target"])
-def test_killed_inside_an_epoch_with_item_dropout_it_ends_with_the_same_bytes(
-    folder, tmp_path, loss
-):
-    never, out = tmp_path / "never", tmp_path / "m"
-    options = ("--data", folder, *LONG, "--state-every", 1, "--item-dropout", 0.3, "--loss", loss)
-    assert train_in_fork(*options, "--out", never).returncode == 0
-    assert kill_at(15, "half", *options, "--out", out)
-    assert_ends_as(never, out)
-
-
 def test_no_threads_are_refused_beside_resume(killed_once):
     with pytest.raises(ValueError, match="--threads is 0"):
         train.parse_options(["--resume", str(killed_once), "--threads", "0"])

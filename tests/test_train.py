@@ -334,21 +334,6 @@ def test_a_step_in_parts_is_the_step_at_once(prepared, parts):
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
-def test_item_dropout_trains_on_other_items_in_every_epoch(prepared):
-    run = prepared("--item-dropout", 0.5)
-    epochs = []
-    for epoch in (1, 1, 2):
-        data, of_epoch = train.shuffled_batches(run, epoch)
-        windows = [tuple(w) for batch in of_epoch for w in batches.items_of(batch, data)]
-        epochs.append(sorted(windows))
-    assert epochs[0] == epochs[1] != epochs[2]
-    whole = len(run.data.items) - 2 * len(run.data.test)
-    for windows in epochs:
-        assert sum(len(window) - 1 for window in windows) < 0.7 * whole
-    trained_on = train.remaining_batches(run, state.Progress(total=1000))
-    assert sorted(tuple(w) for windows in trained_on for w in windows) == epochs[0]
-
-
 class InOrder:
     """A random generator that shuffles nothing."""
 
@@ -642,50 +627,6 @@ def test_a_target_that_fits_into_no_prompt_is_refused_before_the_first_step(
     assert not (tmp_path / "m" / "log.jsonl").exists()
 
 
-def test_of_data_that_comes_split_no_item_can_be_left_out(tmp_path, run, presplit_folder):
-    options = (*TINY, "--item-dropout", 0.3, "--out", tmp_path / "m")
-    ended = run(train, "--data", presplit_folder, *options)
-    assert_one_line(ended, "--item-dropout", presplit_folder, "comes split into windows")
-    assert not (tmp_path / "m" / "log.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    "share, items, code",
-    [
-        (0, "q1r", 0),
-        (0.5, "q1r", 2),
-        (0.5, "q1", 0),  # never beside itself
-    ],
-)
-def test_with_item_dropout_any_two_items_of_a_user_have_to_fit_into_a_prompt(
-    tmp_path, run, share, items, code
-):
-    data, llm = write_crowded(tmp_path, max_length=290)
-    rows = [(f"u{user}", f"i{(user + time) % 3}", time) for user in range(24) for time in range(9)]
-    for place, item in enumerate(items, start=1):
-        rows[5 * 9 + place] = ("u5", item, place)
-    rows[7 * 9 + 8] = ("u7", "t", 8)  # a test target
-    titles = {"q": "q" * 150, "r": "r" * 150, "1": "1", "t": "t" * 150}
-    write_interactions(data, rows, CROWDED_TITLES | titles)
-    options = ("--layout", "lines", *TINY, "--item-dropout", share, "--out", tmp_path / "m")
-    ended = run(train, "--data", data, "--weights", llm, *options)
-    assert ended.code == code, ended.err
-    assert ("the model reads 290" in ended.err) == bool(code)
-
-
-def test_the_longest_item_before_another_is_that_of_its_sequence():
-    lengths = np.array([3, 1, 9, 2, 5, 4, 7, 6, 8])
-    sequences = dataset.Windows(np.array([1, 4]), np.array([4, 8]))
-    places = train.places_of_longest_before(sequences, lengths)
-    assert places.tolist() == [-1, 0, 1, 2, 3, 4, 4, 6, 7]
-
-
-def test_an_epoch_that_item_dropout_leaves_empty_names_it(prepared):
-    run = prepared("--item-dropout", 0.999)
-    with pytest.raises(ValueError, match="of those that --item-dropout leaves for a training"):
-        train.shuffled_batches(run, 1)
-
-
 def test_a_training_whose_prompts_evaluation_refuses_is_refused_before_the_first_step(
     tmp_path, run
 ):
@@ -868,8 +809,6 @@ WRONG_OPTIONS = (
     ("--lr nan", ("--lr", "nan")),
     ("--lr 1e30", ("--lr",)),
     ("--dropout 1", ("--dropout", "1")),
-    ("--item-dropout 1", ("--item-dropout", "1")),
-    ("--item-dropout -0.1", ("--item-dropout", "-0.1")),
     ("--temperature 0", ("temperature", "0")),
     ("--seed -1", ("--seed", "-1")),
     ("--hidden-size 15", ("hidden_size 15", "2 heads")),

@@ -72,20 +72,6 @@ class Dataset:
             return linked_windows(self.train, self.history, rng)
         return prefix_windows(self.train, self.history)
 
-    def with_items_left_out(self, share, rng):
-        """The Dataset whose training sequences lack about `share` of their items, drawn by `rng`.
-
-        So other items follow each other in every epoch. Not for data that comes split.
-        """
-        is_kept = rng.random(len(self.items)) >= share
-        # the thinned sequences stand behind `items`, so valid and test keep their places
-        place = len(self.items) + np.append(0, is_kept.cumsum())
-        return replace(
-            self,
-            items=np.append(self.items, self.items[is_kept]),
-            train=Windows(place[self.train.starts], place[self.train.ends]),
-        )
-
     def possible_targets(self, loss):
         """Places in `items` of all that may end a training window, int (places,)."""
         if loss != "titles":

@@ -143,12 +143,6 @@ def add_step_options(add):
     )
     add("--weight-decay", type=float, default=0.1, help=f"of matrices {default}")
     add("--dropout", type=float, help="(default: 0.2, or 0 with --weights)")
-    add(
-        "--item-dropout",
-        type=float,
-        default=0.0,
-        help=f"share of training items that are left out, drawn anew in every epoch {default}",
-    )
     add("--clip", type=float, default=1.0, help=f"largest norm of the gradient {default}")
     add("--seed", type=int, default=0, help=f"of all that is random {default}")
 
@@ -322,7 +316,6 @@ BELOW = {
     "warmup": 2**31,
     "weight_decay": 2**31,
     "dropout": 1,
-    "item_dropout": 1,
     "lora_dropout": 1,
     "seed": 2**63,
 }
