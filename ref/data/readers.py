@@ -272,10 +272,12 @@ class _Reading:
         title = columns.find("title", table) if self.grows else None
         self.has_times = time is not None
         for number, (where, row) in enumerate(table.rows):
-            user_id = text_id(row[user], table.header[user], where)
-            user_number = self.user_numbers.setdefault(user_id, len(self.user_numbers))
-            item_id = row[item]
-            if item != title or item_id:  # an empty title is none, an empty id is a mistake
+            user_id, item_id = row[user], row[item]
+            if user_id not in self.user_numbers:
+                text_id(user_id, table.header[user], where)
+                self.user_numbers[user_id] = len(self.user_numbers)
+            is_no_title = item == title and not item_id  # a title may be empty, an id may not
+            if item_id not in self.numbers and not is_no_title:
                 text_id(item_id, table.header[item], where)
             if columns.min_rating is not None and not _reaches(row[rating], columns, where):
                 self.rated_lower += 1
@@ -287,7 +289,7 @@ class _Reading:
                 self.untitled[item_id] = self.untitled.get(item_id, 0) + 1
                 continue
             self.times.append(row[time] if self.has_times else str(number), where)
-            self.users.append(user_number)
+            self.users.append(self.user_numbers[user_id])
             self.items.append(item_number)
 
     def _item_column(self, table, columns):
@@ -482,7 +484,7 @@ def _presplit_file(folder, name):
 
 
 def rows(path, columns):
-    """Yield ("PATH, line N", [the value in each of `columns`]) for each row of a table.
+    """Yield (Place, [the value in each of `columns`]) for each row of a table.
 
     Raises ValueError naming file and line.
     """

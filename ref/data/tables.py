@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,22 @@ SEPARATORS = (",", "\t", ";", "|")  # of a .csv or .txt file: the one that its f
 UNQUOTED = (".inter", ".item")  # RecBole's files: tabs, and a quote is a letter as any other
 
 
+@dataclass
+class Place:
+    """Where a table is being read: "PATH, line N" as text, made only where an error needs it."""
+
+    path: Path
+    line: int = 1  # the last that could be read
+
+    def __str__(self):
+        return f"{self.path}, line {self.line}"
+
+
 class Table(NamedTuple):
-    """header: the names of the columns. rows: yields ("PATH, line N", [value of each column])."""
+    """header: the names of the columns. rows: yields (Place, [value of each column]).
+
+    It is the same Place for all rows, and moves on with them.
+    """
 
     path: Path
     header: list
@@ -35,15 +50,15 @@ def opened(path, header=None):
 
     Blank lines are passed over, and what RecBole adds to names ("user_id:token") is cut off.
     """
-    line = [1]  # the last that could be read
+    place = Place(path)
     try:
         with naming(path), open(path, "rb") as file:
             unpacked = _BoundedGzip(fileobj=file) if path.suffix == ".gz" else file
-            yield _table(path, unpacked, header, line)
+            yield _table(unpacked, header, place)
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8, after line {line[0]}") from None
+        raise ValueError(f"{path}: not UTF-8, after line {place.line}") from None
     except csv.Error as error:
-        raise ValueError(f"{path}: broken CSV after line {line[0]}: {error}") from None
+        raise ValueError(f"{path}: broken CSV after line {place.line}: {error}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: broken gzip: {error}") from None
 
@@ -53,16 +68,16 @@ def suffix_of(path):
     return Path(path.name.removesuffix(".gz")).suffix
 
 
-def _table(path, file, header, line):
-    suffix = suffix_of(path)
+def _table(file, header, place):
+    suffix = suffix_of(place.path)
     encoding = _encoding_of_movielens(file) if suffix == ".dat" else "utf-8-sig"
     text = io.TextIOWrapper(file, encoding, newline="")
     if suffix in (".jsonl", ".json"):
-        return _json_lines(path, text, line)
-    records = _records(path, text, suffix, line)
+        return _json_lines(text, place)
+    records = _records(text, suffix, place)
     if header is None:
         header = [name.split(":")[0] for name in next(records, [])]
-    return Table(path, header, _checked(path, records, header, line))
+    return Table(place.path, header, _checked(records, header, place))
 
 
 def _encoding_of_movielens(file):
@@ -79,10 +94,10 @@ def _encoding_of_movielens(file):
         file.seek(0)
 
 
-def _records(path, text, suffix, line):
-    """Yield the fields of each record that is not blank; line[0] is the line where it ends."""
+def _records(text, suffix, place):
+    """Yield the fields of each record that is not blank; `place` is the line where it ends."""
     if suffix == ".dat":
-        for line[0], content in enumerate(text, start=1):
+        for place.line, content in enumerate(text, start=1):
             if content.strip():
                 yield content.rstrip("\r\n").split("::")
         return
@@ -92,51 +107,49 @@ def _records(path, text, suffix, line):
     quoting = csv.QUOTE_NONE if suffix in UNQUOTED else csv.QUOTE_MINIMAL
     reader = csv.reader(chain([first], text), delimiter=separator, quoting=quoting, strict=True)
     for record in reader:
-        line[0] = reader.line_num
+        place.line = reader.line_num
         if record:
             yield record
 
 
-def _checked(path, records, header, line):
+def _checked(records, header, place):
     """Yield each record with its place; its fields are as many as the header's."""
     for record in records:
-        where = f"{path}, line {line[0]}"
         if len(record) != len(header):
-            raise ValueError(f"{where}: {len(record)} fields; the header has {len(header)}")
-        yield where, record
+            raise ValueError(f"{place}: {len(record)} fields; the header has {len(header)}")
+        yield place, record
 
 
-def _json_lines(path, text, line):
+def _json_lines(text, place):
     """The Table of a file with a JSON object a line; the first has all columns."""
-    objects = _json_objects(path, text, line)
+    objects = _json_objects(text, place)
     first = next(objects, None)
     if first is None:
-        return Table(path, [], iter(()))
-    header = list(first[1])
+        return Table(place.path, [], iter(()))
+    header = list(first)
 
     def rows():
-        for where, values in chain([first], objects):
-            yield where, [_as_text(values.get(name)) for name in header]
+        for values in chain([first], objects):
+            yield place, [_as_text(values.get(name)) for name in header]
 
-    return Table(path, header, rows())
+    return Table(place.path, header, rows())
 
 
-def _json_objects(path, text, line):
-    for line[0], content in enumerate(text, start=1):
+def _json_objects(text, place):
+    for place.line, content in enumerate(text, start=1):
         if not content.strip():
             continue
-        where = f"{path}, line {line[0]}"
         if content.lstrip().startswith("["):
             raise ValueError(
-                f"{where}: a JSON array; expected an object a line; convert it: jq -c '.[]' FILE"
+                f"{place}: a JSON array; expected an object a line; convert it: jq -c '.[]' FILE"
             )
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: broken JSON: {error}; expected an object a line") from None
+            raise ValueError(f"{place}: broken JSON: {error}; expected an object a line") from None
         if not isinstance(values, dict):
-            raise ValueError(f"{where}: {content[:40]!r}; expected a JSON object a line")
-        yield where, values
+            raise ValueError(f"{place}: {content[:40]!r}; expected a JSON object a line")
+        yield values
 
 
 def _as_text(value):
