@@ -178,7 +178,7 @@ def read_layout(folder):
 
 def read_case(folder):
     case = cases.load("case", folder)
-    assert case.outputs and case.scheme and case.input_ids.ndim == 2
+    assert case.outputs and case.input_ids.ndim == 2
 
 
 def read_dump(folder):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -557,3 +558,16 @@ def test_the_readme_prints_the_first_case_as_it_is(golden_cases):
     assert set(printed) == set(tensors)
     for name, values in printed.items():
         assert np.allclose(values, tensors[name].reshape(values.shape), rtol=0, atol=0.5001e-4)
+
+
+@pytest.mark.parametrize(
+    "field, value, expected",
+    [("scheme", 7, "dict"), ("config", [], "dict"), ("rows", {}, "list"), ("inputs", None, "list")],
+)
+def test_a_case_with_a_field_of_a_wrong_type_is_refused_by_name(tmp_path, field, value, expected):
+    shutil.copytree(cases.FOLDER / "biases", tmp_path / "case")
+    path = tmp_path / "case" / "case.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+
+    with pytest.raises(ValueError, match=rf"case\.json: {field} is .*; expected {expected}"):
+        cases.load("case", tmp_path)

@@ -12,8 +12,9 @@ from ref.golden.definitions.prompts import Label, segment_id
 FOLDER = Path(__file__).parent / "cases"
 FORMAT = 2  # of case.json
 WEIGHTS = "weights."  # how the names of a case's weights begin
-# What case.json has in every stage; schemas/STAGE.json says the rest.
+# What case.json has in every stage, and in some; schemas/STAGE.json says the rest.
 FIELDS = {"name": str, "stage": str, "tolerances": dict, "inputs": list, "outputs": list}
+FIELDS_OF_SOME_STAGES = {"config": dict, "scheme": dict, "rows": list}
 
 
 class Case:
@@ -77,8 +78,9 @@ def load(name, folder=FOLDER):
 
 
 def check_fields(info, path):
-    """Raise ValueError where case.json lacks a field that the checker needs."""
-    for field, kind in FIELDS.items():
+    """Raise ValueError where case.json lacks a field that the checker needs, or has a wrong one."""
+    present = {name: kind for name, kind in FIELDS_OF_SOME_STAGES.items() if name in info}
+    for field, kind in (FIELDS | present).items():
         value = info.get(field)
         if not isinstance(value, kind) or not value:
             raise ValueError(f"{path}: {field} is {value!r}; expected {kind.__name__}")
