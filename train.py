@@ -48,10 +48,10 @@ from ref.trie import build_trie
 class Run:
     """All that the loop works with.
 
-    data: the items of all users, of which windows are cut: a history and its target, in a row.
-    encoder: makes the prompts. objective: what is trained. target_objective:
-    what validation measures, on the windows of `validation`. nll: the model with its loss, a module
-    that gives the summed nats of a batch.
+    data: the items of all users; a window is a range of them, a history and its target. encoder:
+    makes the prompts. objective: what is trained. target_objective: what validation measures, on
+    the windows of `validation`. nll: the model with its loss, a module that gives the summed nats
+    of a batch.
     """
 
     options: argparse.Namespace

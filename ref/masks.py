@@ -73,9 +73,9 @@ class MaskScheme:
         item, because as text they would carry news from item to item in two IN layers: item 1 ->
         delimiter in the first, delimiter -> item 2 in the second.
     target: is the title being generated an item too ("item") or text ("text")? An item, because a
-        title is one wherever it stands. So in IN layers it sees text and itself, in CR layers text,
-        the history and, of itself, each token only that token; as text it would see everything in
-        both.
+        title is one wherever it stands. So in IN layers it sees text and itself; in CR layers each
+        of its tokens sees text, the history and, of the target, only itself. As text it would see
+        everything in both.
     text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
         nothing. Visible, because the paper masks pairs of items and says nothing of text. The
         price: a header behind the history carries news from it to the target, as delimiters would.
@@ -164,7 +164,7 @@ def build_masks(
     causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries. By
         default all T tokens are queries, in their order. A search adds a tree of tokens to a prompt
         and passes the tree's rows: each allows the whole prompt and the ancestors of its token
-        (ref/search/decoder.py). A query is allowed to itself whether its row says so or not.
+        (ref/search/decoder.py). "j <= j" holds whether its row says so or not.
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.

@@ -44,6 +44,14 @@ def project_metrics(case, model=""):
     return result.ranks, result.metrics
 
 
+def test_scores_that_serve_several_targets_are_not_written_to():
+    scores = np.array([3.0, 2.0, 1.0])
+    targets = Targets([np.array([0]), np.array([1])], np.array([1, 0]), np.array([0, 1]))
+    options = SimpleNamespace(ranking="full", exclude_seen=True)
+    assert evaluate_scores("counts", [scores, scores], targets, options).ranks.tolist() == [1, 1]
+    assert scores.tolist() == [3.0, 2.0, 1.0]
+
+
 def has_second_model(case):
     return "second.ranks" in case.outputs
 

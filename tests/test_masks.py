@@ -238,7 +238,7 @@ def test_a_causal_order_for_each_row_of_the_batch_is_applied_to_that_row():
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_query_is_allowed_to_itself_where_the_causal_order_leaves_that_out(scheme):
+def test_a_query_comes_before_itself_where_the_causal_order_leaves_that_out(scheme):
     segments = torch.tensor([[0, 1, 1, 2, -1], [1, 1, 1, 2, 0]])
     whole = torch.ones(1, 5, 5, dtype=torch.bool).tril()
 

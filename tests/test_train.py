@@ -609,6 +609,13 @@ def test_training_on_from_a_model_keeps_its_scheme_and_layout(tmp_path, made_up_
     )
 
 
+def test_users_without_enough_items_for_a_training_window_are_named(tmp_path, run):
+    rows = [(f"u{user}", f"i{(user + time) % 5}", time) for user in range(12) for time in range(3)]
+    data = write_interactions(tmp_path / "short", rows)
+    ended = run(train, "--data", data, *TINY, "--out", tmp_path / "m")
+    assert_one_line(ended, data, "no user has enough items for a training window")
+
+
 @pytest.mark.parametrize(
     "layout, long_item", [("instruction", 5), ("lines", 1), ("lines", 6), ("lines", 7)]
 )

@@ -86,7 +86,10 @@ class Dataset:
 
 
 def places_in(windows):
-    """The places in `Dataset.items` that some windows hold, and the window of each."""
+    """The places in `Dataset.items` that some windows hold, and the window of each, int (P,) both.
+
+    A place in several windows comes once for each of them.
+    """
     window, number = _number_windows(windows.ends - windows.starts)
     return windows.starts[window] + number, window
 
@@ -149,10 +152,10 @@ def load(
     """The Dataset in a folder (None: the embedded one).
 
     history: items shown before a target, at most. min_item, min_user: fewest interactions of an
-    item and of a user; not used on data that comes split. test_items: N, the last items of a user
-    that are test targets; the one before them is the validation target, and training ends before
-    that. A user with fewer than N + 2 items is in training only. columns: names of the columns, and
-    the lowest rating that counts.
+    item and of a user; not used on data that comes split, nor is a lowest rating. test_items: N,
+    the last items of a user that are test targets; the one before them is the validation target,
+    and training ends before that. A user with fewer than N + 2 items is in training only. columns:
+    names of the columns, and the lowest rating that counts.
     Raises ValueError or FileNotFoundError naming the file or the option.
     """
     _check_at_least("history", history, 1)

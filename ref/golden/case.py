@@ -23,9 +23,10 @@ class Case:
     In common to all stages (see schemas/STAGE.json):
         name, stage: strings
         inputs, outputs: {name: array}, what is given and what is expected, in order
+    Where it matters which tokens are what:
+        scheme: fields of MaskScheme as attributes; in `prompts` delimiters and target alone
     Where the case has a model:
         config: a dict with the fields of a Hugging Face config.json
-        scheme: the fields of MaskScheme as attributes
         weights: float64, by the names of Hugging Face
         rows: of each row of the batch its prompt, items, tokens and their roles
     Inputs are attributes, too: case.input_ids is case.tensors["input_ids"].

@@ -86,7 +86,8 @@ class Comparison:
     computed: dict = field(default_factory=dict)  # name -> Computed
     sizes: dict = field(default_factory=dict)  # of each compared tensor its deviation in tolerances
     unknown: list = field(default_factory=list)  # names that the case does not have
-    softly_masked: list = field(default_factory=list)  # scores that are finite in place of -inf
+    # names of scores that are finite where -inf is expected, and the largest of them there
+    softly_masked: dict = field(default_factory=dict)
     first: FirstDeviation | None = None  # None where every tensor is right
     remarks: list = field(default_factory=list)  # sentences
     problem: str | None = None  # why nothing could be compared
@@ -271,8 +272,8 @@ def examine_tensor(comparison, name):
     values, precision = comparison.computed[name]
     expected = case.tensors[name]
     if is_masked_softly(case, name, values) and shows_masks(comparison, name):
+        comparison.softly_masked[name] = values[masked_places(case, name)].max()
         values = np.where(np.isneginf(expected), expected, values)
-        comparison.softly_masked.append(name)
     size, index = deviation(case, name, values, expected)
     allowed = tolerance(case, precision)
     comparison.sizes[name] = size / allowed
@@ -294,9 +295,14 @@ def is_masked_softly(case, name, values):
     expected = case.tensors[name]
     if not name.endswith(".scores") or values.shape != expected.shape:
         return False
-    is_masked = np.isneginf(expected)
-    is_masked &= STAGES[case.stage].specified(case, name, values.shape)
+    is_masked = masked_places(case, name)
     return bool(is_masked.any() and np.isfinite(values[is_masked]).all())
+
+
+def masked_places(case, name):
+    """Where -inf is expected, padding queries aside, for which any number will do."""
+    expected = case.tensors[name]
+    return np.isneginf(expected) & STAGES[case.stage].specified(case, name, expected.shape)
 
 
 def shows_masks(comparison, name):

@@ -40,7 +40,7 @@ def on_finite_scores(comparison):
     names = [name for name in comparison.softly_masked if comparison.sizes[name] <= 1]
     if not names:
         return []
-    value = max(largest_masked(comparison, name) for name in names)
+    value = max(comparison.softly_masked[name] for name in names)
     how = f"masked with about {value:.1g}" if value < FAR_BELOW else "saved before they are masked"
     sentence = f"{short_list(names)}: {how} instead of -inf (R5)"
     probabilities = [name.replace("scores", "probabilities") for name in names]
@@ -48,12 +48,6 @@ def on_finite_scores(comparison):
     if not set(shown) & set(comparison.deviating):
         sentence += f"; right behind it: {short_list(shown)}"
     return [sentence]
-
-
-def largest_masked(comparison, name):
-    """The largest finite score where -inf is expected."""
-    scores = comparison.computed[name].values[np.isneginf(comparison.case.tensors[name])]
-    return scores[np.isfinite(scores)].max()
 
 
 def on_nan(comparison, name):

@@ -67,7 +67,7 @@ def evaluate_scores(name, scores, targets, options) -> Result:
         candidates = np.arange(len(row))
         if targets.candidates is not None:
             candidates = targets.candidates[number]
-        row = row.astype(np.float64)
+        row = row.astype(np.float64)  # a copy: a scorer may give one array for all targets
         if options.exclude_seen:
             row[targets.histories[number]] = -np.inf
         rank, auc = rank_and_auc(row, targets.titles[number], candidates)

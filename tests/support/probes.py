@@ -149,12 +149,12 @@ def masked_with(number):
     return lambda values, case: np.where(np.isneginf(values), number, values)
 
 
-def masked_with_but_at_padding_queries(number):
-    """Padding queries keep their -inf: there any number will do."""
+def masked_with_but_at_padding_queries(number, at_padding):
+    """Padding queries get another number: there any will do."""
 
     def change(values, case):
         is_padding = (case.segment_ids == -1)[:, None, :, None]  # (B, 1, T, 1)
-        return np.where(np.isneginf(values) & ~is_padding, number, values)
+        return np.where(np.isneginf(values), np.where(is_padding, at_padding, number), values)
 
     return change
 
@@ -215,8 +215,17 @@ PROBES = {
         "masked with about -1e+09 instead of -inf (R5); right behind it: layers.0.probabilities",
         forbidden=NO_DIAGNOSIS,
     ),
-    "scores masked with -1e9, but for padding queries": Probe(
-        in_cases(intermediates("scores", masked_with_but_at_padding_queries(-1e9)), has_padding),
+    "scores masked with -1e9, and with -inf for padding queries": Probe(
+        in_cases(
+            intermediates("scores", masked_with_but_at_padding_queries(-1e9, -np.inf)), has_padding
+        ),
+        "masked with about -1e+09 instead of -inf (R5)",
+        forbidden=NO_DIAGNOSIS,
+    ),
+    "scores masked with -1e9, and with 0 for padding queries": Probe(
+        in_cases(
+            intermediates("scores", masked_with_but_at_padding_queries(-1e9, 0.0)), has_padding
+        ),
         "masked with about -1e+09 instead of -inf (R5)",
         forbidden=NO_DIAGNOSIS,
     ),
