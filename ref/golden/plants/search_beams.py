@@ -32,9 +32,9 @@ def searched_until(is_done):
     return searched(beam_search)
 
 
-def steps(copy, given, n):
-    """Yield what is finished and what lives after each step of the right search."""
-    live, finished = [((), 0.0)], []
+def steps(copy, given, n, beams=1):
+    """Yield what is finished and what lives after each step; right is to begin with one beam."""
+    live, finished = [((), 0.0)] * beams, []
     while live:
         candidates = copy.extended(given, n, live)
         finished = copy.best_titles(given, finished + copy.ended(given, candidates))
@@ -206,11 +206,7 @@ def one_live_beam(given, candidates):
 
 def start_with_equal_beams(copy, given, n):
     """`width` beams begin at the prompt, each with score 0."""
-    live, finished = [((), 0.0)] * given.width, []
-    while live:
-        candidates = copy.extended(given, n, live)
-        finished = copy.best_titles(given, finished + copy.ended(given, candidates))
-        live = copy.going_on(given, candidates)
+    *_, (finished, _) = steps(copy, given, n, beams=given.width)
     return finished
 
 
