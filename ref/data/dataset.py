@@ -202,7 +202,7 @@ def _filtered(data, min_item, min_user):
         keep &= _occurrences(data.users, keep) >= min_user
     if num_kept == 0:
         raise ValueError(
-            f"{data.path}: no users left of {len(np.unique(data.users))} ({len(data.users)} "
+            f"{data.path}: no users left of {len(_distinct(data.users))} ({len(data.users)} "
             f"interactions) after keeping items with at least {min_item} and users with at least "
             f"{min_user} interactions"
         )
@@ -214,14 +214,19 @@ def _what_is_left(data, keep):
     if keep.all():
         return []
     titles = f"{_num_titles(data, keep):,} of {_num_titles(data):,} titles"
-    users = f"{len(np.unique(data.users[keep])):,} of {len(np.unique(data.users)):,} users"
+    users = f"{len(_distinct(data.users[keep])):,} of {len(_distinct(data.users)):,} users"
     rows = f"{keep.sum():,} of {len(keep):,} interactions"
     return [f"{titles}, {users} and {rows} are left"]
 
 
 def _num_titles(data, rows=slice(None)):
     """How many titles stand in some rows; items that share one are one."""
-    return len({data.titles[item] for item in np.unique(data.items[rows])})
+    return len({data.titles[item] for item in _distinct(data.items[rows])})
+
+
+def _distinct(column):
+    """The values that stand in a column, in ascending order, int (values,)."""
+    return np.flatnonzero(np.bincount(column))
 
 
 def _occurrences(column, keep):
@@ -254,8 +259,10 @@ def _leave_last_out(data, source, history, test_items):
         )
     first_test = ends[is_tested, None] - test_items  # (users that are tested, 1)
     test_ends = (first_test + np.arange(1, test_items + 1)).ravel()
-    kept_items, items = np.unique(data.items, return_inverse=True)
-    titles, items = _with_distinct_titles([data.titles[item] for item in kept_items], items)
+    is_left = np.bincount(data.items) > 0
+    number = is_left.cumsum() - 1  # of each item among those that are left
+    titles = [data.titles[item] for item in np.flatnonzero(is_left)]
+    titles, items = _with_distinct_titles(titles, number[data.items])
     return Dataset(
         source,
         titles,

@@ -41,7 +41,6 @@ DAT_HEADERS = {
 }
 _YEAR = re.compile(r"[0-9]{4}")
 _ENDS_IN_YEAR = re.compile(r"\([0-9]{4}\)\s*$")
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 _DECIMAL_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]+)?([eE][+]?[0-9]{1,2})?")
 _MICROSECONDS = 10**6
 
@@ -201,7 +200,8 @@ def _read_titles(path, columns):
         item_column = columns.find("item", table)
         title_column = columns.find("title", table)
         year_column = _year_column(table)
-        for where, row in table.rows:
+        where = table.place
+        for row in table.rows:
             item_id = text_id(row[item_column], table.header[item_column], where)
             if item_id in numbers:
                 raise ValueError(f"{where}: {table.header[item_column]} {item_id!r} stands twice")
@@ -271,11 +271,13 @@ class _Reading:
         rating = columns.find("rating", table, is_needed=columns.min_rating is not None)
         title = columns.find("title", table) if self.grows else None
         self.has_times = time is not None
-        for number, (where, row) in enumerate(table.rows):
+        where = table.place
+        for number, row in enumerate(table.rows):
             user_id, item_id = row[user], row[item]
-            if user_id not in self.user_numbers:
+            user_number = self.user_numbers.get(user_id)
+            if user_number is None:
                 text_id(user_id, table.header[user], where)
-                self.user_numbers[user_id] = len(self.user_numbers)
+                user_number = self.user_numbers[user_id] = len(self.user_numbers)
             is_no_title = item == title and not item_id  # a title may be empty, an id may not
             if item_id not in self.numbers and not is_no_title:
                 text_id(item_id, table.header[item], where)
@@ -289,7 +291,7 @@ class _Reading:
                 self.untitled[item_id] = self.untitled.get(item_id, 0) + 1
                 continue
             self.times.append(row[time] if self.has_times else str(number), where)
-            self.users.append(self.user_numbers[user_id])
+            self.users.append(user_number)
             self.items.append(item_number)
 
     def _item_column(self, table, columns):
@@ -327,23 +329,23 @@ def _reaches(text, columns, where):
 
 def _without_repetitions(data):
     """Rows that say the same once more (user, item and time) are left out."""
-    columns = (data.users, data.items, data.times)
-    order = np.lexsort(columns)  # stable: of equal rows, the first of the file comes first
-    is_first = np.zeros(len(order), bool)
-    is_first[:1] = True
-    for column in columns:
-        is_first[1:] |= _differs_from_the_one_before(column[order])
-    kept = np.sort(order[is_first])
-    repeated = len(order) - len(kept)
-    if not repeated:
+    pairs = data.users * np.int64(len(data.titles)) + data.items  # one number for user and item
+    order = np.lexsort((data.times, pairs))  # stable: of equal rows, the first of the file leads
+    is_repeated = np.zeros(len(order), bool)
+    is_repeated[1:] = True
+    for column in (pairs, data.times):
+        in_order = column[order]
+        is_repeated[1:] &= in_order[1:] == in_order[:-1]
+    if not is_repeated.any():
         return data
-    notes = (*data.notes, f"{repeated:,} rows that repeat an earlier one left out")
-    columns = (column[kept] for column in columns)
-    return Interactions(data.path, data.titles, *columns, data.user_ids, notes)
-
-
-def _differs_from_the_one_before(values):
-    return values[1:] != values[:-1]
+    kept = np.sort(order[~is_repeated])
+    return replace(
+        data,
+        users=data.users[kept],
+        items=data.items[kept],
+        times=data.times[kept],
+        notes=(*data.notes, f"{is_repeated.sum():,} rows that repeat an earlier one left out"),
+    )
 
 
 class Times:
@@ -359,7 +361,7 @@ class Times:
     def append(self, text, where):
         """Take in a time. Raises ValueError, beginning with `where`, if it is none."""
         if not self.in_microseconds:
-            if _WHOLE_NUMBER.fullmatch(text):
+            if _is_whole_number(text):
                 self.values.append(int(text))
                 return
             microseconds(text, where)  # refuses what is no time, before anything is changed
@@ -368,6 +370,11 @@ class Times:
                 "q", [_bounded(time * _MICROSECONDS, where) for time in self.values]
             )
         self.values.append(_bounded(microseconds(text, where), where))
+
+
+def _is_whole_number(text):
+    """Is it one below 10^18, in the digits 0 to 9 alone?"""
+    return len(text) <= 18 and text.isascii() and text.isdigit()
 
 
 def microseconds(text, where) -> int:
@@ -468,7 +475,7 @@ def _item_ids(text, where, numbers, names_file):
 
 def whole_time(text, where) -> int:
     """The whole number that a field holds. Raises ValueError, beginning with `where`, if none."""
-    if not _WHOLE_NUMBER.fullmatch(text):
+    if not _is_whole_number(text):
         raise ValueError(
             f"{where}: timestamp is {text[:40]!r}; expected an integer of 0 or more (below 10^18)"
         )
@@ -490,8 +497,8 @@ def rows(path, columns):
     """
     with tables.opened(path) as table:
         places = [_place(column, table) for column in columns]
-        for where, row in table.rows:
-            yield where, [row[place] for place in places]
+        for row in table.rows:
+            yield table.place, [row[place] for place in places]
 
 
 def _place(column, table):

@@ -34,14 +34,12 @@ class Place:
 
 
 class Table(NamedTuple):
-    """header: the names of the columns. rows: yields (Place, [value of each column]).
-
-    It is the same Place for all rows, and moves on with them.
-    """
+    """header: the names of the columns. rows: yields [value of each column]. place: of that row."""
 
     path: Path
     header: list
     rows: object
+    place: Place
 
 
 @contextmanager
@@ -77,7 +75,7 @@ def _table(file, header, place):
     records = _records(text, suffix, place)
     if header is None:
         header = [name.split(":")[0] for name in next(records, [])]
-    return Table(place.path, header, _checked(records, header, place))
+    return Table(place.path, header, _checked(records, header, place), place)
 
 
 def _encoding_of_movielens(file):
@@ -113,11 +111,12 @@ def _records(text, suffix, place):
 
 
 def _checked(records, header, place):
-    """Yield each record with its place; its fields are as many as the header's."""
+    """Yield each record; its fields are as many as the header's."""
+    num_columns = len(header)
     for record in records:
-        if len(record) != len(header):
-            raise ValueError(f"{place}: {len(record)} fields; the header has {len(header)}")
-        yield place, record
+        if len(record) != num_columns:
+            raise ValueError(f"{place}: {len(record)} fields; the header has {num_columns}")
+        yield record
 
 
 def _json_lines(text, place):
@@ -125,14 +124,14 @@ def _json_lines(text, place):
     objects = _json_objects(text, place)
     first = next(objects, None)
     if first is None:
-        return Table(place.path, [], iter(()))
+        return Table(place.path, [], iter(()), place)
     header = list(first)
 
     def rows():
         for values in chain([first], objects):
-            yield place, [_as_text(values.get(name)) for name in header]
+            yield [_as_text(values.get(name)) for name in header]
 
-    return Table(place.path, header, rows())
+    return Table(place.path, header, rows(), place)
 
 
 def _json_objects(text, place):
