@@ -1,6 +1,7 @@
 """The runner of the study (tests/study): nothing is trained here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import evaluate
 from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
 from ref.report.targets import targets_of
+from ref.training.options import parse_options
 
-from study import records, run, smollm
+from study import part_of_users, records, run, smollm
+from study.part_of_users import part_of
 from support.catalogue import TITLES
+from support.data import TINY, made_up_rows, write_interactions
 from support.data import TITLES as DATA_TITLES
-from support.data import write_interactions
 from support.masks import mask_table
 from support.study import numbers_by_hand
 
@@ -42,8 +45,11 @@ def test_the_list_of_runs_is_that_of_the_plan():
     for data in ("movielens", "ml-100k"):
         for schedule in ("0-0", "1-0", "1-1", "1-2", "2-1", "0-1", "2-2", "SASRec"):
             expected |= {f"{data}/{schedule}/{seed}" for seed in range(5)}
+    for users in ("50", "25"):
+        for schedule in ("0-0", "1-0", "1-1"):
+            expected |= {f"movielens/{users}/{schedule}/{seed}" for seed in range(5)}
     names = [each.name for each in run.all_runs(["movielens", "ml-100k"])]
-    assert len(names) == 80 and set(names) == expected
+    assert len(names) == 110 and set(names) == expected
 
 
 def test_the_first_runs_of_a_data_set_compare_causal_1_0_and_1_1_over_all_seeds():
@@ -208,7 +214,7 @@ def do(tmp_path, monkeypatch):
     def call(command, log):
         words = [str(word) for word in command]
         commands.append(words)
-        if words[0] == "train.py":
+        if words[0] in ("train.py", "tests/study/part_of_users.py"):
             pretend_to_train(words)
         elif words[0] == "tests/study/sasrec.py":
             pretend_to_run_sasrec(words)
@@ -228,9 +234,47 @@ def test_a_run_trains_and_evaluates_what_its_name_says(do, tmp_path):
     assert options["--intra-layers"] == "2" and options["--cross-layers"] == "1"
     assert options["--seed"] == "4" and options["--threads"] == "1"
     assert options["--min-user"] == "25" and options["--test-items"] == "10"
+    defaults = parse_options([])
+    assert options["--epochs"] == str(defaults.epochs)
+    assert options["--patience"] == str(defaults.patience)
     model = str(tmp_path / "models/movielens/2-1/4")
     assert options["--out"] == options_of(evaluation)["--weights"] == model
     assert options_of(evaluation)["--ranking"] == "full"
+
+
+def test_a_run_of_a_part_of_the_users_takes_as_many_steps_as_one_of_all(do):
+    one = run.Run("movielens", (1, 0), 3, percent=25)
+    line, commands = do(one)
+    assert (line["run"], line["percent"]) == ("movielens/25/1-0/3", 25)
+    assert commands[0][:3] == ["tests/study/part_of_users.py", "25", "3"]
+    options = options_of(commands[0])
+    assert (options["--seed"], options["--epochs"], options["--patience"]) == ("3", "48", "20")
+    model = options["--out"]
+    do(one)
+    assert commands[2] == ["tests/study/part_of_users.py", "25", "3", "--resume", model]
+
+
+def test_a_part_of_the_users_is_drawn_by_its_seed_and_changes_training_sequences_alone():
+    data = load(min_user=25, test_items=10)
+    small, large, other = (part_of(data, *each) for each in ((25, 0), (50, 0), (50, 1)))
+    starts = [set(part.train.starts.tolist()) for part in (small, large, other, data)]
+    assert [len(each) for each in starts] == [144, 288, 288, 576]
+    assert starts[0] < starts[1] < starts[3] and starts[1] != starts[2] < starts[3]
+    for part in (small, large):
+        assert np.array_equal(part.train.starts, np.sort(part.train.starts))
+        assert set(zip(part.train.starts, part.train.ends)) < set(
+            zip(data.train.starts, data.train.ends)
+        )
+        assert replace(part, train=data.train) == data
+
+
+def test_train_py_sees_the_sequences_of_the_part_alone(tmp_path, monkeypatch, capsys):
+    folder = write_interactions(tmp_path / "data", made_up_rows())
+    options = ["--data", folder, "--out", tmp_path / "model", *TINY]
+    monkeypatch.setattr("sys.argv", ["part_of_users.py", "50", "0", *map(str, options)])
+    monkeypatch.setattr(part_of_users.dataset, "load", load)
+    assert part_of_users.main() == 0
+    assert " 6 training sequences, 12 validation and 12 test targets" in capsys.readouterr().out
 
 
 def test_the_line_of_a_run_holds_figures_and_no_path(do, tmp_path):

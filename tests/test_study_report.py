@@ -64,6 +64,8 @@ def test_only_five_seeds_make_a_difference_clear():
 
 # --- ten targets a user
 
+GROUP = ten_targets.Group("m")
+
 
 @pytest.fixture
 def ten_target_runs(tmp_path):
@@ -85,7 +87,7 @@ def ten_target_runs(tmp_path):
 
 def test_the_means_of_the_table_are_those_of_the_packed_numbers(ten_target_runs):
     lines = [json.loads(line) for line in ten_target_runs.read_text().splitlines()]
-    *table, popular = ten_targets.table(records.read(ten_target_runs), "m").splitlines()[2:]
+    *table, popular = ten_targets.table(records.read(ten_target_runs), GROUP).splitlines()[2:]
     assert popular.startswith("| most popular | – | – | – | 0.250 [0.000, 0.750] | 0.250 [")
     for row, schedule in zip(table, ([0, 0], [1, 0], [1, 1]), strict=True):
         nll = []
@@ -101,12 +103,28 @@ def test_sasrec_has_a_row_like_a_schedule(ten_target_runs):
     for seed in range(5):
         better = runs[f"m/[1, 1]/{seed}"]
         runs[f"m/SASRec/{seed}"] = better | {"schedule": "SASRec"}
-    *_, better_row, sasrec_row, _ = ten_targets.table(runs, "m").splitlines()
+    *_, better_row, sasrec_row, _ = ten_targets.table(runs, GROUP).splitlines()
     assert sasrec_row == better_row.replace("| 1/1 |", "| SASRec |")
 
 
+def test_runs_of_a_part_of_the_users_are_compared_with_each_other_alone(ten_target_runs):
+    runs = records.read(ten_target_runs)
+    of_all = ten_targets.table(runs, GROUP), ten_targets.slice_table(runs, GROUP)
+    for seed in range(5):
+        causal, better = runs[f"m/[0, 0]/{seed}"], runs[f"m/[1, 1]/{seed}"]
+        runs[f"m/25/[0, 0]/{seed}"] = better | {"schedule": [0, 0], "percent": 25}
+        runs[f"m/25/[1, 1]/{seed}"] = causal | {"schedule": [1, 1], "percent": 25}
+    assert (ten_targets.table(runs, GROUP), ten_targets.slice_table(runs, GROUP)) == of_all
+    part = ten_targets.Group("m", 25)
+    assert ten_targets.groups(runs) == [GROUP, part]
+    head, _, causal_row, other_row = ten_targets.table(runs, part).splitlines()
+    assert head.startswith("| m, 25 % of the users | seeds |")
+    assert causal_row.split(" | ")[2] == of_all[0].splitlines()[4].split(" | ")[2]
+    assert "| 0.500 [0.500, 0.500] \\*; 0; [0.500, 0.500] |" in other_row
+
+
 def test_a_clear_difference_of_ten_targets_has_a_star(ten_target_runs):
-    table = ten_targets.table(records.read(ten_target_runs), "m").splitlines()
+    table = ten_targets.table(records.read(ten_target_runs), GROUP).splitlines()
     reversed_row, better_row = table[3:5]
     assert "| -0.500 [-0.500, -0.500] \\*; 5; [-0.500, -0.500] |" in better_row
     assert "\\*" not in reversed_row
@@ -402,9 +420,9 @@ def tables_of_the_command(tmp_path, monkeypatch, capsys):
 
 def test_the_committed_tables_and_picture_of_ten_targets_are_those_of_the_runs():
     runs = records.read(report.HERE / "ten_targets.jsonl")
-    for data in ten_targets.data_sets(runs):
-        assert ten_targets.table(runs, data) in README
-        assert ten_targets.slice_table(runs, data) in README
+    for group in ten_targets.groups(runs):
+        assert ten_targets.table(runs, group) in README
+        assert ten_targets.slice_table(runs, group) in README
     svg = report.picture(ten_targets.all_differences(runs), ten_targets.CLEAR)
     assert svg == (COMMITTED / "ten_targets.svg").read_text()
 

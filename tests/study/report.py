@@ -31,12 +31,13 @@ def main():
     options = parser.parse_args()
 
     runs = records.read(options.runs)
-    if not ten_targets.data_sets(runs):
+    groups = ten_targets.groups(runs)
+    if not groups:
         raise ValueError(f"{options.runs}: has no runs of causal and another schedule")
     rows, users, attention = one_target.read(HERE / "one_target.jsonl")
     tables = []
-    for data in ten_targets.data_sets(runs):
-        tables += [ten_targets.table(runs, data), ten_targets.slice_table(runs, data)]
+    for group in groups:
+        tables += [ten_targets.table(runs, group), ten_targets.slice_table(runs, group)]
     tables.append(one_target.table(rows, users))
     for metric in ("NLL", "HR@10", "NDCG@10"):
         tables.append(one_target.slice_table(rows, users, metric).strip())

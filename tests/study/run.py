@@ -33,11 +33,14 @@ from study import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SASREC = "SASRec"  # in place of a schedule: sasrec.py
-# (IN layers, CR layers); the first ones also answer part 3 of the plan, so they are run first
-SCHEDULES = (((0, 0), (1, 0), (1, 1)), (SASREC,), ((1, 2), (2, 1), (0, 1), (2, 2)))
+# (IN layers, CR layers); the first ones are those of part 3 of the plan too, so they are run first
+FIRST_SCHEDULES = ((0, 0), (1, 0), (1, 1))
+SCHEDULES = (FIRST_SCHEDULES, (SASREC,), ((0, 1), (1, 2), (2, 1), (2, 2)))
+PERCENTS = (50, 25)  # of the users, in part 3
 SEEDS = range(5)
 SPLIT = ("--min-user", 25, "--test-items", 10)
 SASREC_SETTING = ("--size", 64, "--dropout", 0.5)  # chosen by validation in the earlier study
+EPOCHS, PATIENCE = 12, 5  # train.py's defaults
 NOT_KEPT = ("data", "out", "weights", "resume")  # paths of a machine
 
 
@@ -45,28 +48,36 @@ NOT_KEPT = ("data", "out", "weights", "resume")  # paths of a machine
 class Run:
     """One training and its evaluation.
 
-    data: the name of a data set. schedule: (IN layers, CR layers), or SASREC.
+    data: the name of a data set. schedule: (IN layers, CR layers), or SASREC. percent: of the
+    users, whose sequences are trained on.
     """
 
     data: str
     schedule: tuple | str
     seed: int
+    percent: int = 100
 
     @property
     def name(self):
         schedule = self.schedule if self.schedule == SASREC else "{}-{}".format(*self.schedule)
-        return f"{self.data}/{schedule}/{self.seed}"
+        users = "" if self.percent == 100 else f"/{self.percent}"
+        return f"{self.data}{users}/{schedule}/{self.seed}"
 
 
 def all_runs(data_sets):
-    """All runs, group by group of schedules, and in each seed by seed."""
-    return [
-        Run(data, schedule, seed)
-        for data in data_sets
-        for schedules in SCHEDULES
-        for seed in SEEDS
-        for schedule in schedules
-    ]
+    """All runs: each data set, group by group of schedules, and at last parts of the first one."""
+    runs = []
+    for data in data_sets:
+        for schedules in SCHEDULES:
+            runs += runs_of(data, schedules)
+    for percent in PERCENTS:
+        runs += runs_of(data_sets[0], FIRST_SCHEDULES, percent)
+    return runs
+
+
+def runs_of(data, schedules, percent=100):
+    """Those of some schedules, seed by seed."""
+    return [Run(data, schedule, seed, percent) for seed in SEEDS for schedule in schedules]
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,8 @@ def do(run, place):
     log = place.folder / "logs" / f"{run.name.replace('/', '_')}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     of_run = {"run": run.name, "data": run.data, "schedule": run.schedule, "seed": run.seed}
+    if run.percent != 100:
+        of_run["percent"] = run.percent
     figures = figures_of_sasrec if run.schedule == SASREC else figures_of_hatllm
     return {
         **of_run,
@@ -129,12 +142,20 @@ def figures_of_sasrec(run, place, log):
 
 
 def training_command(run, place, model):
-    """What trains a model, or goes on with a training that was stopped."""
+    """What trains a model, or goes on with a training that was stopped.
+
+    With a part of the users it takes as many steps as with all.
+    """
+    command, times = ["train.py"], 1
+    if run.percent != 100:
+        command = ["tests/study/part_of_users.py", run.percent, run.seed]
+        times = 100 // run.percent
     if (model / "log.jsonl").exists():
-        return ["train.py", "--resume", model]
+        return [*command, "--resume", model]
     intra_layers, cross_layers = run.schedule
-    command = ["train.py", *place.data_options(run), "--out", model, "--threads", 1]
+    command += [*place.data_options(run), "--out", model, "--threads", 1]
     command += [*SPLIT, "--seed", run.seed]
+    command += ["--epochs", times * EPOCHS, "--patience", times * PATIENCE]
     command += ["--intra-layers", intra_layers, "--cross-layers", cross_layers]
     if place.max_steps:
         command += ["--max-steps", place.max_steps]
@@ -267,7 +288,7 @@ def main():
     place = Place(options.folder.resolve(), data_folders, options.max_steps)
     place.folder.mkdir(parents=True, exist_ok=True)
     keep_targets(place)
-    runs = all_runs(data_folders)
+    runs = all_runs(list(data_folders))
     failed = work(runs[: options.limit], place, options.workers)
     return 1 if failed else 0
 

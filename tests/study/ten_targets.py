@@ -8,6 +8,8 @@ the seeds, which knows nothing of users.
 Letters: S seeds, U users, N targets of a user.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ref.report.metrics import metrics_of
@@ -20,6 +22,42 @@ TARGETS = 10  # of a user
 COMPARISONS = 6  # schedules that are compared with causal
 CLEAR = 100 - 5 / COMPARISONS  # percent, of the interval of a clear difference
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are compared with each other.
+
+    data: the name of their data set. percent: of its users, whose sequences are trained on.
+    """
+
+    data: str
+    percent: int = 100
+
+    def __str__(self):
+        return self.data if self.percent == 100 else f"{self.data}, {self.percent} % of the users"
+
+    def by_schedule(self, runs):
+        """{schedule as "1/0": {seed: record}}, causal first."""
+        by_schedule = {}
+        for record in runs.values():
+            if "schedule" in record and group_of(record) == self:
+                schedule = record["schedule"]  # two numbers, or "SASRec"
+                if isinstance(schedule, list):
+                    schedule = "/".join(map(str, schedule))
+                by_schedule.setdefault(schedule, {})[record["seed"]] = record
+        return dict(sorted(by_schedule.items()))
+
+
+def group_of(record):
+    return Group(record["data"], record.get("percent", 100))
+
+
+def groups(runs):
+    """The Groups of which causal and another schedule are there, in the order of the runs."""
+    found = dict.fromkeys(map(group_of, runs.values()))
+    all_schedules = {group: group.by_schedule(runs) for group in found}
+    return [group for group, them in all_schedules.items() if len(them) > 1 and "0/0" in them]
 
 
 def values_of(record, metric):
@@ -36,18 +74,6 @@ def metrics_of_packed(text):
     ranks = records.unpack(text).astype(float)
     ranks[ranks == 0] = np.inf
     return metrics_of(ranks)
-
-
-def runs_of(runs, data):
-    """{schedule as "1/0": {seed: record}} of a data set, causal first."""
-    by_schedule = {}
-    for record in runs.values():
-        if record["data"] == data and "schedule" in record:
-            schedule = record["schedule"]  # two numbers, or "SASRec"
-            if isinstance(schedule, list):
-                schedule = "/".join(map(str, schedule))
-            by_schedule.setdefault(schedule, {})[record["seed"]] = record
-    return dict(sorted(by_schedule.items()))
 
 
 def differences(by_seed, causal, metric="NLL"):
@@ -67,12 +93,12 @@ def difference_text(values):
     return text
 
 
-def table(runs, data):
-    """Markdown: a line a schedule, and a line a way of counting."""
+def table(runs, group):
+    """Markdown: a line a schedule, and a line a way of counting (of all users)."""
     lines = table_head(
-        [data, "seeds", "NLL", "NLL, difference; seeds below 0; t", "HR@10", "NDCG@10"]
+        [str(group), "seeds", "NLL", "NLL, difference; seeds below 0; t", "HR@10", "NDCG@10"]
     )
-    by_schedule = runs_of(runs, data)
+    by_schedule = group.by_schedule(runs)
     for schedule, by_seed in by_schedule.items():
         cells = [
             "causal (0/0)" if schedule == "0/0" else schedule,
@@ -85,7 +111,9 @@ def table(runs, data):
             cells.append(difference_text(differences(by_seed, by_schedule["0/0"])))
         cells += [mean_of(by_seed, "HR@10"), mean_of(by_seed, "NDCG@10")]
         lines.append(table_line(cells))
-    for name, ranks in runs[f"targets/{data}"]["ranks"].items():
+    if group.percent != 100:
+        return "\n".join(lines)
+    for name, ranks in runs[f"targets/{group.data}"]["ranks"].items():
         counting = {0: {"ranks": ranks}}
         cells = [name, "–", "–", "–", mean_of(counting, "HR@10"), mean_of(counting, "NDCG@10")]
         lines.append(table_line(cells))
@@ -115,12 +143,12 @@ def slices_of(targets):
     return {name: mask for name, mask in slices.items() if mask.any()}
 
 
-def slice_table(runs, data):
+def slice_table(runs, group):
     """Markdown: NLL, difference to causal on each slice of the targets."""
-    targets = runs[f"targets/{data}"]
-    by_schedule = runs_of(runs, data)
+    targets = runs[f"targets/{group.data}"]
+    by_schedule = group.by_schedule(runs)
     causal = by_schedule.pop("0/0")
-    lines = table_head([data, *by_schedule])
+    lines = table_head([str(group), *by_schedule])
     for name, mask in slices_of(targets).items():
         cells = [f"{name} ({mask.sum()})"]
         for by_seed in by_schedule.values():
@@ -131,18 +159,12 @@ def slice_table(runs, data):
 
 
 def all_differences(runs):
-    """The Differences of all schedules to causal, data set by data set, for the picture."""
+    """The Differences of all schedules to causal, group by group, for the picture."""
     compared = []
-    for data in data_sets(runs):
-        by_schedule = runs_of(runs, data)
+    for group in groups(runs):
+        by_schedule = group.by_schedule(runs)
         causal = by_schedule.pop("0/0")
         for schedule, by_seed in by_schedule.items():
             values = differences(by_seed, causal)
-            compared.append(difference_of(values, data, schedule, CLEAR))
+            compared.append(difference_of(values, str(group), schedule, CLEAR))
     return compared
-
-
-def data_sets(runs):
-    """The data sets of which causal and another schedule are there."""
-    names = [record["data"] for name, record in runs.items() if name.startswith("targets/")]
-    return [data for data in names if len(runs_of(runs, data)) > 1 and "0/0" in runs_of(runs, data)]
