@@ -100,12 +100,13 @@ def check_outputs(options):
 
 
 def load_data(options, folders, settings):
-    """The Dataset, filtered and cut as all of the models saw it in training.
+    """The Dataset, filtered and cut as `settings` say: all of them, or ValueError.
 
-    Models that do not say how they saw it take what the others say.
+    They are those of the folders, changed by the options (`check_models`). Folders without Settings
+    take what the others say.
     """
-    saved = [each for folder, each in zip(folders, settings) if has_settings(folder)] or settings
-    protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in saved}
+    stated = [each for folder, each in zip(folders, settings) if has_settings(folder)] or settings
+    protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in stated}
     if len(protocols) > 1:
         raise ValueError(
             "models trained with other (history, min_item, min_user, min_rating) cannot be "
@@ -113,7 +114,7 @@ def load_data(options, folders, settings):
         )
     history, min_item, min_user, min_rating = protocols.pop()
     columns = replace(columns_of(options), min_rating=min_rating)
-    test_items = options.test_items or min(each.test_items for each in saved)
+    test_items = options.test_items or min(each.test_items for each in stated)
     for folder, each in zip(folders, settings):
         if each.test_items < test_items and has_settings(folder):
             raise ValueError(
@@ -216,8 +217,8 @@ def rank_by_beam_search(decoder, prompts, targets, options):
     canonical = decoder.trie.canonical
     excluded = targets.histories if options.exclude_seen else None
     rankings = []
-    beams = beam_search(decoder, prompts, options.beam_width, excluded)
-    for best, target in zip(beams, canonical[targets.titles]):
+    recommended = beam_search(decoder, prompts, options.beam_width, excluded)
+    for best, target in zip(recommended, canonical[targets.titles]):
         titles = [title for title, _ in best]
         rank = titles.index(target) + 1 if target in titles else np.inf
         rankings.append(Ranking(float(rank), top=best[:5]))

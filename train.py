@@ -105,7 +105,7 @@ def prepare(options, data) -> Run:
         f"layout {settings.layout.name}, "
         f"loss {objective.loss}, softmax {settings.softmax}"
     )
-    nll = processes.shared(
+    nll = processes.data_parallel(
         NegativeLogLikelihood(model, options), model.layers, options.shard, options.device
     )
     return Run(
@@ -133,13 +133,13 @@ def prepare_model(options, data):
         recompute_activations(model)
     settings = Settings(
         layout,
-        options.softmax,
-        options.temperature,
-        options.history,
-        options.min_item,
-        options.min_user,
-        options.test_items,
-        options.min_rating,
+        softmax=options.softmax,
+        temperature=options.temperature,
+        history=options.history,
+        min_item=options.min_item,
+        min_user=options.min_user,
+        test_items=options.test_items,
+        min_rating=options.min_rating,
     )
     max_length = model.config.max_position_embeddings
     return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
@@ -259,7 +259,7 @@ def learning_rate(step, total, options):
 
 
 def train_epochs(run, progress):
-    """The training loop. `progress` is always current; the files in --out are after every epoch."""
+    """The training loop. It keeps `progress` current, and writes --out after every epoch."""
     options, optimizer, tally = run.options, run.optimizer, progress.tally
     total = progress.total = progress.total or planned_steps(run)
     say_if_warmup_is_shortened(options.warmup, total)
@@ -271,7 +271,7 @@ def train_epochs(run, progress):
                 )
                 tally.begin_step(num_predicted)
                 for share in shares:
-                    nats = run.nll(run.objective, share.batch)  # prompts, model, loss: ref/loss.py
+                    nats = run.nll(run.objective, share.batch)  # model and loss: ref/loss.py
                     (nats * share.scale).backward()  # together the mean of the step
                     tally.add(share, nats.item())
                 set_learning_rate(optimizer, learning_rate(progress.step, total, options))

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ref.chunked import summed_nll
+from ref import chunked
 from ref.llama import at_least_float32, wide
 from ref.prompt import padded
 from ref.settings import Settings
@@ -65,7 +65,8 @@ class Batch:
 class Objective:
     """Turns windows of titles into batches, and batches into log-probabilities.
 
-    encoder: a PromptEncoder; titles: the catalogue, in a Trie `trie`; loss as above.
+    encoder: a PromptEncoder; titles: the catalogue, strings; trie: its Trie; loss as above. In the
+    methods a title is its number in the catalogue.
     Raises ValueError for combinations that have no meaning.
     """
 
@@ -85,13 +86,13 @@ class Objective:
         self.settings = settings
         self.loss = loss
         # the nodes of each title's tokens, from the first token to the leaf
-        self.nodes = [
+        self.title_nodes = [
             np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))
         ]
-        self.title_lengths = np.array([len(nodes) for nodes in self.nodes])
+        self.title_lengths = np.array([len(nodes) for nodes in self.title_nodes])
 
     def batch(self, windows, device="cpu") -> Batch:
-        """The batch of some windows: int arrays of titles, the last of each is the target.
+        """The batch of some windows: an int array each, a history and, last, its target.
 
         Raises ValueError where the tokenizer reads a title in another way than the trie holds it.
         """
@@ -137,7 +138,7 @@ class Objective:
         """
         if batch.nodes is None:
             hidden = self._predicting_states(model, batch)
-            return summed_nll(hidden, model.lm_head.weight, batch.predicted_tokens)
+            return chunked.summed_nll(hidden, model.lm_head.weight, batch.predicted_tokens)
         return -self.token_log_probs(model, batch).sum()
 
     def _predicting_states(self, model, batch):
@@ -162,12 +163,12 @@ class Objective:
         return columns[columns > 0]  # nothing stands before the first token
 
     def _predicted_titles(self, prompt, window):
-        shown = window[prompt.dropped :]  # item number e of the prompt is shown[e - 1]
+        shown = window[prompt.dropped :]  # the prompt's items: number 1 is shown[0]
         return shown[self._first_predicted(prompt) - 1 :]
 
     def _nodes(self, prompt, columns, titles):
         """The trie node of each predicted token of a prompt."""
-        nodes = np.concatenate([self.nodes[title] for title in titles])
+        nodes = np.concatenate([self.title_nodes[title] for title in titles])
         if not np.array_equal(self.trie.token[nodes], prompt.input_ids[columns]):
             raise ValueError(
                 "the tokenizer reads titles in another way behind this prompt: "
@@ -193,14 +194,15 @@ class Objective:
 
     def _first_log_probs(self, lm_head, hidden):
         """Log-probabilities of all first tokens, (rows of hidden, children of the root)."""
-        children, _ = self.trie.children(np.array([0]))
-        tokens = self._tensor(self.trie.token[children[0]], hidden)  # (M,)
-        head = functional.embedding(tokens, lm_head.weight)  # (M, C)
+        first_level = slice(*self.trie.levels[1:3])
+        tokens = self._tensor(self.trie.token[first_level], hidden)  # (M,)
+        head = lm_head.weight[tokens]  # (M, C)
         return at_least_float32(hidden @ head.T).log_softmax(-1)
 
     def _child_log_probs(self, lm_head, hidden, parents):
         """Log-probabilities of the children of `parents`, (rows of hidden, M)."""
         children, real = self.trie.children(parents)
+        # clip: padding is the root, whose token is -1; any token will do there
         tokens = self._tensor(self.trie.token[children].clip(0), hidden)
         real = self._tensor(real, hidden)
         return child_log_softmax(lm_head(hidden), tokens, real, "catalogue")

@@ -52,12 +52,9 @@ class Layout:
     @property
     def same_everywhere(self):
         """Does a title read the same in the history and as the target? `--loss titles` needs it."""
-        around_history = {
-            (self.entry_open, self.entry_close),
-            (self.entry_open, self.last_entry_close),
-        }
-        around_target = (self.target_open, self.target_close)
-        return around_history == {around_target} and not (self.after or self.eos)
+        same_open = self.entry_open == self.target_open
+        same_close = self.entry_close == self.last_entry_close == self.target_close
+        return same_open and same_close and not (self.after or self.eos)
 
 
 @dataclass(frozen=True)
@@ -122,9 +119,8 @@ class PromptEncoder:
     def _shortened(self, history, target, reserve):
         """The prompt without its oldest items: as few of them as possible, so that it fits.
 
-        Where anything stands between titles, an item more is at least a token more. So what is too
-        long with some items is too long with older ones too, and halving the range in which to look
-        finds what dropping one after the other would find.
+        How few is found by halving: where anything stands between titles, an item more is at least
+        a token more, so what is too long with some items is too long with older ones too.
         """
 
         def encode(dropped):
@@ -133,14 +129,14 @@ class PromptEncoder:
         def fits(prompt):
             return len(prompt.input_ids) + reserve <= self.max_length
 
-        def would_stop(dropped):
+        def is_enough(dropped):
             try:
                 return fits(encode(dropped))
-            except ValueError:  # refused, which ends dropping one after the other too
+            except ValueError:  # no more is dropped: `encode` below raises it again
                 return True
 
-        # of the numbers of items to drop, 0 ... n - 2, the first that stops; n - 1 where none does
-        prompt = encode(bisect_left(range(len(history) - 1), True, key=would_stop))
+        # the first of 0 ... n - 2 that is enough; n - 1, which leaves one item, if none is
+        prompt = encode(bisect_left(range(len(history) - 1), True, key=is_enough))
         if not fits(prompt):
             shortest = history[-1] if history else target
             raise ValueError(

@@ -37,8 +37,8 @@ class Recommender:
     """A model that recommends titles of its catalogue; `Recommender.load(folder)` makes one.
 
     titles: the catalogue. encoder: makes prompts. decoder: the model, over the trie of the titles.
-    settings: how the model was trained to be asked. number: {title: its number in the catalogue};
-    titles with the same tokens cannot be told apart and have the number of the first of them.
+    settings: as it was trained. number: {title: its number in the catalogue}; titles with the same
+    tokens cannot be told apart and have the number of the first of them.
     """
 
     def __init__(self, model, encoder, settings, titles):
@@ -92,10 +92,10 @@ class Recommender:
             best = beam_search(self.decoder, prompts, max(k, LEAST_BEAMS), seen)
         else:
             best = self._best_candidates(prompts, candidates, seen)
-        self._refuse_no_numbers(best, seen, candidates)
+        self._refuse_not_finite(best, seen, candidates)
         return [[(self.titles[title], score) for title, score in row[:k]] for row in best]
 
-    def _refuse_no_numbers(self, best, seen, candidates):
+    def _refuse_not_finite(self, best, seen, candidates):
         """Raise ValueError for a model that gives titles no probability."""
         asked = self.titles if candidates is None else candidates
         for row, excluded in zip(best, seen):

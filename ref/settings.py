@@ -1,4 +1,4 @@
-"""How a model is asked: what is kept beside its weights.
+"""What is kept beside the weights of a model: how it is used, and what it recommends.
 
 That is `recommender.json`, the Settings, and `catalogue.json`, the list of titles.
 """
@@ -18,7 +18,7 @@ _INTEGERS = ("history", "min_item", "min_user", "test_items")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model was trained to be asked.
+    """What training and use of a model have in common: prompts, probabilities, which data.
 
     softmax: what probabilities are normalized over, "full" the vocabulary or "catalogue" the tokens
     that continue some title; temperature divides the logits. history, min_item, min_user,

@@ -12,7 +12,8 @@ the arrays of this tree, whose first title has the path [0, 1, 3] and the leaf 6
 
     node          0  1  2  3  4  5  6  7
     parent       -1  0  0  1  1  2  3  4
-    first_child   1  3  5  6  7  8  8  8        8: there is none
+    num_children  2  2  1  1  1  0  0  0
+    first_child   1  3  5  6  7  8  8  8
     first_title   0  0  2  0  1  2  0  1
     preorder      0  1  6  2  4  7  3  5
     size          8  5  2  2  2  1  1  1
@@ -27,7 +28,8 @@ class Trie:
     """All arrays are int64 or bool of shape (N,), unless said otherwise.
 
     token, parent, depth: of each node; token and parent of the root are -1.
-    first_child, num_children: the children of a node are first_child ... + num_children - 1.
+    first_child, num_children: the children of a node are first_child ... + num_children - 1. The
+        first_child of a leaf means nothing: it may be a child of another node.
     in_item: does the token belong to the target item? False for delimiters, and for the whole
         target, where the mask scheme makes them text.
     title: the title that ends here (a number of the catalogue), or -1 where none does.
@@ -95,13 +97,14 @@ class Trie:
                 f"the tokens of {titles[inner[0]]!r} begin those of another title; "
                 "nothing ends the target"
             )
+        # of the leaves; `_describe_order` takes it up to the root
         self.first_title = np.full(len(self.token), len(titles))
         np.minimum.at(self.first_title, self.leaf, np.arange(len(titles)))
         self.title = np.full(len(self.token), -1)
         self.title[self.leaf] = self.first_title[self.leaf]
 
     def _describe_order(self):
-        """What is gathered from the leaves up, then from the root down."""
+        """first_title, branches and size, from the leaves up; preorder, from the root down."""
         self.branches = self.num_children > 1
         self.size = np.ones(len(self.token), np.int64)
         below_the_root = list(zip(self.levels[1:], self.levels[2:]))

@@ -19,6 +19,7 @@ from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.report import targets as report_targets
 from ref.report.baselines import Baselines
+from ref.report.options import check_options, parse_options
 from ref.settings import Settings, read_settings
 
 from support.broken_models import BROKEN
@@ -388,7 +389,7 @@ def test_the_base_of_an_adapter_can_be_named_on_the_command_line(
 def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path):
     folder, llm = write_crowded(tmp_path, max_length=290)
     data = dataset.load(folder)
-    options = evaluate.parse_options(["--weights", str(llm), "--ranking", "full"])
+    options = parse_options(["--weights", str(llm), "--ranking", "full"])
     targets = report_targets.targets_of(data, options)
     result = evaluate.evaluate_model(llm, data, targets, options)
     best_titles = [dict(ranking.top) for ranking in result.rankings]
@@ -524,6 +525,13 @@ WRONG_OPTIONS = (
 def test_wrong_options_are_refused_in_one_line(run, made_up_data, tiny_model, options, fragments):
     asked = ("--data", made_up_data, "--weights", tiny_model, *options.split())
     assert_one_line(run(evaluate, *asked), *fragments)
+
+
+def test_the_least_that_each_number_may_be_is_taken():
+    ones = ("test-items", "beam-width", "negatives", "limit", "batch-size", "threads")
+    options = parse_options([f"--{name}=1" for name in ones] + ["--show=0", "--seed=0"])
+    check_options(options)
+    assert (options.beam_width, options.threads, options.show) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -126,6 +126,15 @@ def test_one_case_alone_gives_a_caveat_and_the_case_to_run_next(capsys):
     assert "Next, run the case" in text or "A single case was compared" in text
 
 
+@pytest.mark.parametrize("bugs", (["scale-twice"], ["scale-twice", "schedule-reversed"]))
+def test_that_bugs_cannot_be_told_apart_is_said_of_several_alone(bugs, capsys):
+    report.print_diagnosis(diagnosis.Diagnosis("model", equal=[(bug, 0.0) for bug in bugs]))
+    text = capsys.readouterr().out
+    assert all(f"{number}. {bug}" in text for number, bug in enumerate(bugs, 1))
+    assert ("does not tell these 2 apart" in text) == (len(bugs) == 2)
+    assert "these 1" not in text
+
+
 def test_a_filler_of_lists_is_wrong_where_it_is_finite():
     case = next(case for case in cases_of("search") if case.name == "search-all-excluded")
     scores = case.outputs["beam_scores"]

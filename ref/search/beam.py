@@ -8,9 +8,10 @@ log-probabilities, only falls. No length normalization; ties go by the order of 
 branch that holds only excluded titles takes no beam: `width` titles are found wherever so many are
 left.
 
-Of the trie (ref/trie.py) it uses `title`, the title that ends at a node or -1, and `first_title`,
-the first one at or below a node. A Decoder (ref/search/decoder.py) gives the log-probabilities of
-the children of nodes, and computes new nodes behind a prompt.
+Of the trie (ref/trie.py) the search uses `title`, the title that ends at a node or -1, and
+`first_title`, the first one at or below a node; `closed_nodes` climbs it from leaves to the root. A
+Decoder (ref/search/decoder.py) gives the log-probabilities of the children of nodes, and computes
+new nodes behind a prompt.
 
 Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated.
 """

@@ -107,10 +107,9 @@ class Decoder:
         log_probs = np.full(children.shape, -np.inf)
         inner = np.flatnonzero(real[:, 0])  # nothing continues a leaf
         for rows in np.split(inner, range(LOGIT_ROWS, len(inner), LOGIT_ROWS)):
+            # clip: padding is the root, whose token is -1; any token will do there
             tokens = self.tensor(self.trie.token[children[rows]].clip(0))
-            # the states are divided instead of the logits, which are many more
-            states = hidden[self.tensor(rows)] / self.settings.temperature
-            logits = self.model.lm_head(states)
+            logits = self.model.lm_head(hidden[self.tensor(rows)] / self.settings.temperature)
             among = child_log_softmax(
                 logits, tokens, self.tensor(real[rows]), self.settings.softmax
             )

@@ -1,9 +1,10 @@
 """The exact log-probability of every title of a catalogue.
 
-Every node of the trie above a choice is computed once a user, and gives the log-probabilities of
-its children; sums along the paths give those of the titles. With the softmax over the catalogue
-the tail of a title that no other shares has probability 1: below the last choice nothing is
-computed.
+Every node of the trie at or above a choice is computed, and gives the log-probabilities of its
+children; sums along the paths give those of the titles. Nodes are computed in chunks, each behind
+the prompt alone: it computes the ancestors of its first node again. With the softmax over the
+catalogue the tail of a title that no other shares has probability 1: below the last choice nothing
+is computed.
 
 Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden.
 """

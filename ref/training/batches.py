@@ -12,7 +12,7 @@ _POOL = 32  # batches whose windows are sorted by length together
 
 
 def items_of(windows, data):
-    """The titles of each window: a list of int arrays."""
+    """The items of each window, which are numbers of titles: a list of int arrays."""
     return [data.items[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 
@@ -50,12 +50,12 @@ def shares_of_step(windows, objective, accumulate, device):
     """What this process computes of a step: in `accumulate` parts, one after the other.
 
     With one process and one part that is all of it, one Share with a scale of 1 / num_predicted.
-    windows: int arrays of titles, those of all processes. Returns the Shares, and what the loss of
+    windows: of all processes, as `items_of` gives them. Returns the Shares, and what the loss of
     the step is a mean over (titles; tokens with loss "all"), in all processes together.
     """
     rounds = min(accumulate, math.ceil(len(windows) / processes.WORLD))
     batches = [
-        (objective.batch(part, device), is_real)
+        (objective.batch(part, device), is_real)  # makes the prompts: ref/loss.py
         for part, is_real in processes.shares(windows, rounds)
     ]
     predicted_here = sum(batch.num_predicted for batch, is_real in batches if is_real)

@@ -126,7 +126,7 @@ def shares(sequence, rounds):
     return parts
 
 
-def shared(module, layers, shard, device):
+def data_parallel(module, layers, shard, device):
     """`module` such that a backward pass leaves the *mean* of all processes' gradients in each.
 
     shard: a process holds a part of each parameter, and one of `layers` at a time is made whole.

@@ -21,10 +21,11 @@ class Step:
 
 
 class Tally:
-    """The steps of an epoch, and what all epochs have read.
+    """What the steps of an epoch add up to.
 
-    nats, predicted: of the first steps of the epoch, summed over all processes. dropped: items left
-    out in them and in the epochs before.
+    nats, predicted: of each step that is summed over all processes already. steps: those after
+    them, as this process alone counts them. dropped: items left out in the summed steps and in the
+    epochs before. tokens: read in the summed steps since `began`, when this run began.
     """
 
     def __init__(self, nats=(), predicted=(), dropped=0):
@@ -33,7 +34,7 @@ class Tally:
         self.nats = list(nats)
         self.predicted = list(predicted)
         self.dropped = dropped
-        self.steps = []  # those behind them: of this process alone
+        self.steps = []
 
     @property
     def num_steps(self):
