@@ -304,6 +304,12 @@ def test_the_picture_says_what_the_values_say(report):
         expected += [width for width in stripes.ravel() * 150 if width >= 0.05]
     squares_of_legend = [12] * len(KEYS)
     np.testing.assert_allclose(widths, expected + squares_of_legend, atol=0.0501)
+    ticks = [text for text in texts_of(report.svg) if text.endswith("%")]
+    assert ticks == ["0%", "50%", "100%"] * 3 * len(report.models)
+
+
+def texts_of(svg):
+    return ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
 
 
 def test_the_report_is_of_the_prompts_of_the_users(data_folder, hat_folder, tmp_path, monkeypatch):
