@@ -11,6 +11,7 @@ import pytest
 from ref.data import dataset
 from ref.data.columns import Columns
 from ref.data.dataset import Windows, linked_windows, load, prefix_windows
+from ref.data.histories import load_histories
 from ref.text import clean_title
 
 from support.data import (
@@ -661,3 +662,9 @@ def test_options_that_leave_nothing_to_predict_are_refused(interactions_folder, 
 def test_the_error_of_a_filter_says_how_much_there_was(interactions_folder):
     with pytest.raises(ValueError, match=r"interactions\.csv.*12.*96.*at least 50.*at least 3"):
         load_unfiltered(interactions_folder, min_item=50)
+
+
+def test_histories_of_no_interactions_are_refused(tmp_path):
+    folder = write_interactions(tmp_path, [])
+    with pytest.raises(ValueError, match=r"interactions.csv: no interactions; expected at least"):
+        load_histories(folder)

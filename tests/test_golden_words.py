@@ -120,10 +120,22 @@ def test_that_only_the_longest_cases_fail_is_said(capsys):
 
 
 def test_one_case_alone_gives_a_caveat_and_the_case_to_run_next(capsys):
-    case = known_bugs.case_of("three-kinds")
-    comparison = port_with(["schedule-reversed"], case)
+    comparison = port_with(["schedule-reversed"], known_bugs.case_of("three-kinds"))
     text = told([comparison], capsys)
-    assert "Next, run the case" in text or "A single case was compared" in text
+    equal = re.findall(r"^\d+\. ([\w-]+)", text, re.MULTILINE)
+    assert equal[0] == "schedule-reversed"
+    assert ("A single case was compared" in text) == (len(equal) == 1)
+    assert "run the case " in text
+
+
+def test_several_bugs_that_fit_give_the_case_that_tells_them_apart(capsys):
+    bugs = ["scale-twice", "schedule-reversed"]
+    equal = [(bug, 0.0) for bug in bugs]
+    report.print_diagnosis(diagnosis.Diagnosis("model", equal, next_case=("deeper", bugs[1:])))
+    assert (
+        "Next, run the case deeper: of these bugs it shows schedule-reversed."
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("bugs", (["scale-twice"], ["scale-twice", "schedule-reversed"]))

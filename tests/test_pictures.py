@@ -157,6 +157,7 @@ def test_the_terminal_shows_the_masks_row_by_row(monkeypatch, capsys):
     rows = {line[:20].strip(): line[20:] for line in lines[3:16]}
     assert lines[0] == "IN · shallow layers: no look into another item"
     assert [line.split()[1] for line in lines if line.startswith("→")] == ["Next:"] * 3 + ["the"]
+    assert lines[2].split() == [*"·111223333·44", *"segment of the key".split()]
     assert rows["Heat  item 2"] == "█  ·  ·  ·  █  ·  ·  ·  ·  ·  ·  ·  ·"
 
 
