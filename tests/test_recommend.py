@@ -351,7 +351,8 @@ def test_every_user_gets_what_the_exact_search_finds_behind_all_that_the_user_ch
 def test_every_user_gets_what_asking_for_that_user_alone_gives_seen_titles_too(
     to_all, made_up_data, recommender
 ):
-    _, recommended = to_all(made_up_data, "-k", 4, "--include-seen")
+    ended, recommended = to_all(made_up_data, "-k", 4, "--include-seen")
+    assert "left" not in ended.out  # nobody and nothing is left out
     histories = histories_by_hand(made_up_rows(), NAMES)
     for user in ("u0", "u5", "u11"):
         alone = recommender.recommend(histories[user], 4, exclude_seen=False)
