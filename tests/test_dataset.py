@@ -197,13 +197,14 @@ def test_training_counts_are_those_of_a_loop(interactions_folder):
 
 
 class FixedOffset:
-    """A generator that draws the same offset for every sequence."""
+    """A generator that draws the same offset, of those below a history, for every sequence."""
 
-    def __init__(self, offset):
+    def __init__(self, offset, history):
         self.offset = offset
+        self.history = history
 
     def integers(self, low, high, size):
-        assert low <= self.offset < high
+        assert (low, high) == (0, self.history)
         return np.full(size, self.offset)
 
 
@@ -214,7 +215,7 @@ def letters(windows):
 def test_the_windows_are_those_of_the_pictures_in_the_docstrings():
     seven, eight = (Windows(np.array([0]), np.array([length])) for length in (7, 8))
     assert letters(prefix_windows(seven, 5)) == ["abcde", "abcdef", "bcdefg"]
-    assert letters(linked_windows(eight, 4, FixedOffset(2))) == ["abc", "cdefg", "gh"]
+    assert letters(linked_windows(eight, 4, FixedOffset(2, 4))) == ["abc", "cdefg", "gh"]
 
 
 @pytest.mark.parametrize("loss", ("target", "all"))
@@ -259,7 +260,7 @@ def test_title_windows_of_an_offset_are_those_of_a_loop(tmp_path, offset):
             windows.append(sequence[shared : shared + history + 1])
             shared += history
         expected += [window for window in windows if len(window) > 1]
-    windows = data.training_windows("titles", FixedOffset(offset))
+    windows = data.training_windows("titles", FixedOffset(offset, history))
     assert titles_in(data, windows) == expected
 
 
