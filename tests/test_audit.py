@@ -209,6 +209,14 @@ def test_a_pair_that_is_0_in_every_head_is_told_as_masked(run):
     assert "1 pairs that may have weight are masked; the first at row 0, head 0, query 8" in report
 
 
+def test_a_row_that_does_not_sum_to_1_is_told(run):
+    dump = planted_dump(right)
+    dump.weights[3][0, 1, 8] *= 0.5
+    code, report = run(dump)
+    assert code == 1
+    assert "1 rows do not sum to 1; the worst sums to 0.5" in report
+
+
 def test_a_mask_of_minus_ten_is_told_from_a_mask_that_is_ignored(run):
     code, report = run(planted_dump(audit.BUGS["mask-minus-ten"]))
     assert code == 1
