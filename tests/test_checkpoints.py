@@ -26,6 +26,7 @@ import evaluate
 import train
 from ref import cli
 from ref.checkpoints import load_model, save_model
+from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters, write_tensors
 
 from support.bad_folders import BAD_FOLDERS, CONFIG, config, edited_tensors
@@ -121,6 +122,12 @@ def test_what_train_py_makes_of_a_mistral_computes_the_same_in_transformers(
     assert deviation <= RETURN_LIMITS[torch.float32]
     # it was trained
     assert largest_deviation(ours, logits_of_torch(source, torch.float32), expected) > 0.01
+
+
+def test_a_mistral_that_names_no_kv_heads_has_those_of_transformers():
+    values = transformers.MistralConfig(num_attention_heads=32, sliding_window=None).to_dict()
+    expected = values.pop("num_key_value_heads")
+    assert parse_config(values).num_key_value_heads == expected != 32
 
 
 def write_good_folders(parent):

@@ -298,6 +298,12 @@ def test_a_full_disk_is_told_with_the_name_of_the_file_which_stays_as_it_was(tmp
     assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_error_that_names_another_file_keeps_that_name():
+    with pytest.raises(FileNotFoundError) as told, files.naming("report.json"):
+        open("nowhere.json")
+    assert told.value.filename == "nowhere.json"
+
+
 def raising_full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
