@@ -99,17 +99,21 @@ def is_lack_of_memory(error):
     return isinstance(error, MemoryError)
 
 
-def place_of(error):
-    """The innermost line of this program in the traceback of an exception: "ref/llama.py:12"."""
-    places = []
+def place_of(error, folder=None):
+    """The innermost line of a folder in the traceback of an exception: "ref/llama.py:12".
+
+    folder: None: of this program. None where no line is in the folder.
+    """
+    folder = folder or _ROOT
+    place = None
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename)
-        if not path.is_relative_to(_ROOT):
+        if not path.is_relative_to(folder):
             continue
-        path = path.relative_to(_ROOT)
+        path = path.relative_to(folder)
         if "site-packages" not in path.parts:  # of a virtual environment in the same folder
-            places.append(f"{path}:{frame.lineno}")
-    return places[-1]
+            place = f"{path}:{frame.lineno}"
+    return place
 
 
 def prepare_streams():

@@ -8,13 +8,14 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from ref.golden import __main__ as command
 from ref.golden import case as cases
-from ref.golden import detection, diagnosis, package, recipes
+from ref.golden import compare, detection, diagnosis, package, recipes
 from ref.golden.plants import descriptions
 from ref.golden.stages import STAGES, all_bugs
 
@@ -403,8 +404,8 @@ def test_an_unusable_adapter_is_one_clear_line_and_exit_code_2(text, message, tm
 @pytest.mark.parametrize(
     "fails, message",
     [
-        ("raise KeyError('mask')", "run(case) raised KeyError: 'mask'"),
-        ("import sys; sys.exit(4)", "run(case) raised SystemExit: 4"),
+        ("raise KeyError('mask')", "run(case) raised KeyError: 'mask', at adapter.py:3\n"),
+        ("import sys; sys.exit(4)", "run(case) raised SystemExit: 4, at adapter.py:3\n"),
         ("return {'logits': case.outputs['logits'] * 1j}", "an array of complex128"),
         ("return {'logits': [[1.0], 'a', None]}", "inhomogeneous"),
         ("return {'logits': case.outputs['logits'].astype(object)}", "an array of object"),
@@ -426,6 +427,20 @@ def test_a_case_that_fails_does_not_lose_the_results_of_the_others(
     report = capsys.readouterr().out
     assert message in report
     assert "1 of 2 cases are right, 1 could not be compared" in report
+
+
+def test_an_error_names_the_innermost_line_of_the_files_beside_the_adapter(tmp_path, capsys):
+    (tmp_path / "failing_port.py").write_text("import json\ndef logits():\n    json.loads('')\n")
+    text = "import failing_port\ndef run(case):\n    return {'logits': failing_port.logits()}\n"
+    adapter = write_adapter(tmp_path, text)
+    assert command.main(["run", adapter, "--case", "biases"]) == 2
+    assert "(char 0), at failing_port.py:3" in capsys.readouterr().err
+
+
+def test_numbers_of_jax_in_bfloat16_are_taken_as_such():
+    computed = compare.computed_by_adapter({"logits": jax.numpy.full((1, 2), 1.5, "bfloat16")})
+    values, precision = computed["logits"]
+    assert values.tolist() == [[1.5, 1.5]] and precision == "bfloat16"
 
 
 def test_an_adapter_imports_its_neighbours_and_what_it_prints_is_no_part_of_the_report(

@@ -147,6 +147,34 @@ def test_that_bugs_cannot_be_told_apart_is_said_of_several_alone(bugs, capsys):
     assert "these 1" not in text
 
 
+def all_tensors_with(bug, unlike=()):
+    """A port with a bug that gives all tensors; in the cases of these names logits are others."""
+
+    def port(case):
+        outputs = diagnosis.outputs_with([bug], case)
+        if case.name in unlike:
+            outputs["logits"] = np.random.default_rng(0).normal(size=outputs["logits"].shape)
+        names = outputs.keys() & case.outputs.keys()
+        return {name: compare.Computed(outputs[name], "float64") for name in names}
+
+    return port
+
+
+def test_a_near_bug_is_told_with_the_number_of_cases_that_it_explains(capsys):
+    text = told(comparisons_of(all_tensors_with("segments-one-late", ["biases"])), capsys, 0)
+    assert re.search(r"^Nearest: segments-one-late, (8|9|10)\d% alike", text, re.MULTILINE)
+    failing = text.count("FAIL")
+    explained = f"the numbers of {failing - 1} of these {failing} cases, not of biases."
+    assert f"Alone it makes {explained}" in text
+
+
+def test_scores_that_are_masked_with_a_small_number_are_not_called_unmasked(capsys):
+    case = known_bugs.case_of("three-kinds")
+    text = told([compare.examine(case, all_tensors_with("mask-minus-ten")(case))], capsys, 0)
+    assert "not masked, or with a small number only, instead of -inf (R5)" in text
+    assert "saved before they are masked" not in text
+
+
 def test_a_filler_of_lists_is_wrong_where_it_is_finite():
     case = next(case for case in cases_of("search") if case.name == "search-all-excluded")
     scores = case.outputs["beam_scores"]

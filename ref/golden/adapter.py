@@ -5,6 +5,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from ref.cli import place_of
 from ref.golden import case as cases
 from ref.golden import compare
 
@@ -23,7 +24,7 @@ def load_adapter(path):
     if Path(path).suffix != ".py":
         raise ValueError(f"{path}: expected a file whose name ends in .py")
     sys.path.insert(0, str(Path(path).resolve().parent))
-    specification = importlib.util.spec_from_file_location("adapter", path)
+    specification = importlib.util.spec_from_file_location("adapter", Path(path).resolve())
     module = importlib.util.module_from_spec(specification)
     sys.modules["adapter"] = module
     try:
@@ -55,7 +56,8 @@ def compare_adapter(adapter, name, precision=None):
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # as in load_adapter
-        return compare.Comparison(case, problem=f"run(case) raised {in_one_line(error)}")
+        problem = f"run(case) raised {in_one_line(error)}{line_of(error)}"
+        return compare.Comparison(case, problem=problem)
     try:
         computed = compare.computed_by_adapter(arrays)
     except Exception as error:  # what was returned is the adapter's, too
@@ -64,6 +66,15 @@ def compare_adapter(adapter, name, precision=None):
         return compare.examine(case, compare.held_to(computed, precision))
     except ValueError as error:
         return compare.Comparison(case, problem=in_one_line(error, with_type=False))
+
+
+def line_of(error):
+    """The innermost line of the adapter's folder that led to an error: ", at port.py:7"."""
+    module = sys.modules.get("adapter")
+    if module is None:  # it was not loaded by load_adapter
+        return ""
+    place = place_of(error, Path(module.__file__).resolve().parent)
+    return f", at {place}" if place else ""
 
 
 def read_only(case):

@@ -103,6 +103,11 @@ class Comparison:
         return max(self.sizes.values(), default=np.inf)
 
     @property
+    def largest_evidence(self):
+        """The largest deviation of a tensor from which a bug is told, in tolerances."""
+        return max((self.sizes[name] for name in self.evidence), default=np.inf)
+
+    @property
     def is_right(self):
         """Whether every compared tensor is within its tolerance."""
         return self.first is None and self.problem is None
@@ -198,7 +203,10 @@ def as_numpy(array):
         array = array.detach().cpu()
         if array.dtype.is_floating_point:
             array = array.double()
-    return np.asarray(array)
+    array = np.asarray(array)
+    if array.dtype.name == "bfloat16":  # JAX's, which NumPy does not count among numbers
+        array = array.astype(np.float32)
+    return array
 
 
 def held_to(computed, precision):

@@ -25,14 +25,14 @@ from ref.golden.stages import STAGES, all_bugs
 # A case detects a bug that makes its decisive outputs deviate by so many float32 tolerances.
 DETECTED = 100
 # A bug is near from this score on (see nearest_bugs); so many are told. In the probes of the tests
-# numbers of no bug score below 0.05, three bugs at once 0.56, a bug with 1 % of noise 0.94.
+# numbers of no bug score below 0.05, three bugs at once 0.59, a bug with 1 % of noise 0.92.
 NEAR, NUM_NEAREST = 0.6, 3
 AS_NEAR = 0.15  # bugs that score so much less than the nearest are not told
 CLEAR = 0.1  # a case fails clearly that deviates by at least this share of the largest deviation
 # A bug explains a deviation if it leaves at most this share of it.
 LEFT_OVER = 0.5
 SECONDS_FOR_PAIRS = 20
-MOST_CASES = 8  # so many failing cases, the smallest, say which bugs are near and go into pairs
+MOST_CASES = 8  # so many failing cases say which bugs are near, and which pairs are tried first
 # In these precisions a case that passes has none of the bugs that it catches.
 SHARP = ("float64", "float32")
 
@@ -44,7 +44,8 @@ class Diagnosis:
     equal: (bug, misfit in tolerances) of the bugs that make the same in every case.
     pairs: ((bug, bug), misfit) of two at once that do, where none does alone.
     tried: how many pairs were tried, and of how many.
-    nearest: (bug, score from 0 to 1, names of the cases where it makes the same), where none fits.
+    nearest: (bug, score from 0 to 1, names of the failing cases where it makes the same), where
+        none fits.
     remarks: sentences on what deviates without being a known bug.
     next_case: (name, those of the equal bugs or pairs that show there), where it would tell more.
     """
@@ -56,12 +57,12 @@ class Diagnosis:
     nearest: list = field(default_factory=list)
     remarks: list = field(default_factory=list)
     next_case: tuple | None = None
-    failing: int = 0  # in how many cases something decisive deviates
+    failing: list = field(default_factory=list)  # names of cases where something decisive deviates
 
     @property
     def is_unknown(self):
         """Whether something decisive deviates, and no known bug makes it."""
-        return self.failing > 0 and not self.equal and not self.pairs
+        return bool(self.failing) and not self.equal and not self.pairs
 
 
 def outputs_with(bugs, case):
@@ -209,7 +210,8 @@ def diagnose(comparisons, seconds=None):
     `seconds` bounds the time for pairs of bugs, by default to SECONDS_FOR_PAIRS.
     """
     suspects = Suspects(comparisons)
-    diagnosis = Diagnosis(suspects.stage.name, failing=len(suspects.failing))
+    failing = [comparison.case.name for comparison in suspects.failing]
+    diagnosis = Diagnosis(suspects.stage.name, failing=failing)
     if not suspects.failing:
         diagnosis.remarks.append(pattern.only_intermediates(comparisons))
         return diagnosis
@@ -281,7 +283,7 @@ def promising_pairs(suspects, possible):
         num_explained[bug] = sum(suspects.explains((bug,), c) for c in smallest)
     catches_of_clear_cases = []
     for comparison in suspects.failing:
-        if comparison.largest >= 2 * DETECTED:
+        if comparison.largest_evidence >= 2 * DETECTED:
             catches_of_clear_cases.append(set(comparison.case.info["catches"]))
     pairs = []
     for first, second in combinations(possible, 2):
@@ -291,13 +293,15 @@ def promising_pairs(suspects, possible):
 
 
 def nearest_bugs(suspects, possible):
-    """(bug, score, cases explained) of the bugs that come near, best first.
+    """(bug, score, failing cases explained) of the bugs that come near, best first.
 
     The score is the overlap times the share. Overlap: the cases that clearly fail and catch the
-    bug, of those that do either. Share: how much of the deviation the bug explains in the smallest
-    of them. A bug that a passing case refutes is not near.
+    bug, of those that do either. Share: in some of these cases, how much of the deviation the bug
+    explains, or how many of them wholly, whichever is more. A bug that a passing case refutes is
+    not near.
     """
     clear = clearly_failing(suspects)
+    some = spread(clear)
     names = {comparison.case.name for comparison in clear}
     near = []
     for bug in possible:
@@ -305,21 +309,42 @@ def nearest_bugs(suspects, possible):
         overlap = len(names & catching) / max(1, len(names | catching))
         if overlap < NEAR:
             continue
-        score = overlap * share_explained(suspects, bug, clear[:MOST_CASES])
+        wholly = np.mean([suspects.explains((bug,), comparison) for comparison in some])
+        score = overlap * max(wholly, share_explained(suspects, bug, some))
         if score >= NEAR:
-            explained = [c.case.name for c in clear[:MOST_CASES] if suspects.explains((bug,), c)]
-            near.append((bug, float(score), explained))
+            near.append((bug, float(score)))
     near.sort(key=lambda bug: -bug[1])
-    return [bug for bug in near if bug[1] >= near[0][1] - AS_NEAR][:NUM_NEAREST]
+    near = [bug for bug in near if bug[1] >= near[0][1] - AS_NEAR][:NUM_NEAREST]
+    return [(bug, score, explained_cases(suspects, bug)) for bug, score in near]
+
+
+def explained_cases(suspects, bug):
+    """The names of the failing cases of which a bug makes the numbers."""
+    explained = [c for c in suspects.failing if suspects.explains((bug,), c)]
+    return [comparison.case.name for comparison in explained]
 
 
 def clearly_failing(suspects):
     """The failing cases with finite numbers that deviate at least a tenth as much as any."""
-    finite = [comparison for comparison in suspects.failing if np.isfinite(comparison.largest)]
+    finite = [c for c in suspects.failing if np.isfinite(c.largest_evidence)]
     if not finite:  # whole numbers deviate by inf
         return [c for c in suspects.failing if not has_nan(c)]
-    largest = max(comparison.largest for comparison in finite)
-    return [comparison for comparison in finite if comparison.largest >= CLEAR * largest]
+    largest = max(comparison.largest_evidence for comparison in finite)
+    return [c for c in finite if c.largest_evidence >= CLEAR * largest]
+
+
+def spread(comparisons):
+    """MOST_CASES of a list that begins with the smallest case: small ones and larger ones.
+
+    The smallest alone are unlike the others (most have no text); the largest quarter, which would
+    take long, is left out.
+    """
+    end = max(MOST_CASES, len(comparisons) * 3 // 4)
+    comparisons = comparisons[:end]
+    if len(comparisons) <= MOST_CASES:
+        return comparisons
+    places = np.linspace(0, len(comparisons) - 1, MOST_CASES).astype(int)
+    return [comparisons[place] for place in places]
 
 
 def has_nan(comparison):

@@ -41,11 +41,17 @@ def on_finite_scores(comparison):
     if not names:
         return []
     value = max(comparison.softly_masked[name] for name in names)
-    how = f"masked with about {value:.1g}" if value < FAR_BELOW else "saved before they are masked"
-    sentence = f"{short_list(names)}: {how} instead of -inf (R5)"
     probabilities = [name.replace("scores", "probabilities") for name in names]
     shown = [name for name in probabilities if name in comparison.sizes] or comparison.evidence
-    if not set(shown) & set(comparison.deviating):
+    is_right_behind = not set(shown) & set(comparison.deviating)
+    if value < FAR_BELOW:
+        how = f"masked with about {value:.1g}"
+    elif is_right_behind:
+        how = "saved before they are masked"
+    else:
+        how = "not masked, or with a small number only,"
+    sentence = f"{short_list(names)}: {how} instead of -inf (R5)"
+    if is_right_behind:
         sentence += f"; right behind it: {short_list(shown)}"
     return [sentence]
 
@@ -100,13 +106,21 @@ def on_values(name, values, expected):
     if not values.any():
         return ["every number is 0"]
     factor = float((values * expected).sum() / (expected * expected).sum())
-    if is_close(values, factor * expected) and abs(factor) > ROUNDING:
+    is_multiple = is_close(values, factor * expected) and abs(factor) > ROUNDING
+    if is_multiple and f"{factor:.4g}" != "1":
         return [f"all numbers are {factor:.4g} times the expected ones"]
     return [f"right {how}" for how in rearranged(values, expected)]
 
 
 def on_mask(values, expected):
-    """Other conventions for a mask."""
+    """Other conventions for a mask (B, Q, T)."""
+    B, Q, T = expected.shape
+    if values.shape == (B, 1, Q, T):
+        without_heads = values[:, 0]
+        told = on_mask(without_heads, expected)
+        if np.array_equal(without_heads, expected):
+            told = ["a right mask"]
+        return [f"without its axis of heads: {sentence}" for sentence in told]
     if values.shape != expected.shape:
         return []
     if np.array_equal(values.astype(float), (~expected).astype(float)):

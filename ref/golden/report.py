@@ -105,8 +105,14 @@ def print_unknown(diagnosis):
         all_or_some = "all" if num_tried == num_pairs else f"{num_tried} of"
         print(f"Nor do two at once: {all_or_some} {num_pairs} possible pairs were tried.")
     for bug, score, explained in diagnosis.nearest:
-        where = f"; alone it makes the numbers of {', '.join(explained)}" if explained else ""
-        print(f"Nearest: {bug}, {score:.0%} alike ({descriptions()[bug]['what']}){where}")
+        print(f"Nearest: {bug}, {score:.0%} alike ({descriptions()[bug]['what']})")
+        if explained:
+            others = [name for name in diagnosis.failing if name not in explained]
+            beside = f", not of {short_list(others)}" if others else ""
+            print(
+                f"   Alone it makes the numbers of {len(explained)} of these "
+                f"{len(diagnosis.failing)} cases{beside}."
+            )
 
 
 def print_next_case(diagnosis):
