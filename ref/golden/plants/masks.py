@@ -150,6 +150,8 @@ MASKS = {
         changed_softmax(lambda scores, mask, plain: softmax(scores - ~mask, plain)),
     "mask-minus-ten":
         changed_softmax(lambda scores, mask, plain: softmax(scores - 10.0 * ~mask, plain)),
+    "mask-added-as-numbers":
+        changed_softmax(lambda scores, mask, plain: softmax(scores + mask, np.ones_like(mask))),
     "mask-never-applied":
         replaced(layer_kind=lambda i, L, scheme: "OR"),
     "mask-on-first-head-only":

@@ -25,6 +25,11 @@ def scale_by_hidden_size(scores, config):
     return scores * np.sqrt(definition.head_dim(config) / config["hidden_size"])
 
 
+def scale_of_hidden_over_heads(scores, config):
+    of_a_head = config["hidden_size"] / config["num_attention_heads"]
+    return scores * np.sqrt(definition.head_dim(config) / of_a_head)
+
+
 def scale_not(scores, config):
     return scores * np.sqrt(definition.head_dim(config))
 
@@ -46,8 +51,8 @@ def norm_with_eps_outside_root(x, weight, eps):
     return weight * x / (np.sqrt(np.mean(x * x, axis=-1, keepdims=True)) + eps)
 
 
-def norm_with_fixed_eps(x, weight, eps):
-    return definition.rms_norm(x, weight, 1e-5)
+def norm_with_fixed_eps(fixed):
+    return lambda x, weight, eps: definition.rms_norm(x, weight, fixed)
 
 
 def norm_less_mean(x, weight, eps):
@@ -64,12 +69,14 @@ def norm_by_sum(x, weight, eps):
 
 NUMERICS = {
     "scale-by-hidden-size": rescaled(scale_by_hidden_size),
+    "scale-of-hidden-over-heads": rescaled(scale_of_hidden_over_heads),
     "scale-missing": rescaled(scale_not),
     "scale-twice": rescaled(scale_twice),
     "softmax-over-queries": changed_softmax(softmax_over_queries),
     "softmax-in-bfloat16": changed_softmax(softmax_in_bfloat16),
     "norm-eps-outside-root": replaced(rms_norm=norm_with_eps_outside_root),
-    "norm-eps-fixed": replaced(rms_norm=norm_with_fixed_eps),
+    "norm-eps-fixed": replaced(rms_norm=norm_with_fixed_eps(1e-5)),
+    "norm-eps-a-millionth": replaced(rms_norm=norm_with_fixed_eps(1e-6)),
     "norm-subtracts-mean": replaced(rms_norm=norm_less_mean),
     "norm-weight-plus-one": replaced(rms_norm=norm_with_weight_plus_one),
     "norm-by-sum": replaced(rms_norm=norm_by_sum),
