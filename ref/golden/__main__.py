@@ -53,9 +53,8 @@ def check(options):
             f"{path}: expected --case NAME, a file with the name of a case or a folder of such "
             "files"
         )
-    case = cases.load(options.case or path.stem)
-    computed = compare.held_to(compare.read_dump(path), options.precision)
-    return tell([compare.examine(case, computed)], {}, options.json)
+    comparison = compare_dump(path, options.case or path.stem, options.precision)
+    return tell([comparison], {}, options.json)
 
 
 def check_folder(folder, options):

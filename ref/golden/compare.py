@@ -264,7 +264,7 @@ def examine(case, computed):
     compared = [name for name in case.outputs if name in computed]
     if not compared:
         raise ValueError(
-            f"case {case.name}: found {', '.join(sorted(computed)) or 'no tensor'}; "
+            f"found {', '.join(sorted(computed)) or 'no tensor'}; "
             f"expected at least one of {', '.join(case.outputs)}"
         )
     comparison = Comparison(case, computed, unknown=sorted(set(computed) - set(compared)))
