@@ -22,6 +22,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 BAD_INPUT, MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
 
 _ROOT = Path(__file__).parents[1]
+_LIBRARY = Path(os.__file__).parent  # Python's own, which may lie in the folder of an adapter
 _LONGEST_MESSAGE = 500  # characters
 _CONTROLS = ("Cc", "Zl", "Zp")  # categories of Unicode: control characters and ends of lines
 # How PyTorch says, in a RuntimeError, that it gets no memory.
@@ -108,7 +109,7 @@ def place_of(error, folder=None):
     place = None
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename)
-        if not path.is_relative_to(folder):
+        if not path.is_relative_to(folder) or path.is_relative_to(_LIBRARY):
             continue
         path = path.relative_to(folder)
         if "site-packages" not in path.parts:  # of a virtual environment in the same folder

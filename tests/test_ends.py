@@ -123,6 +123,15 @@ def test_a_library_in_the_folder_of_the_program_is_not_taken_for_the_program(tmp
     assert cli.place_of(caught.value) == "program.py:3"
 
 
+def test_the_standard_library_in_a_folder_is_not_taken_for_what_lies_there():
+    with pytest.raises(ValueError) as caught:
+        json.loads("")
+
+    line = cli.place_of(caught.value, Path("/"))
+
+    assert line.startswith(str(Path(__file__).relative_to("/")))
+
+
 def test_a_message_of_a_thousand_characters_keeps_its_begin_and_end(capsys):
     cli.exit_code("name", raising(ValueError("begin" + 1000 * "." + "end")))
     line = capsys.readouterr().err.rstrip("\n")

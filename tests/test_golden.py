@@ -405,6 +405,7 @@ def test_an_unusable_adapter_is_one_clear_line_and_exit_code_2(text, message, tm
     "fails, message",
     [
         ("raise KeyError('mask')", "run(case) raised KeyError: 'mask', at adapter.py:3\n"),
+        ("assert False", "run(case) raised AssertionError, at adapter.py:3\n"),
         ("import sys; sys.exit(4)", "run(case) raised SystemExit: 4, at adapter.py:3\n"),
         ("return {'logits': case.outputs['logits'] * 1j}", "an array of complex128"),
         ("return {'logits': [[1.0], 'a', None]}", "inhomogeneous"),

@@ -168,6 +168,11 @@ def test_a_near_bug_is_told_with_the_number_of_cases_that_it_explains(capsys):
     assert f"Alone it makes {explained}" in text
 
 
+def test_near_bugs_are_looked_for_in_small_and_larger_cases_but_not_in_the_largest_quarter():
+    assert diagnosis.spread(list(range(40))) == [0, 4, 8, 12, 16, 20, 24, 29]
+    assert diagnosis.spread(list(range(9))) == list(range(8))
+
+
 def test_scores_that_are_masked_with_a_small_number_are_not_called_unmasked(capsys):
     case = known_bugs.case_of("three-kinds")
     text = told([compare.examine(case, all_tensors_with("mask-minus-ten")(case))], capsys, 0)

@@ -242,7 +242,7 @@ def test_a_run_trains_and_evaluates_what_its_name_says(do, tmp_path):
     assert options_of(evaluation)["--ranking"] == "full"
 
 
-def test_a_run_of_a_part_of_the_users_takes_as_many_steps_as_one_of_all(do):
+def test_a_run_of_a_fourth_of_the_users_takes_four_times_the_epochs_and_the_patience(do):
     one = run.Run("movielens", (1, 0), 3, percent=25)
     line, commands = do(one)
     assert (line["run"], line["percent"]) == ("movielens/25/1-0/3", 25)

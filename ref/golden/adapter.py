@@ -87,4 +87,6 @@ def read_only(case):
 def in_one_line(error, with_type=True):
     """An exception as one line."""
     message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if with_type else message
+    if not with_type:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -137,8 +137,7 @@ class Suspects:
 
     def explains(self, bugs, comparison):
         """Whether the bugs make what a failing case shows, and right numbers do so much worse."""
-        deviates = max(comparison.sizes[name] for name in comparison.evidence)
-        return self.misfit(bugs, comparison) <= min(1, LEFT_OVER * deviates)
+        return self.misfit(bugs, comparison) <= min(1, LEFT_OVER * comparison.largest_evidence)
 
     def worst_misfit(self, bugs):
         """The largest misfit in all cases, inf if the bugs do not make what each of them shows."""
@@ -334,7 +333,7 @@ def clearly_failing(suspects):
 
 
 def spread(comparisons):
-    """MOST_CASES of a list that begins with the smallest case: small ones and larger ones.
+    """At most MOST_CASES of a list that begins with the smallest: small and, of many, larger ones.
 
     The smallest alone are unlike the others (most have no text); the largest quarter, which would
     take long, is left out.

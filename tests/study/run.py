@@ -2,7 +2,7 @@
 
 FOLDER/runs.jsonl gets a line for each finished run; the same command again does those that are not
 in there, and a training that was stopped goes on after its last epoch. FOLDER/models keeps the
-models, FOLDER/logs the output of each run. A run takes 20 to 25 minutes of one core; those of
+models, FOLDER/logs the output of each run. A run takes half an hour of one core; those of
 SASRec need requirements.txt of this folder. MovieLens 100K is run where --ml-100k names its folder.
 Nothing of the titles gets into runs.jsonl: figures only, of which report.py makes tables and a
 picture. To go on from the runs that are done already, copy ten_targets.jsonl to FOLDER/runs.jsonl.
@@ -144,7 +144,7 @@ def figures_of_sasrec(run, place, log):
 def training_command(run, place, model):
     """What trains a model, or goes on with a training that was stopped.
 
-    With a part of the users it takes as many steps as with all.
+    With half of the users it takes twice the epochs: about as many steps as with all.
     """
     command, times = ["train.py"], 1
     if run.percent != 100:

@@ -144,12 +144,17 @@ def slices_of(targets):
 
 
 def slice_table(runs, group):
-    """Markdown: NLL, difference to causal on each slice of the targets."""
+    """Markdown: NLL, difference to causal on each slice of the targets.
+
+    How often a target is in training is counted over all users, whoever is trained on.
+    """
     targets = runs[f"targets/{group.data}"]
     by_schedule = group.by_schedule(runs)
     causal = by_schedule.pop("0/0")
     lines = table_head([str(group), *by_schedule])
     for name, mask in slices_of(targets).items():
+        if group.percent != 100:
+            name = name.replace("in training", "in the training of all users")
         cells = [f"{name} ({mask.sum()})"]
         for by_seed in by_schedule.values():
             values = differences(by_seed, causal)
