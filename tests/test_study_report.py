@@ -121,6 +121,8 @@ def test_runs_of_a_part_of_the_users_are_compared_with_each_other_alone(ten_targ
     assert head.startswith("| m, 25 % of the users | seeds |")
     assert causal_row.split(" | ")[2] == of_all[0].splitlines()[4].split(" | ")[2]
     assert "| 0.500 [0.500, 0.500] \\*; 0; [0.500, 0.500] |" in other_row
+    assert "0 to 9 times in training (20)" in of_all[1]
+    assert "0 to 9 times in the training of all users (20)" in ten_targets.slice_table(runs, part)
 
 
 def test_a_clear_difference_of_ten_targets_has_a_star(ten_target_runs):

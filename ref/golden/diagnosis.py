@@ -300,7 +300,7 @@ def nearest_bugs(suspects, possible):
     not near.
     """
     clear = clearly_failing(suspects)
-    some = spread(clear)
+    sample = spread(clear)
     names = {comparison.case.name for comparison in clear}
     near = []
     for bug in possible:
@@ -308,8 +308,8 @@ def nearest_bugs(suspects, possible):
         overlap = len(names & catching) / max(1, len(names | catching))
         if overlap < NEAR:
             continue
-        wholly = np.mean([suspects.explains((bug,), comparison) for comparison in some])
-        score = overlap * max(wholly, share_explained(suspects, bug, some))
+        wholly = np.mean([suspects.explains((bug,), comparison) for comparison in sample])
+        score = overlap * max(wholly, share_explained(suspects, bug, sample))
         if score >= NEAR:
             near.append((bug, float(score)))
     near.sort(key=lambda bug: -bug[1])

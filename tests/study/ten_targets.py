@@ -55,9 +55,12 @@ def group_of(record):
 
 def groups(runs):
     """The Groups of which causal and another schedule are there, in the order of the runs."""
-    found = dict.fromkeys(map(group_of, runs.values()))
-    all_schedules = {group: group.by_schedule(runs) for group in found}
-    return [group for group, them in all_schedules.items() if len(them) > 1 and "0/0" in them]
+    compared = []
+    for group in dict.fromkeys(map(group_of, runs.values())):
+        by_schedule = group.by_schedule(runs)
+        if len(by_schedule) > 1 and "0/0" in by_schedule:
+            compared.append(group)
+    return compared
 
 
 def values_of(record, metric):

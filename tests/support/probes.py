@@ -272,6 +272,13 @@ PROBES = {
     "masks inverted, logits right": Probe(
         intermediates("mask", lambda v, case: ~v), "the mask is right but inverted"
     ),
+    "right masks with an axis of heads": Probe(
+        intermediates("mask", lambda v, case: v[:, None]), "its axis of heads: a right mask"
+    ),
+    "additive masks with an axis of heads": Probe(
+        intermediates("mask", lambda v, case: np.where(v, 0.0, -np.inf)[:, None]),
+        "its axis of heads: an additive mask",
+    ),
     "masks additive, logits right": Probe(
         intermediates("mask", lambda v, case: np.where(v, 0.0, -np.inf)), "an additive mask"
     ),
@@ -300,6 +307,9 @@ PROBES = {
     "other numbers": Probe(decisive(lambda v, random: random.normal(size=v.shape)), NO_BUG),
     "zeros": Probe(logits(lambda v, case: 0 * v), "every number is 0"),
     "doubled": Probe(logits(lambda v, case: 2 * v), "all numbers are 2 times the expected"),
+    "scaled by next to nothing": Probe(
+        logits(lambda v, case: (1 + 1e-6) * v), "FAIL", (), ("times the expected",)
+    ),
     "negative": Probe(logits(lambda v, case: -v), "all numbers are -1 times the expected"),
     "probabilities in place of logits": Probe(logits(softmax), NO_BUG),
     "numbers of another case": Probe(logits(of_another_case), NO_BUG),
