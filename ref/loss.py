@@ -85,11 +85,7 @@ class Objective:
         self.titles = titles
         self.settings = settings
         self.loss = loss
-        # the nodes of each title's tokens, from the first token to the leaf
-        self.title_nodes = [
-            np.append(trie.path(title)[1:], trie.leaf[title]) for title in range(len(titles))
-        ]
-        self.title_lengths = np.array([len(nodes) for nodes in self.title_nodes])
+        self.title_lengths = trie.depth[trie.leaf]  # tokens, with those around the title
 
     def batch(self, windows, device="cpu") -> Batch:
         """The batch of some windows: an int array each, a history and, last, its target.
@@ -168,7 +164,7 @@ class Objective:
 
     def _nodes(self, prompt, columns, titles):
         """The trie node of each predicted token of a prompt."""
-        nodes = np.concatenate([self.title_nodes[title] for title in titles])
+        nodes = np.concatenate([self.trie.title_nodes[title] for title in titles])
         if not np.array_equal(self.trie.token[nodes], prompt.input_ids[columns]):
             raise ValueError(
                 "the tokenizer reads titles in another way behind this prompt: "

@@ -8,7 +8,7 @@ leaf is one title. For the titles "ab", "ac" and "d", each with the end token "|
            `- 2 d -- 5 |               level 3 the nodes 6 and 7
 
 Nodes are numbered level by level, the children of a node side by side, ordered by token. Some of
-the arrays of this tree, whose first title has the path [0, 1, 3] and the leaf 6:
+the arrays of this tree, whose first title has the nodes [1, 3, 6]:
 
     node          0  1  2  3  4  5  6  7
     parent       -1  0  0  1  1  2  3  4
@@ -38,6 +38,7 @@ class Trie:
     preorder, size: a node's place in a walk that visits parents before children, and the number of
         nodes at or below it. a is b or an ancestor of b if preorder[b] - preorder[a] is at least
         0 and less than size[a].
+    title_nodes: of each title the nodes of its tokens, from the first to the leaf: S arrays.
     leaf (S,): where each title ends. Titles of equal tokens share a leaf; the first stands for all.
     levels: level d holds the nodes levels[d] to levels[d + 1] - 1.
     """
@@ -60,6 +61,7 @@ class Trie:
         starts = lengths.cumsum() - lengths
         vocabulary = int(tokens.max()) + 1
         reached = np.zeros(len(titles), np.int64)  # the node that each title has come to
+        node_of_token = np.zeros(len(tokens), np.int64)  # of all tokens, title by title
         token, parent, in_item_flags = [np.array([-1])], [np.array([-1])], [np.array([False])]
         self.levels = [0, 1]
         for depth in range(lengths.max()):
@@ -69,6 +71,7 @@ class Trie:
             pairs = reached[going_on] * vocabulary + tokens[place]
             nodes, first, node_of = np.unique(pairs, return_index=True, return_inverse=True)
             reached[going_on] = self.levels[-1] + node_of
+            node_of_token[place] = reached[going_on]
             token.append(nodes % vocabulary)
             parent.append(nodes // vocabulary)
             in_item_flags.append(flags[place][first])
@@ -83,6 +86,7 @@ class Trie:
         self.token = np.concatenate(token)
         self.parent = np.concatenate(parent)
         self.in_item = np.concatenate(in_item_flags)
+        self.title_nodes = np.split(node_of_token, starts[1:])
         self.leaf = reached
 
     def _describe_children(self):
@@ -132,13 +136,6 @@ class Trie:
     def longest(self):
         """The number of tokens of the longest title."""
         return len(self.levels) - 2
-
-    def path(self, title):
-        """The nodes where the tokens of a title are chosen: from the root to its leaf's parent."""
-        nodes = [self.parent[self.leaf[title]]]
-        while nodes[-1] != 0:
-            nodes.append(self.parent[nodes[-1]])
-        return np.array(nodes[::-1])
 
     def children(self, nodes):
         """The children of each node, padded with the root to the most that any has: int (nodes, M).

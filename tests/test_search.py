@@ -94,8 +94,8 @@ def test_a_leaf_is_where_a_title_ends_and_equal_titles_share_it(sequences):
     for title, sequence in enumerate(sequences):
         assert trie.leaf[title] == node_at(trie, sequence)
         assert trie.title[trie.leaf[title]] == sequences.index(sequence)
-        steps = [node_at(trie, sequence[:n]) for n in range(len(sequence))]
-        assert trie.path(title).tolist() == steps
+        nodes = [node_at(trie, sequence[: n + 1]) for n in range(len(sequence))]
+        assert trie.title_nodes[title].tolist() == nodes
     inner = [node for node in range(len(trie.token)) if node not in trie.leaf]
     assert (trie.title[inner] == -1).all()
     assert (trie.num_children[trie.leaf] == 0).all()
@@ -137,7 +137,7 @@ def test_the_arrays_in_the_description_of_the_trie_are_those_of_its_example():
     for name, numbers in shown:
         values = range(8) if name == "node" else getattr(trie, name).tolist()
         assert list(map(int, numbers.split())) == list(values), name
-    assert f"the path {trie.path(0).tolist()} and the leaf {trie.leaf[0]}:" in trie_module.__doc__
+    assert f"first title has the nodes {trie.title_nodes[0].tolist()}:" in trie_module.__doc__
 
 
 def test_several_nodes_have_their_children_padded_to_the_widest():

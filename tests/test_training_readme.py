@@ -48,7 +48,7 @@ def trie_of_titles():
 def by_the_code(title, softmax, temperature):
     """The probability of a title, from `child_log_softmax` and the trie."""
     trie, total = trie_of_titles(), 0.0
-    for length, node in enumerate(trie.path(TITLES.index(title))):
+    for length, node in enumerate(trie.parent[trie.title_nodes[TITLES.index(title)]]):
         logits = torch.tensor([LOGITS[title[:length]]]) / temperature
         children, real = trie.children(np.array([node]))
         tokens = trie.token[children]

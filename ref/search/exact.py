@@ -60,7 +60,7 @@ def nodes_to_compute(trie, titles, softmax):
     else:
         wanted = np.zeros(len(trie.token), bool)
         for title in titles:
-            wanted[trie.path(title)] = True
+            wanted[trie.parent[trie.title_nodes[title]]] = True  # where its tokens are chosen
     needed = trie.branches if softmax == "catalogue" else trie.num_children > 0
     nodes = np.flatnonzero(wanted & needed)
     return nodes[np.argsort(trie.preorder[nodes])]
