@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from ref.golden import case as cases
-from ref.golden import pattern
+from ref.golden import pattern, remarks
 from ref.golden.compare import deviation, tolerance
 from ref.golden.copies import copy_of
 from ref.golden.plants import plant_all
@@ -46,6 +46,7 @@ class Diagnosis:
     tried: how many pairs were tried, and of how many.
     nearest: (bug, score from 0 to 1, names of the failing cases where it makes the same), where
         none fits.
+    is_told: whether remarks on the cases tell all: right in another shape or order of axes.
     remarks: sentences on what deviates without being a known bug.
     next_case: (name, those of the equal bugs or pairs that show there), where it would tell more.
     """
@@ -55,6 +56,7 @@ class Diagnosis:
     pairs: list = field(default_factory=list)
     tried: tuple = (0, 0)
     nearest: list = field(default_factory=list)
+    is_told: bool = False
     remarks: list = field(default_factory=list)
     next_case: tuple | None = None
     failing: list = field(default_factory=list)  # names of cases where something decisive deviates
@@ -62,7 +64,7 @@ class Diagnosis:
     @property
     def is_unknown(self):
         """Whether something decisive deviates, and no known bug makes it."""
-        return bool(self.failing) and not self.equal and not self.pairs
+        return bool(self.failing) and not (self.equal or self.pairs or self.is_told)
 
 
 def outputs_with(bugs, case):
@@ -215,7 +217,7 @@ def diagnose(comparisons, seconds=None):
         diagnosis.remarks.append(pattern.only_intermediates(comparisons))
         return diagnosis
     find_bugs(suspects, diagnosis, SECONDS_FOR_PAIRS if seconds is None else seconds)
-    if not diagnosis.equal and not diagnosis.pairs:
+    if diagnosis.is_unknown:
         diagnosis.remarks += pattern.rounding(suspects.comparisons)
     diagnosis.remarks += pattern.of_failing(suspects.failing, suspects.passing)
     return diagnosis
@@ -230,10 +232,25 @@ def find_bugs(suspects, diagnosis, seconds):
             diagnosis.equal.append((bug, misfit))
     diagnosis.equal.sort(key=lambda pair: pair[1])
     if not diagnosis.equal:
+        diagnosis.is_told = all(is_another_convention(c) for c in suspects.failing)
+    if diagnosis.is_unknown:
         find_pairs(suspects, possible, diagnosis, seconds)
-    if not diagnosis.equal and not diagnosis.pairs:
+    if diagnosis.is_unknown:
         diagnosis.nearest = nearest_bugs(suspects, possible)
     diagnosis.next_case = case_to_run_next(suspects, diagnosis)
+
+
+def is_another_convention(comparison):
+    """Whether all decisive numbers are right but for shapes, axes or what a mask's 1 means.
+
+    The first tensor that deviates has to be so, too: it is the one on which a remark is printed.
+    """
+    decisive = set(comparison.evidence) & set(comparison.deviating)
+    for name in decisive | {comparison.first.tensor}:
+        values, expected = comparison.computed[name].values, comparison.case.tensors[name]
+        if not remarks.on_convention(name, values, expected):
+            return False
+    return True
 
 
 def find_pairs(suspects, possible, diagnosis, seconds):

@@ -95,21 +95,38 @@ def is_at_padding_only(values, segment_ids):
 
 def on_values(name, values, expected):
     """Sentences on a tensor without NaN that deviates: a simple relation to the expected one."""
+    return on_convention(name, values, expected) or on_factor(values, expected)
+
+
+def on_convention(name, values, expected):
+    """Sentences on a tensor that is right but for its shape, its axes, or what a mask's 1 means."""
     if name.endswith(".mask"):
         return on_mask(values, expected)
-    if expected.dtype.kind != "f" or expected.size < 2 or not np.isfinite(expected).all():
-        return []
-    if not np.isfinite(values).all() or not expected.any():
+    if not are_real_numbers(values, expected):
         return []
     if values.shape != expected.shape:
         return on_shape(values, expected)
+    return [f"right {how}" for how in rearranged(values, expected)]
+
+
+def on_factor(values, expected):
+    """Sentences on a tensor that is a multiple of the expected one."""
+    if not are_real_numbers(values, expected) or values.shape != expected.shape:
+        return []
     if not values.any():
         return ["every number is 0"]
     factor = float((values * expected).sum() / (expected * expected).sum())
     is_multiple = is_close(values, factor * expected) and abs(factor) > ROUNDING
     if is_multiple and f"{factor:.4g}" != "1":
         return [f"all numbers are {factor:.4g} times the expected ones"]
-    return [f"right {how}" for how in rearranged(values, expected)]
+    return []
+
+
+def are_real_numbers(values, expected):
+    """Whether several real numbers are expected, not all 0, and all are finite on both sides."""
+    if expected.dtype.kind != "f" or expected.size < 2 or not expected.any():
+        return False
+    return bool(np.isfinite(expected).all() and np.isfinite(values).all())
 
 
 def on_mask(values, expected):

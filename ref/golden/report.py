@@ -68,7 +68,9 @@ def print_diagnosis(diagnosis):
             f"What was given does not tell these {len(diagnosis.equal)} apart; "
             "the best fit comes first."
         )
-    if diagnosis.pairs:
+    if diagnosis.is_told:
+        print("The numbers are right in another shape or convention: see the lines above.")
+    elif diagnosis.pairs:
         print_pairs(diagnosis)
     elif diagnosis.is_unknown:
         print_unknown(diagnosis)

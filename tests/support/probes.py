@@ -198,6 +198,10 @@ def turned(values, case):
     return values.swapaxes(-1, -2)
 
 
+def turned_or_rounded(values, case):
+    return values.round() if case.name == "biases" else turned(values, case)
+
+
 RIGHT = "cases are right"
 NO_DIAGNOSIS = ("Diagnosis", "FAIL")
 PROBES = {
@@ -321,8 +325,19 @@ PROBES = {
         NO_BUG,
     ),
     # wrong shapes
-    "transposed": Probe(logits(turned), "right with the axes in the order (0, 2, 1)"),
-    "flattened": Probe(logits(lambda v, case: v.reshape(-1, v.shape[-1])), "only the shape is not"),
+    "transposed": Probe(
+        logits(turned), "right with the axes in the order (0, 2, 1)", (), (NO_BUG,)
+    ),
+    "transposed, and in one case other numbers": Probe(logits(turned_or_rounded), NO_BUG),
+    "flattened": Probe(
+        logits(lambda v, case: v.reshape(-1, v.shape[-1])), "only the shape is not", (), (NO_BUG,)
+    ),
+    "masks alone, additive": Probe(
+        only_intermediates("mask", lambda v, case: np.where(v, 0.0, -np.inf)),
+        "right in another shape or convention",
+        (),
+        (NO_BUG,),
+    ),
     "a token short": Probe(logits(lambda v, case: v[:, 1:]), "logits has the shape"),
     "heads behind tokens": Probe(
         intermediates("q", lambda v, case: v.swapaxes(1, 2)), "what deviates is only on the way"
