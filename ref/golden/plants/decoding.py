@@ -48,6 +48,8 @@ STEPS = {
     "decode-mask-of-first-slot": "mask-of-first-row",
     "decode-mask-of-first-layer": "mask-of-first-layer",
     "decode-mask-of-last-layer": "mask-of-last-layer",
+    "decode-row-one-key-late": "mask-one-key-late",
+    "decode-row-of-token-before": "mask-one-query-late",
     "decode-schedule-reversed": "schedule-reversed",
     "decode-layers-counted-from-one": "layers-counted-from-one",
     "decode-mask-on-first-head-only": "mask-on-first-head-only",

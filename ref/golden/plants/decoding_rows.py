@@ -47,18 +47,33 @@ def dropped_keys(kind, is_dropped):
     """Keys that layers of a kind do not hold. is_dropped(segment ids (W, T), indices (T,), P)."""
 
     def plant(copy, case):
-        L = case.config["num_hidden_layers"]
-        has_kind = np.array([layer_kind(i, L, case.scheme) == kind for i in range(L)])
+        is_of_kind = layers_of(kind, case)
 
         def change(rows, segment_ids, P):
             index = np.arange(rows.shape[-1])
             dropped = is_dropped(segment_ids, index, P) & (index < index[-1])
             dropped = np.broadcast_to(dropped, segment_ids.shape)  # (W, T)
-            return rows & ~(has_kind[:, None, None, None] & dropped[None, :, None])
+            return rows & ~(is_of_kind & dropped[None, :, None])
 
         return changed_rows(change)(copy, case)
 
     return plant
+
+
+def layers_of(kind, case):
+    """Which layers carry the mask of a kind: bool (L, 1, 1, 1)."""
+    L = case.config["num_hidden_layers"]
+    is_of_kind = [layer_kind(i, L, case.scheme) == kind for i in range(L)]
+    return np.array(is_of_kind)[:, None, None, None]
+
+
+def see_key_before_in_cr(copy, case):
+    def change(rows, segment_ids, P):
+        index = np.arange(rows.shape[-1])
+        is_key_before = (index == index[-1] - 1) & (index >= P)  # (T,)
+        return rows | (layers_of("CR", case) & is_key_before)
+
+    return changed_rows(change)(copy, case)
 
 
 def row_from_start(rows, segment_ids, P):
@@ -160,11 +175,15 @@ ROWS = {
     "decode-drops-history-in-in": dropped_keys("IN", lambda s, k, P: (s >= 1) & (k < P)),
     "decode-drops-text-in-in": dropped_keys("IN", lambda s, k, P: s == 0),
     "decode-drops-text-in-cr": dropped_keys("CR", lambda s, k, P: s == 0),
+    "decode-drops-history-in-cr": dropped_keys("CR", lambda s, k, P: (s >= 1) & (k < P)),
     "decode-drops-generated-in-cr": dropped_keys("CR", lambda s, k, P: k >= P),
+    "decode-key-before-seen-in-cr": see_key_before_in_cr,
+    "decode-window-of-16": hidden_keys(lambda k, P, T: k < T - 16),
     "decode-window-of-128": hidden_keys(lambda k, P, T: k < T - 128),
     "decode-window-of-256": hidden_keys(lambda k, P, T: k < T - 256),
     "decode-window-of-512": hidden_keys(lambda k, P, T: k < T - 512),
     "decode-ring-of-16": hidden_keys(lambda k, P, T: (k >= P) & (k < T - PAGE)),
+    "decode-writes-clamped-at-prompt": hidden_keys(lambda k, P, T: (k >= P - 1) & (k < T - 1)),
     "decode-last-page-missed": hidden_keys(
         lambda k, P, T: (k >= (T - 1) // PAGE * PAGE) & (k < T - 1)
     ),

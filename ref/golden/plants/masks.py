@@ -56,6 +56,21 @@ def masked_in_first_heads(count):
     return changed_softmax(change)
 
 
+def rows_in_turn(scores, mask, plain):
+    """The B * H heads of row 0, row 1, ... have the masks 0, 1, ..., B - 1, 0, 1, ..."""
+    B, H = scores.shape[:2]
+    turn = np.arange(B * H).reshape(B, H) % B  # whose mask each head has
+    of_heads = [softmax(scores[:, h : h + 1], mask[turn[:, h]]) for h in range(H)]
+    return np.concatenate(of_heads, axis=1)
+
+
+def one_late(masks, axis):
+    """Shift the masks (L, B, T, T) by one key or query; nothing is seen at the first."""
+    late = np.roll(masks, 1, axis=axis)
+    np.moveaxis(late, axis, 0)[0] = False
+    return late
+
+
 def masked_up_to(length):
     """Queries from index length(T) on have the plain causal mask."""
 
@@ -162,6 +177,12 @@ MASKS = {
         changed_masks(lambda masks, s: masks.swapaxes(-1, -2)),
     "mask-of-first-row":
         changed_masks(lambda masks, s: masks[:, :1].repeat(masks.shape[1], axis=1)),
+    "mask-of-rows-in-turn":
+        changed_softmax(rows_in_turn),
+    "mask-one-key-late":
+        changed_masks(lambda masks, s: one_late(masks, axis=-1)),
+    "mask-one-query-late":
+        changed_masks(lambda masks, s: one_late(masks, axis=-2)),
     "mask-ends-at-128":
         masked_up_to(lambda T: 128),
     "mask-ends-at-256":

@@ -32,6 +32,16 @@ def restart_at_items(segment_ids, positions):
     return restarted
 
 
+def restart_at_runs(segment_ids, positions):
+    """Each run of equal segment ids counts from 0."""
+    restarted = np.zeros_like(positions)
+    for s, of_row in zip(segment_ids, restarted):
+        for j in range(1, len(s)):
+            if s[j] == s[j - 1]:
+                of_row[j] = of_row[j - 1] + 1
+    return restarted
+
+
 def ignore_positions(copy, case):
     return {"position_ids": None}
 
@@ -123,6 +133,7 @@ def llama3_unblended(frequencies, rope):
 POSITIONS = {
     "positions-count-padding": changed_positions(count_padding),
     "positions-restart-at-items": changed_positions(restart_at_items),
+    "positions-restart-at-runs": changed_positions(restart_at_runs),
     "positions-are-segments": changed_positions(lambda s, positions: np.maximum(s, 0)),
     "positions-clamped-at-255": changed_positions(lambda s, positions: np.minimum(positions, 255)),
     "positions-clamped-at-511": changed_positions(lambda s, positions: np.minimum(positions, 511)),

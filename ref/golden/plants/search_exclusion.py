@@ -133,6 +133,18 @@ def masked_before_softmax(copy, case):
     return {}
 
 
+def renormalized(copy, case):
+    right = copy.beam_search
+
+    def beam_search(given, n):
+        left = set(given.titles) - definition.excluded_titles(given, n)
+        total = sum(np.exp(copy.title_log_prob(given, n, title)) for title in left)
+        return [(number, score - np.log(total)) for number, score in right(given, n)]
+
+    copy.beam_search = beam_search
+    return {}
+
+
 def may_come(given, n, prefix, token):
     """Is a token no continuation of a title, or one that leads to a title that may be listed?"""
     if token not in definition.continuations(given.titles, prefix):
@@ -151,4 +163,5 @@ EXCLUSION = {
     "search-excluded-but-not-equal-ones": equal_ones_stay,
     "search-excluded-without-log-prob": without_log_prob,
     "search-excluded-masked-before-softmax": masked_before_softmax,
+    "search-excluded-renormalized": renormalized,
 }
