@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ref.data.dataset import load
+from ref.training.options import parse_options
 
 from study import (
     differences,
@@ -477,6 +478,17 @@ def test_the_committed_runs_are_figures_and_small():
     others = {text for text in strings if not re.fullmatch("[a-zA-Z0-9_@/.+=,-]*", text)}
     assert others == {"most popular", "co-occurrence, last item", "co-occurrence, ten items"}
     assert strings.isdisjoint(load().titles)
+
+
+def test_the_committed_runs_are_those_of_the_defaults_but_for_split_schedule_and_seed():
+    defaults = json.loads(json.dumps(vars(parse_options([])), default=str))
+    others = {"min_user", "test_items", "intra_layers", "cross_layers", "seed", "threads"}
+    for of_run in records.read(report.HERE / "ten_targets.jsonl").values():
+        if isinstance(of_run.get("schedule"), list):
+            options = of_run["options"]
+            assert {"batch_size", "lr", "dropout"} < options.keys() <= defaults.keys()
+            changed = {name for name in options if options[name] != defaults[name]}
+            assert changed <= others | ({"epochs", "patience"} if "percent" in of_run else set())
 
 
 def test_the_committed_differences_are_the_means_of_the_packed_numbers():
