@@ -216,6 +216,13 @@ def test_forward_under_a_mask_a_layer_is_that_of_transformers_with_the_same_mask
     assert_close(numpy_logits(model, config, input_ids, segment_ids, **fields), expected)
 
 
+def test_a_head_is_as_wide_as_head_dim_says_or_else_hidden_size_over_heads():
+    config = {"hidden_size": 24, "num_attention_heads": 3}
+    assert llama_numpy.head_dim(config) == 8
+    assert llama_numpy.head_dim(config | {"head_dim": None}) == 8
+    assert llama_numpy.head_dim(config | {"head_dim": 6}) == 6
+
+
 def test_settings_of_transformers_four_give_the_frequencies_of_five():
     shape = {"hidden_size": 8, "num_attention_heads": 1}
     four = shape | {"rope_theta": 77.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
