@@ -253,6 +253,17 @@ def test_layers_that_the_dump_lacks_are_told_and_counted_by_the_option(run):
     assert "6 of 6 layers are what the scheme says\nnot in the dump: layers 4, 7" in report
 
 
+@pytest.mark.parametrize(
+    "num_bugs, words", [(2, "tell these apart"), (7, "these and 2 more apart")]
+)
+def test_that_a_dump_does_not_tell_several_bugs_apart_is_said(num_bugs, words, capsys):
+    bugs = list(audit.BUGS)[:num_bugs]
+    audit.print_bugs(bugs)
+    text = capsys.readouterr().out
+    assert f"1. {bugs[0]} (" in text
+    assert words in text
+
+
 def test_json_holds_the_same(run):
     code, report = run(planted_dump(audit.BUGS["kinds-exchanged"]), "--json")
     values = json.loads(report, parse_constant=pytest.fail)

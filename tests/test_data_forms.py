@@ -88,7 +88,11 @@ FORMS = {
     "RecBole": recbole(RATED, TITLES),
     "tsv": {
         "interactions.tsv": table(("user", "item", "time"), ROWS, "\t"),
-        "items.tsv": table(("item", "name"), TITLES.items(), "\t"),
+        "items.tsv": table(  # more commas than tabs in its first line
+            ("item", "name", "all, some, few, or no remarks"),
+            [(item, title, "none") for item, title in TITLES.items()],
+            "\t",
+        ),
     },
     "semicolons": {
         "interactions.csv": table(("user_id", "item_id", "timestamp"), ROWS, ";"),

@@ -587,3 +587,14 @@ def test_a_case_with_a_field_of_a_wrong_type_is_refused_by_name(tmp_path, field,
 
     with pytest.raises(ValueError, match=rf"case\.json: {field} is .*; expected {expected}"):
         cases.load("case", tmp_path)
+
+
+def test_a_case_that_lists_a_tensor_which_its_file_lacks_is_refused_by_name(tmp_path):
+    shutil.copytree(cases.FOLDER / "biases", tmp_path / "case")
+    path = tmp_path / "case" / "case.json"
+    info = json.loads(path.read_text())
+    info["outputs"].append("layers.99.q")
+    path.write_text(json.dumps(info))
+
+    with pytest.raises(ValueError, match=r"tensors\.safetensors: holds no 'layers\.99\.q'"):
+        cases.load("case", tmp_path)

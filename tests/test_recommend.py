@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import sys
 from dataclasses import asdict, replace
 
@@ -74,6 +75,7 @@ def exact_order(recommender, history):
         ("toy story 2", "Toy Story 2 (1999)"),
         ("schindlers list", "Schindler's List (1993)"),
         ("sabrina 1954", "Sabrina (1954)"),
+        ("sabrna 1954", "Sabrina (1954)"),
         ("matrx", "Matrix, The (1999)"),
         ("seven", "Seven (a.k.a. Se7en) (1995)"),
         ("se7en", "Seven (a.k.a. Se7en) (1995)"),
@@ -104,6 +106,13 @@ def test_settings_below_one_are_refused(tiny_model, tmp_path, name):
     with pytest.raises(
         ValueError, match=f"recommender.json: {name} is 0; expected an integer of 1"
     ):
+        Recommender.load(folder)
+
+
+def test_a_model_without_its_catalogue_is_refused_with_what_to_do(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "catalogue.json").unlink()
+    with pytest.raises(FileNotFoundError, match="catalogue.json: no such file.*give a list of"):
         Recommender.load(folder)
 
 
@@ -392,6 +401,7 @@ def test_users_to_whom_nothing_is_recommended_are_counted(to_all, tmp_path):
     candidates = tmp_path / "candidates.txt"
     candidates.write_text("\n".join(MADE_UP_TITLES[1:3]), encoding="utf-8")
     ended, recommended = to_all(folder, "--candidates", candidates)
+    assert "1 items without a title left out ('untitled'), and 1 interactions" in ended.out
     assert "1 of 3 users have no title left" in ended.out
     assert "2 users, 10 titles each at most\n1 of them get none: they have chosen all" in ended.out
     assert [title for title, _ in recommended["u"]] == [MADE_UP_TITLES[2]]

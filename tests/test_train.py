@@ -386,6 +386,15 @@ def test_the_log_counts_tokens_a_second_and_dropped_items_of_what_counts(monkeyp
     assert (record["tokens_per_second"], record["dropped"], record["train"]) == (160, 9, 3.0)
 
 
+def test_the_recent_loss_is_the_mean_over_what_the_last_hundred_steps_predicted():
+    counting = tally.Tally()
+    share = SimpleNamespace(is_real=True, batch=SimpleNamespace(real_tokens=1, dropped=0))
+    for nats in (1000.0, *[6.0] * 99, 106.0):
+        counting.begin_step(num_predicted=4)
+        counting.add(share, nats)
+    assert counting.recent_loss() == (99 * 6 + 106) / 400
+
+
 def test_epochs_are_passes_over_all_windows_and_dropped_items_are_said(tmp_path, run, prepared):
     length = 2 * len(CROWDED_TITLES["i3"]) + 4  # 2 long titles with 1 or 2 short ones
     data, llm = write_crowded(tmp_path, length)
