@@ -296,6 +296,11 @@ def set_environment(monkeypatch, world_size):
     return port
 
 
+def test_the_environment_of_a_single_process_of_torchrun_is_taken(monkeypatch):
+    set_environment(monkeypatch, 1)
+    assert processes.refuse_half_an_environment() is None
+
+
 def test_processes_that_have_come_may_take_their_time(monkeypatch):
     set_environment(monkeypatch, 1)
     assert processes.meet().timeout == timedelta(minutes=30)  # PyTorch's own
