@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ref.golden import case as cases
-from ref.golden import compare, diagnosis, report
+from ref.golden import compare, diagnosis, pattern, report
 from ref.golden.stages import STAGES, all_bugs
 
 from support import known_bugs
@@ -112,6 +112,13 @@ def test_a_later_stage_is_diagnosed_where_the_model_is_right(capsys):
 def test_what_failing_cases_have_in_common_is_said(capsys):
     text = told(comparisons_of(with_bugs("rope-llama3-as-linear")), capsys)
     assert "Exactly the 2 cases with 'rope llama3' fail." in text
+
+
+def test_one_failing_case_is_not_told_as_many():
+    assert pattern.exactly(["case"], "'padding'") == "one case fails, the only one with 'padding'"
+    assert (
+        pattern.exactly(["case", "other"], "'padding'") == "exactly the 2 cases with 'padding' fail"
+    )
 
 
 def test_that_only_the_longest_cases_fail_is_said(capsys):

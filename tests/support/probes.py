@@ -306,7 +306,9 @@ PROBES = {
     "NaN in the loss": Probe(loss_alone(lambda v: v * np.nan), "NaN in the loss alone"),
     # wrong numbers of no bug
     "infinite": Probe(logits(lambda v, case: np.where(v == v.max(), np.inf, v)), NO_BUG),
-    "noise as large as the numbers": Probe(decisive(with_noise(1.0)), NO_BUG),
+    "noise as large as the numbers": Probe(
+        decisive(with_noise(1.0)), NO_BUG, (), ("If that is meant: --precision",)
+    ),
     "noise of a third": Probe(decisive(with_noise(0.33), "float32"), NO_BUG),
     "other numbers": Probe(decisive(lambda v, random: random.normal(size=v.shape)), NO_BUG),
     "zeros": Probe(logits(lambda v, case: 0 * v), "every number is 0"),
