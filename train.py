@@ -215,7 +215,7 @@ def prepare_objectives(options, data, encoder, settings):
     places = np.append(validation_targets, data.possible_targets(loss))
     if len(places):
         # of the targets with the item before each, the longest pair: if it fits, all do
-        tokens = objective.title_lengths[data.items]
+        tokens = trie.title_lengths[data.items]
         longest = places[(tokens[places] + tokens[places - 1]).argmax()]
         target_objective.batch([data.items[longest - 1 : longest + 1]])
     if len(data.test):
@@ -229,7 +229,7 @@ def refuse_what_cannot_be_evaluated(data, objective):
     evaluate.py keeps room for the longest title behind each prompt, whatever the target is.
     """
     last_shown = data.items[data.test.ends - 2]
-    longest = last_shown[objective.title_lengths[last_shown].argmax()]
+    longest = last_shown[objective.trie.title_lengths[last_shown].argmax()]
     try:
         objective.encoder.encode([data.titles[longest]], reserve=objective.trie.longest)
     except ValueError as error:

@@ -85,7 +85,6 @@ class Objective:
         self.titles = titles
         self.settings = settings
         self.loss = loss
-        self.title_lengths = trie.depth[trie.leaf]  # tokens, with those around the title
 
     def batch(self, windows, device="cpu") -> Batch:
         """The batch of some windows: an int array each, a history and, last, its target.

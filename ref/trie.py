@@ -133,6 +133,11 @@ class Trie:
         return self.title[self.leaf]
 
     @property
+    def title_lengths(self):
+        """The number of tokens of each title, those around it included: int (S,)."""
+        return self.depth[self.leaf]
+
+    @property
     def longest(self):
         """The number of tokens of the longest title."""
         return len(self.levels) - 2

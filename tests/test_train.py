@@ -346,7 +346,9 @@ def test_the_batches_of_an_epoch_are_all_its_windows_sorted_within_pools_of_32_b
     run = prepared()
     windows = run.data.training_windows("titles", np.random.default_rng(0))
     windows = windows[np.arange(150) % len(windows)]  # two pools of 64 and half a one
-    lengths = [run.objective.title_lengths[w].sum() for w in batches.items_of(windows, run.data)]
+    lengths = [
+        run.objective.trie.title_lengths[w].sum() for w in batches.items_of(windows, run.data)
+    ]
     expected = []
     for begin in range(0, 150, 64):
         pool = range(begin, min(begin + 64, 150))

@@ -22,7 +22,7 @@ def batches_of_similar_length(windows, data, objective, batch_size, rng):
     Shuffled, sorted by their number of tokens within pools of 32 batches, then the batches
     shuffled. Returns a list of Windows.
     """
-    tokens_before = np.append(0, objective.title_lengths[data.items].cumsum())
+    tokens_before = np.append(0, objective.trie.title_lengths[data.items].cumsum())
     lengths = tokens_before[windows.ends] - tokens_before[windows.starts]
     order = rng.permutation(len(windows))
     batches = []
