@@ -651,8 +651,12 @@ def test_a_seen_title_is_excluded_under_every_name_that_reads_the_same(report_of
 def test_a_folder_without_settings_says_with_which_masks_it_is_asked(tmp_path, scheme, words):
     settings = Settings(LAYOUTS["lines"], "full", 1.0)
     assert words in protocol.note_on_defaults(tmp_path, settings, scheme)
+
+
+def test_a_folder_with_settings_needs_no_such_note(tmp_path):
+    settings = Settings(LAYOUTS["lines"], "full", 1.0)
     settings.save(tmp_path)
-    assert protocol.note_on_defaults(tmp_path, settings, scheme) is None
+    assert protocol.note_on_defaults(tmp_path, settings, MaskScheme()) is None
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -257,6 +257,14 @@ def test_numbers_of_no_known_bug_are_said_to_be_of_none(golden_cases, check):
     assert "No known bug makes these numbers" in report
 
 
+@pytest.mark.parametrize("axes, is_told", [((0, 2, 1), True), ((0, 1, 2), False)])
+def test_json_says_whether_remarks_tell_all(golden_cases, check, axes, is_told):
+    wrong = golden_cases["plain-causal"].outputs["logits"].transpose(axes) + (not is_told)
+    code, report = check("plain-causal", {"logits": wrong}, "--json")
+    assert code == 1
+    assert json.loads(report)["diagnosis"][0]["is_told"] == is_told
+
+
 def test_json_holds_no_constant_that_json_does_not_have(golden_cases, check):
     wrong = np.full_like(golden_cases["plain-causal"].outputs["logits"], np.nan)
     code, report = check("plain-causal", {"logits": wrong}, "--json")

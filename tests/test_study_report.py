@@ -481,9 +481,8 @@ def test_the_committed_runs_are_figures_and_small():
 
 
 def test_the_committed_runs_are_those_of_the_defaults_but_for_split_schedule_and_seed():
-    defaults = vars(parse_options([])) | {
-        "item_dropout": 0.0
-    }  # an option that is gone, and was off
+    # item_dropout was an option then, and off
+    defaults = vars(parse_options([])) | {"item_dropout": 0.0}
     others = {"min_user", "test_items", "intra_layers", "cross_layers", "seed", "threads"}
     for of_run in records.read(report.HERE / "ten_targets.jsonl").values():
         if isinstance(of_run.get("schedule"), list):
@@ -493,17 +492,56 @@ def test_the_committed_runs_are_those_of_the_defaults_but_for_split_schedule_and
             assert changed <= others | ({"epochs", "patience"} if "percent" in of_run else set())
 
 
-def test_the_committed_differences_are_the_means_of_the_packed_numbers():
-    numbers = {}  # schedule -> of each run its likelihoods in hundredths
+def likelihoods_by_hand():
+    """{schedule: {seed: likelihoods in hundredths}} of the committed runs."""
+    numbers = {}
     for line in (report.HERE / "ten_targets.jsonl").read_text().splitlines():
         of_run = json.loads(line)
         if "nll" in of_run:
             schedule = of_run["schedule"]
             schedule = schedule if schedule == "SASRec" else "/".join(map(str, schedule))
-            numbers.setdefault(schedule, []).append(numbers_by_hand(of_run["nll"]))
-    means = {schedule: np.mean(of_runs) / 100 for schedule, of_runs in numbers.items()}
-    readme = (report.HERE / "README.md").read_text()
+            by_seed = numbers.setdefault(schedule, {})
+            by_seed[of_run["seed"]] = numbers_by_hand(of_run["nll"])
+    return numbers
+
+
+def mean_nll(of_seeds):
+    """The mean over all seeds and targets of {seed: likelihoods in hundredths}."""
+    return np.mean(list(of_seeds.values())) / 100
+
+
+def test_the_committed_differences_are_the_means_of_the_packed_numbers():
+    numbers = likelihoods_by_hand()
+    causal = mean_nll(numbers["0/0"])
     for schedule in ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec"):
-        begin = f"\n| {schedule} | {len(numbers[schedule])} | {means[schedule]:.3f} ["
-        row = readme.partition(begin)[2].splitlines()[0]
-        assert f"| {means[schedule] - means['0/0']:.3f} [" in row
+        mean = mean_nll(numbers[schedule])
+        begin = f"\n| {schedule} | {len(numbers[schedule])} | {mean:.3f} ["
+        row = README.partition(begin)[2].splitlines()[0]
+        assert f"| {mean - causal:.3f} [" in row
+
+
+def test_the_differences_seed_by_seed_in_the_text_are_those_of_the_packed_numbers():
+    numbers, text = likelihoods_by_hand(), " ".join(README.split())
+    for schedule in ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2"):
+        of_seeds = []
+        for seed in range(5):
+            difference = np.subtract(numbers[schedule][seed], numbers["0/0"][seed]).mean() / 100
+            of_seeds.append(f"{difference:.3f}".replace("-", "−"))
+        assert ", ".join(of_seeds) in text, schedule
+
+
+@pytest.mark.parametrize(
+    "schedule, other, words",
+    [
+        ("1/1", "1/0", "1/1 is behind 1/0 by {}"),
+        ("1/2", "1/1", "1/2 and 1/1 differ by {}"),
+        ("2/1", "1/1", "2/1 is behind 1/1 by {}"),
+    ],
+)
+def test_the_differences_of_two_schedules_in_the_text_are_those_of_the_runs(schedule, other, words):
+    by_schedule = ten_targets.Group("movielens").by_schedule(
+        records.read(report.HERE / "ten_targets.jsonl")
+    )
+    values = ten_targets.differences(by_schedule[schedule], by_schedule[other])
+    interval = intervals.interval_text(values).replace("-", "−")
+    assert words.format(interval) in " ".join(README.split())

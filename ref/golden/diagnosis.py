@@ -46,7 +46,8 @@ class Diagnosis:
     tried: how many pairs were tried, and of how many.
     nearest: (bug, score from 0 to 1, names of the failing cases where it makes the same), where
         none fits.
-    is_told: whether remarks on the cases tell all: right in another shape or order of axes.
+    is_told: whether remarks on the cases tell all: right in another shape, order of axes or
+        convention of masks.
     remarks: sentences on what deviates without being a known bug.
     next_case: (name, those of the equal bugs or pairs that show there), where it would tell more.
     """
@@ -63,7 +64,7 @@ class Diagnosis:
 
     @property
     def is_unknown(self):
-        """Whether something decisive deviates, and no known bug makes it."""
+        """Whether something decisive deviates that no known bug makes and no remark explains."""
         return bool(self.failing) and not (self.equal or self.pairs or self.is_told)
 
 

@@ -102,7 +102,7 @@ def on_convention(name, values, expected):
     """Sentences on a tensor that is right but for its shape, its axes, or what a mask's 1 means."""
     if name.endswith(".mask"):
         return on_mask(values, expected)
-    if not are_real_numbers(values, expected):
+    if not are_finite_numbers(values, expected):
         return []
     if values.shape != expected.shape:
         return on_shape(values, expected)
@@ -111,7 +111,7 @@ def on_convention(name, values, expected):
 
 def on_factor(values, expected):
     """Sentences on a tensor that is a multiple of the expected one."""
-    if not are_real_numbers(values, expected) or values.shape != expected.shape:
+    if not are_finite_numbers(values, expected) or values.shape != expected.shape:
         return []
     if not values.any():
         return ["every number is 0"]
@@ -122,7 +122,7 @@ def on_factor(values, expected):
     return []
 
 
-def are_real_numbers(values, expected):
+def are_finite_numbers(values, expected):
     """Whether several real numbers are expected, not all 0, and all are finite on both sides."""
     if expected.dtype.kind != "f" or expected.size < 2 or not expected.any():
         return False

@@ -151,6 +151,7 @@ def diagnosis_as_json(diagnosis):
     return {"stage": diagnosis.stage, "bugs": bugs, "nearest": nearest} | {
         "pairs": [pair for pair, _ in diagnosis.pairs],
         "pairs_tried": diagnosis.tried,
+        "is_told": diagnosis.is_told,
         "remarks": diagnosis.remarks,
         "next_case": diagnosis.next_case,
     }

@@ -68,6 +68,8 @@ def layers_of(kind, case):
 
 
 def see_key_before_in_cr(copy, case):
+    """CR layers allow the newest but one key, where it is generated."""
+
     def change(rows, segment_ids, P):
         index = np.arange(rows.shape[-1])
         is_key_before = (index == index[-1] - 1) & (index >= P)  # (T,)

@@ -109,6 +109,7 @@ def ended_anywhere(given, candidates):
 
 
 def ended_among_twice_width(given, candidates):
+    """Whole titles among the best 2 * width candidates finish."""
     return ended_anywhere(given, candidates[: 2 * given.width])
 
 

@@ -134,6 +134,7 @@ def masked_before_softmax(copy, case):
 
 
 def renormalized(copy, case):
+    """The probability of all titles that may be listed is taken out of each score."""
     right = copy.beam_search
 
     def beam_search(given, n):
