@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import evaluate
+from ref import llama
 from ref.data.dataset import EMBEDDED, load
 from ref.masks import MaskScheme, build_masks
 from ref.report.targets import targets_of
 from ref.training.options import parse_options
 
-from study import part_of_users, records, run, smollm
+from study import part_of_users, pretrained, records, run, smollm
 from study.part_of_users import part_of
 from support.catalogue import TITLES
 from support.data import TINY, made_up_rows, write_interactions
@@ -57,6 +58,12 @@ def test_the_first_runs_of_a_data_set_compare_causal_1_0_and_1_1_over_all_seeds(
     assert {each.schedule for each in first} == {(0, 0), (1, 0), (1, 1)}
     assert [each.seed for each in first[::3]] == [0, 1, 2, 3, 4]
     assert first[0].schedule == (0, 0)
+
+
+def test_the_language_model_is_trained_with_each_schedule_seed_by_seed():
+    names = [each.name for each in run.runs_of_smollm("movielens")]
+    schedules = ("0-0", "6-6", "6-0", "0-6")
+    assert names == [f"movielens/SmolLM2/{each}/{seed}" for seed in (0, 1) for each in schedules]
 
 
 # --- records
@@ -176,8 +183,8 @@ def pretend_to_train(command):
     model = Path(options.get("--out") or options["--resume"])
     lines = [
         {"options": {"seed": 4, "lr": 0.1, "out": "here"}, "torch": "1"},
-        {"step": 5, "train": 7.0, "valid": 6.5},
-        {"step": 10, "train": 6.0, "valid": 6.75},
+        {"step": 5, "train": 7.0, "valid": 6.5, "train_by_ten_steps": [7.0]},
+        {"step": 10, "train": 6.0, "valid": 6.75, "train_by_ten_steps": [6.00004]},
     ]
     model.mkdir(parents=True, exist_ok=True)
     (model / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -193,6 +200,11 @@ def pretend_to_run_sasrec(command):
         "nll": [0.5, 2.25],
     }
     Path(options_of(command)["--json"]).write_text(json.dumps(values))
+
+
+def pretend_to_train_smollm(command):
+    pretend_to_train(command)
+    Path(command[1]).write_text("[6.123, 7.5]")
 
 
 def pretend_to_evaluate(command):
@@ -216,13 +228,16 @@ def do(tmp_path, monkeypatch):
         commands.append(words)
         if words[0] in ("train.py", "tests/study/part_of_users.py"):
             pretend_to_train(words)
+        elif words[0] == "tests/study/pretrained.py":
+            pretend_to_train_smollm(words)
         elif words[0] == "tests/study/sasrec.py":
             pretend_to_run_sasrec(words)
         else:
             pretend_to_evaluate(words)
 
     def do_one(one):
-        return run.do(one, run.Place(tmp_path, {"movielens": None})), commands
+        place = run.Place(tmp_path, {"movielens": None}, smollm=tmp_path / "smollm")
+        return run.do(one, place), commands
 
     monkeypatch.setattr(run, "call", call)
     return do_one
@@ -277,6 +292,24 @@ def test_train_py_sees_the_sequences_of_the_part_alone(tmp_path, monkeypatch, ca
     assert " 6 training sequences, 12 validation and 12 test targets" in capsys.readouterr().out
 
 
+def test_a_pretrained_model_is_trained_on_and_each_test_target_is_measured(
+    report_of, made_up_data, tiny_model, tmp_path, monkeypatch
+):
+    for owner, name in ((llama, "attend"), (llama.Block, "forward")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # given back after the test
+    model, file = tmp_path / "model", tmp_path / "nll.json"
+    split = ("--data", made_up_data, "--min-item", 1, "--test-items", 2)
+    options = ("--weights", tiny_model, "--out", model, "--max-steps", 3, "--cross-layers", 0)
+    words = ["pretrained.py", file, *split, *options, "--dtype", "bfloat16", "--threads", 1]
+    monkeypatch.setattr("sys.argv", list(map(str, words)))
+    with torch.compiler.set_stance("force_eager"):
+        assert pretrained.main() == 0
+    report = report_of(made_up_data, model, "--ranking", "full")
+    likelihoods = json.loads(file.read_text())
+    assert len(likelihoods) == 24  # two of each of twelve users
+    np.testing.assert_allclose(likelihoods, report["nll"][str(model)], atol=0.02)  # bfloat16
+
+
 def test_the_line_of_a_run_holds_figures_and_no_path(do, tmp_path):
     line, _ = do(run.Run("movielens", (2, 1), 4))
     expected = {
@@ -302,6 +335,24 @@ def test_a_run_of_sasrec_has_the_split_of_the_others_and_a_line_like_theirs(do):
     assert line["metrics"] == {"HR@10": 0.12346} and line["valid"] == [7.0, 6.5]
     assert numbers_by_hand(line["nll"]) == [50, 225]
     assert numbers_by_hand(line["ranks"]) == [3, 0]
+
+
+def test_a_run_of_the_language_model_starts_from_it_and_has_no_ranks(do, tmp_path):
+    one = run.Run("movielens", (6, 0), 1, start="SmolLM2")
+    line, commands = do(one)
+    assert commands[0][0] == "tests/study/pretrained.py"
+    options = options_of(commands[0])
+    model = str(tmp_path / "models/movielens/SmolLM2/6-0/1")
+    assert (options["--weights"], options["--out"]) == (str(tmp_path / "smollm"), model)
+    assert (options["--intra-layers"], options["--cross-layers"]) == ("6", "0")
+    assert options["--seed"] == "1"
+    assert options["--min-user"] == "25" and options["--test-items"] == "10"
+    assert (line["run"], line["start"]) == ("movielens/SmolLM2/6-0/1", "SmolLM2")
+    assert line["train_by_ten_steps"] == [7.0, 6.0] and line["valid"] == [6.5, 6.75]
+    assert numbers_by_hand(line["nll"]) == [612, 750]
+    assert "ranks" not in line and str(tmp_path) not in json.dumps(line)
+    do(one)
+    assert commands[1][2:] == ["--resume", model]
 
 
 def test_a_training_that_was_stopped_is_resumed(do, tmp_path):

@@ -108,6 +108,24 @@ def test_sasrec_has_a_row_like_a_schedule(ten_target_runs):
     assert sasrec_row == better_row.replace("| 1/1 |", "| SASRec |")
 
 
+def test_runs_of_another_start_are_compared_with_each_other_alone_and_may_lack_ranks(
+    ten_target_runs,
+):
+    runs = records.read(ten_target_runs)
+    of_new = ten_targets.table(runs, GROUP), ten_targets.slice_table(runs, GROUP)
+    for schedule, better in (("[0, 0]", "[1, 1]"), ("[1, 1]", "[0, 0]")):
+        record = runs[f"m/{better}/0"] | {"schedule": json.loads(schedule), "start": "LLM"}
+        del record["ranks"]
+        runs[f"m/LLM/{schedule}/0"] = record
+    assert (ten_targets.table(runs, GROUP), ten_targets.slice_table(runs, GROUP)) == of_new
+    started = ten_targets.Group("m", start="LLM")
+    assert ten_targets.groups(runs) == [GROUP, started]
+    head, _, causal, masked = ten_targets.table(runs, started).splitlines()
+    assert head.startswith("| m, from LLM | seeds |")
+    assert causal.startswith("| causal (0/0) | 1 |") and causal.endswith(" | – | – | – |")
+    assert masked.startswith("| 1/1 | 1 |") and " | 0.500 [0.500, 0.500]; 0 | – | – |" in masked
+
+
 def test_runs_of_a_part_of_the_users_are_compared_with_each_other_alone(ten_target_runs):
     runs = records.read(ten_target_runs)
     of_all = ten_targets.table(runs, GROUP), ten_targets.slice_table(runs, GROUP)

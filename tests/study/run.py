@@ -33,6 +33,7 @@ from study import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SASREC = "SASRec"  # in place of a schedule: sasrec.py
+SMOLLM = "SmolLM2"  # where a run starts, in place of new weights
 # (IN layers, CR layers); the first ones are those of part 3 of the plan too, so they are run first
 FIRST_SCHEDULES = ((0, 0), (1, 0), (1, 1))
 SCHEDULES = (FIRST_SCHEDULES, (SASREC,), ((0, 1), (1, 2), (2, 1), (2, 2)))
@@ -41,6 +42,12 @@ SEEDS = range(5)
 SPLIT = ("--min-user", 25, "--test-items", 10)
 SASREC_SETTING = ("--size", 64, "--dropout", 0.5)  # chosen by validation in the earlier study
 EPOCHS, PATIENCE = 12, 5  # train.py's defaults
+SMOLLM_SCHEDULES = ((0, 0), (6, 6), (6, 0), (0, 6))  # of 30 layers
+SMOLLM_SEEDS = range(2)
+SMOLLM_OPTIONS = (
+    *("--layout", "lines", "--dtype", "bfloat16", "--epochs", 2, "--batch-size", 16),
+    *("--lr", 0.0001, "--warmup", 30, "--state-every", 100),
+)
 NOT_KEPT = ("data", "out", "weights", "resume")  # paths of a machine
 
 
@@ -49,23 +56,25 @@ class Run:
     """One training and its evaluation.
 
     data: the name of a data set. schedule: (IN layers, CR layers), or SASREC. percent: of the
-    users, whose sequences are trained on.
+    users, whose sequences are trained on. start: None for a new model, or SMOLLM.
     """
 
     data: str
     schedule: tuple | str
     seed: int
     percent: int = 100
+    start: str | None = None
 
     @property
     def name(self):
         schedule = self.schedule if self.schedule == SASREC else "{}-{}".format(*self.schedule)
         users = "" if self.percent == 100 else f"/{self.percent}"
-        return f"{self.data}{users}/{schedule}/{self.seed}"
+        start = "" if self.start is None else f"/{self.start}"
+        return f"{self.data}{users}{start}/{schedule}/{self.seed}"
 
 
 def all_runs(data_sets):
-    """All runs: each data set, group by group of schedules, and at last parts of the first one."""
+    """All runs of new models: each data set, and at last parts of the first one."""
     runs = []
     for data in data_sets:
         for schedules in SCHEDULES:
@@ -80,15 +89,26 @@ def runs_of(data, schedules, percent=100):
     return [Run(data, schedule, seed, percent) for seed in SEEDS for schedule in schedules]
 
 
+def runs_of_smollm(data):
+    """Those that start from the language model."""
+    return [
+        Run(data, schedule, seed, start=SMOLLM)
+        for seed in SMOLLM_SEEDS
+        for schedule in SMOLLM_SCHEDULES
+    ]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where runs happen: results in `folder`, data in `data_folders` (None: embedded) by name.
 
-    max_steps: of each training, to try the command out; None: all.
+    smollm: folder of the language model. max_steps: of each training, to try the command out; None:
+    all.
     """
 
     folder: Path
     data_folders: dict
+    smollm: Path | None = None
     max_steps: int | None = None
 
     @property
@@ -108,7 +128,13 @@ def do(run, place):
     of_run = {"run": run.name, "data": run.data, "schedule": run.schedule, "seed": run.seed}
     if run.percent != 100:
         of_run["percent"] = run.percent
-    figures = figures_of_sasrec if run.schedule == SASREC else figures_of_hatllm
+    if run.start is not None:
+        of_run["start"] = run.start
+    figures = figures_of_hatllm
+    if run.schedule == SASREC:
+        figures = figures_of_sasrec
+    elif run.start == SMOLLM:
+        figures = figures_of_smollm
     return {
         **of_run,
         "commit": commit(),
@@ -127,6 +153,20 @@ def figures_of_hatllm(run, place, log):
     of_model = {key: values[key][str(model)] for key in ("metrics", "nll", "ranks")}
     means = {name: mean for name, (mean, _, _) in of_model["metrics"].items()}
     return training_figures(model / "log.jsonl") | ranking_figures(of_model | {"metrics": means})
+
+
+def figures_of_smollm(run, place, log):
+    """The same for the language model, without ranks: it would take hours to compute those."""
+    model, report = place.folder / "models" / run.name, log.with_suffix(".json")
+    command = ["tests/study/pretrained.py", report]
+    if (model / "log.jsonl").exists():
+        command += ["--resume", model]
+    else:
+        command += [*place.data_options(run), "--weights", place.smollm, "--out", model]
+        command += [*schedule_options(run, place), *SMOLLM_OPTIONS]
+    call(command, log)
+    likelihoods = {"nll": records.pack_nll(read_json(report, list))}
+    return training_figures(model / "log.jsonl") | curve_of(model / "log.jsonl") | likelihoods
 
 
 def figures_of_sasrec(run, place, log):
@@ -152,14 +192,18 @@ def training_command(run, place, model):
         times = 100 // run.percent
     if (model / "log.jsonl").exists():
         return [*command, "--resume", model]
+    command += [*place.data_options(run), "--out", model, *schedule_options(run, place)]
+    return [*command, "--epochs", times * EPOCHS, "--patience", times * PATIENCE]
+
+
+def schedule_options(run, place):
+    """What all trainings of the study have in common."""
     intra_layers, cross_layers = run.schedule
-    command += [*place.data_options(run), "--out", model, "--threads", 1]
-    command += [*SPLIT, "--seed", run.seed]
-    command += ["--epochs", times * EPOCHS, "--patience", times * PATIENCE]
-    command += ["--intra-layers", intra_layers, "--cross-layers", cross_layers]
+    options = [*SPLIT, "--seed", run.seed, "--threads", 1]
+    options += ["--intra-layers", intra_layers, "--cross-layers", cross_layers]
     if place.max_steps:
-        command += ["--max-steps", place.max_steps]
-    return command
+        options += ["--max-steps", place.max_steps]
+    return options
 
 
 def call(command, log):
@@ -193,6 +237,13 @@ def training_figures(log):
         "train": [round(epoch["train"], 4) for epoch in epochs],
         "valid": [round(epoch["valid"], 4) for epoch in epochs],
     }
+
+
+def curve_of(log):
+    """The training loss of every ten steps, all epochs in a row."""
+    _, *epochs = map(json.loads, log.read_text().splitlines())
+    losses = [loss for epoch in epochs for loss in epoch["train_by_ten_steps"]]
+    return {"train_by_ten_steps": [round(loss, 4) for loss in losses]}
 
 
 def ranking_figures(values):
@@ -274,9 +325,10 @@ def parse_options():
     add = parser.add_argument
     add("folder", type=Path, help="where models, logs and runs.jsonl go")
     add("--ml-100k", type=Path, metavar="FOLDER", help="MovieLens 100K, as train.py reads it")
+    add("--smollm", type=Path, metavar="FOLDER", help="the language model that smollm.py converts")
     add("--workers", type=int, default=1, help="runs at a time (default: %(default)s)")
     add("--max-steps", type=int, help="try the command out: trainings of so many steps")
-    add("--limit", type=int, help="only the first so many runs")
+    add("--only", default="", metavar="NAME", help="only the runs whose names begin like that")
     return parser.parse_args()
 
 
@@ -285,11 +337,15 @@ def main():
     data_folders = {"movielens": None}
     if options.ml_100k:
         data_folders["ml-100k"] = options.ml_100k.resolve()
-    place = Place(options.folder.resolve(), data_folders, options.max_steps)
+    smollm = options.smollm and options.smollm.resolve()
+    place = Place(options.folder.resolve(), data_folders, smollm, options.max_steps)
     place.folder.mkdir(parents=True, exist_ok=True)
     keep_targets(place)
     runs = all_runs(list(data_folders))
-    failed = work(runs[: options.limit], place, options.workers)
+    if smollm:
+        runs += runs_of_smollm("movielens")
+    runs = [run for run in runs if run.name.startswith(options.only)]
+    failed = work(runs, place, options.workers)
     return 1 if failed else 0
 
 

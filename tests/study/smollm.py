@@ -50,6 +50,7 @@ from study import records
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULES = {"causal": (0, 0), "hat": (6, 6)}  # IN and CR layers
 STEPS, BATCH = 128, 8  # 1,024 windows
+TOGETHER = 16  # targets that are measured at a time
 LORA = (
     f"--lora-rank 8 --lora-targets q_proj,k_proj,v_proj,o_proj --lr 0.001 --warmup 6 "
     f"--batch-size {BATCH} --accumulate 2 --dropout 0 --loss target --dtype bfloat16"
@@ -223,14 +224,17 @@ def likelihoods(weights, folder, part="test", limit=None):
     room for the longest title.
     """
     model, encoder, settings = recommender.load(weights)
-    data = dataset.load(folder, settings.history, settings.min_item, settings.min_user)
+    data = dataset.load(
+        folder, settings.history, settings.min_item, settings.min_user, settings.test_items
+    )
     trie = build_trie(encoder, data.titles)
     objective = Objective(encoder, trie, data.titles, settings, "target")
     windows = {"test": data.test, "valid": data.valid}[part]
     items = items_of(windows[:limit], data)
     nats = []
-    for begin in tqdm(range(0, len(items), 4), disable=None):
-        nats += evaluate.target_nll(model, objective, items[begin : begin + 4], "cpu").tolist()
+    for begin in tqdm(range(0, len(items), TOGETHER), disable=None):
+        some = items[begin : begin + TOGETHER]
+        nats += evaluate.target_nll(model, objective, some, "cpu").tolist()
     return [round(value, 3) for value in nats]
 
 

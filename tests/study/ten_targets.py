@@ -28,14 +28,17 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9
 class Group:
     """Runs that are compared with each other.
 
-    data: the name of their data set. percent: of its users, whose sequences are trained on.
+    data: the name of their data set. percent: of its users, whose sequences are trained on. start:
+    the model that they are trained from; None: new ones.
     """
 
     data: str
     percent: int = 100
+    start: str | None = None
 
     def __str__(self):
-        return self.data if self.percent == 100 else f"{self.data}, {self.percent} % of the users"
+        name = self.data if self.start is None else f"{self.data}, from {self.start}"
+        return name if self.percent == 100 else f"{name}, {self.percent} % of the users"
 
     def by_schedule(self, runs):
         """{schedule as "1/0": {seed: record}}, causal first."""
@@ -50,7 +53,7 @@ class Group:
 
 
 def group_of(record):
-    return Group(record["data"], record.get("percent", 100))
+    return Group(record["data"], record.get("percent", 100), record.get("start"))
 
 
 def groups(runs):
@@ -114,8 +117,8 @@ def table(runs, group):
             cells.append(difference_text(differences(by_seed, by_schedule["0/0"])))
         cells += [mean_of(by_seed, "HR@10"), mean_of(by_seed, "NDCG@10")]
         lines.append(table_line(cells))
-    if group.percent != 100:
-        return "\n".join(lines)
+    if group != Group(group.data):
+        return "\n".join(lines)  # counting stands in the table of new models, of all users
     for name, ranks in runs[f"targets/{group.data}"]["ranks"].items():
         counting = {0: {"ranks": ranks}}
         cells = [name, "–", "–", "–", mean_of(counting, "HR@10"), mean_of(counting, "NDCG@10")]
@@ -124,7 +127,9 @@ def table(runs, group):
 
 
 def mean_of(by_seed, metric):
-    """Mean and interval of a metric, over {seed: record}."""
+    """Mean and interval of a metric, over {seed: record}; a dash where there are no ranks."""
+    if metric != "NLL" and not all("ranks" in record for record in by_seed.values()):
+        return "–"
     return interval_text(np.array([values_of(record, metric) for record in by_seed.values()]))
 
 
