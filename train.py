@@ -259,7 +259,10 @@ def learning_rate(step, total, options):
 
 
 def train_epochs(run, progress):
-    """The training loop. It keeps `progress` current, and writes --out after every epoch."""
+    """The training loop. It writes --out after every epoch.
+
+    progress: the state.Progress that is kept current; its Tally counts losses and tokens.
+    """
     options, optimizer, tally = run.options, run.optimizer, progress.tally
     total = progress.total = progress.total or planned_steps(run)
     say_if_warmup_is_shortened(options.warmup, total)

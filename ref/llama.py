@@ -88,10 +88,10 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (x[i], x[i + D/2]) by the angle of their token: the half-split layout.
 
-    x: (B, heads, T, D); rotation: cosines and sines of the angles, (B, 1, T, D/2) each.
+    x: (B, heads, Q, D); rotation: cosines and sines of the angles, (B, 1, Q, D/2) each.
     """
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)  # (B, heads, T, D/2) each
+    first, second = x.chunk(2, dim=-1)  # (B, heads, Q, D/2) each
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
@@ -239,9 +239,9 @@ class Llama(nn.Module):
         return self.norm(x)
 
     def rotation(self, position_ids) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles of all tokens, (B, 1, T, D/2) each, in the model's dtype.
+        """Cosines and sines of the angles of some tokens, (B, 1, Q, D/2), in the model's dtype.
 
-        The angles are computed in float32 at least.
+        position_ids: int (B, Q). The angles are computed in float32 at least.
         """
         weight = self.norm.weight
         frequencies = rope_frequencies(self.config, wide(weight.dtype), weight.device)  # (D/2,)

@@ -41,9 +41,10 @@ from ref.settings import Settings
 class Batch:
     """B prompts with their targets, right-padded, and the N tokens to predict.
 
-    input_ids, segment_ids: int (B, T). rows, columns: int (N,), where the predicted tokens stand.
-    nodes: int (N,), the trie node of each; None with the full softmax.
-    num_predicted: what the loss is a mean over: predicted titles (tokens with loss "all").
+    input_ids, segment_ids: int (B, T). rows, columns: int (N,), where the predicted tokens stand;
+    with the softmax over the catalogue those without a choice are left out. nodes: int (N,), the
+    trie node of each; None with the full softmax. num_predicted: not N, but what the loss is a mean
+    over: predicted titles (tokens with loss "all").
     real_tokens: tokens that are not padding. dropped: items of histories that did not fit.
     """
 

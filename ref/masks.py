@@ -32,8 +32,8 @@ default):
     CR(j,k) = OR(j,k) and not (s_j >= 1 and s_k = s_j and j != k)     cross_self=True -> _cross
             = OR(j,k) and not (s_j >= 1 and s_k = s_j)                cross_self=False
 
-    R1. j and k are indices in the sequence, not positions: padding and trees of continuations have
-        positions that repeat. Position ids are for RoPE only.
+    R1. j and k are indices in the sequence, not positions: those of padding repeat, and so do those
+        of the continuations that a search tries side by side. Position ids are for RoPE only.
     R2. Position ids count real tokens 0, 1, 2, ...; padding gets 0 and moves nobody else.
     R3. A padding query attends to itself alone, and nobody else attends to padding.
     R4. A row that the rules leave empty attends to itself alone.
@@ -164,7 +164,7 @@ def build_masks(
     causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries. By
         default all T tokens are queries, in their order. A search adds a tree of tokens to a prompt
         and passes the tree's rows: each allows the whole prompt and the ancestors of its token
-        (ref/search/decoder.py). "j <= j" holds whether its row says so or not.
+        (ref/search/decoder.py). To itself a query is never in the future, whatever its row says.
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.

@@ -15,6 +15,7 @@ from study import (
     intervals,
     one_target,
     one_target_pictures,
+    pretrained_picture,
     records,
     report,
     smollm,
@@ -157,6 +158,31 @@ def test_the_picture_of_ten_targets_has_a_row_for_each_schedule(ten_target_runs)
     )
     assert {"m", "1/0", "1/1"} <= set(texts_of(svg))
     assert len(list(svg.iter(SVG + "circle"))) == 2 * (1 + 5)
+
+
+def smollm_record(schedule, seed, curve):
+    name = f"m/SmolLM2/{schedule}/{seed}"
+    of_run = {"run": name, "data": "m", "start": "SmolLM2", "schedule": schedule, "seed": seed}
+    return {name: of_run | {"train_by_ten_steps": curve}}
+
+
+def test_curves_of_a_pretrained_model_are_means_over_fifty_steps_and_common_seeds():
+    runs = smollm_record([0, 0], 0, [7.0] * 12) | smollm_record([0, 0], 1, [6.0] * 12)
+    runs |= smollm_record([6, 0], 0, [8, 7, 7, 7, 7, 6.5, 6.5, 6.5, 6.5, 6.5, 9, 9])
+    runs |= smollm_record([6, 0], 1, [6.0] * 12) | smollm_record([6, 0], 2, [1.0] * 12)
+    runs |= smollm_record([0, 6], 1, [6.25] * 12)
+    group = ten_targets.Group("m", start="SmolLM2")
+    lines = pretrained_picture.curves(group, runs)
+    np.testing.assert_allclose(lines["6/0"], [0.1, -0.25])  # half of 0.2 and of -0.5
+    np.testing.assert_allclose(lines["0/6"], [0.25, 0.25])
+    svg = ElementTree.fromstring(pretrained_picture.picture(group, runs))
+    texts = texts_of(svg)
+    assert texts[0].startswith("m, from SmolLM2: ")
+    assert [text for text in texts if "/" in text] == ["0/6", "6/0"]
+    assert {"0", "0.3", "-0.3", "100"} <= set(texts)
+    flat, falling = (line.get("points") for line in svg.iter(SVG + "polyline"))
+    heights = [[float(point.split(",")[1]) for point in each.split()] for each in (flat, falling)]
+    assert heights[0][0] == heights[0][1] < heights[1][0] < heights[1][1]  # up is more
 
 
 # --- one target a user

@@ -13,7 +13,8 @@ Of the trie (ref/trie.py) the search uses `title`, the title that ends at a node
 Decoder (ref/search/decoder.py) gives the log-probabilities of the children of nodes, and computes
 new nodes behind a prompt.
 
-Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated.
+Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated, C
+hidden.
 """
 
 from collections import Counter

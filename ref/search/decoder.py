@@ -6,7 +6,7 @@ everywhere (`build_masks`, with the tree in place of "k <= j"). So keys and valu
 from one continuation to the next, and titles that begin alike share their tokens.
 
 Shapes: U users, Q tokens computed at once, G tokens of the tree (the Q among them), T of prompt and
-tree together, C hidden, V vocabulary, M children of a node at most.
+tree together, N nodes, C hidden, V vocabulary, M children of a node at most.
 """
 
 from dataclasses import dataclass, replace

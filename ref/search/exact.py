@@ -6,7 +6,7 @@ the prompt alone: it computes the ancestors of its first node again. With the so
 catalogue the tail of a title that no other shares has probability 1: below the last choice nothing
 is computed.
 
-Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden.
+Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden, V vocabulary.
 """
 
 import numpy as np

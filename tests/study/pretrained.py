@@ -3,7 +3,8 @@
 The options are those of train.py. FILE gets the negative log-likelihood of each test target by the
 model of --out, in nats. train.py with two differences in how things are computed, none in what:
 torch.compile translates the layers, and attention is the equation, which is twice as fast here as
-PyTorch's kernel in bfloat16. Both parts compute products in bfloat16, with float32 weights.
+PyTorch's kernel in bfloat16. Products are in bfloat16 when measuring, whatever --dtype says of the
+training.
 """
 
 import sys

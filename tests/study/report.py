@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ref import cli
 from ref.files import write_atomically
 
-from study import one_target, one_target_pictures, records, ten_targets
+from study import one_target, one_target_pictures, pretrained_picture, records, ten_targets
 from study.differences import picture
 
 HERE = Path(__file__).parent
@@ -50,6 +50,9 @@ def main():
             "study.svg": picture(one_target_pictures.differences(rows), one_target.LEVEL),
             "curves.svg": one_target_pictures.curves(rows),
         }
+        for group in groups:
+            if group.start is not None:
+                pictures["pretrained.svg"] = pretrained_picture.picture(group, runs)
         for name, svg in pictures.items():
             write_atomically(options.pictures / name, svg.encode())
 
