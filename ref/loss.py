@@ -167,7 +167,7 @@ class Objective:
         nodes = np.concatenate([self.trie.title_nodes[title] for title in titles])
         if not np.array_equal(self.trie.token[nodes], prompt.input_ids[columns]):
             raise ValueError(
-                "the tokenizer reads titles in another way behind this prompt: "
+                "the titles have other tokens behind this prompt than in the catalogue: "
                 f"{prompt.text[:200]!r}"
             )
         return nodes

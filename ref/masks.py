@@ -81,7 +81,9 @@ class MaskScheme:
         price: a header behind the history carries news from it to the target, as delimiters would.
         Isolated makes an item's states in IN layers independent of the rest of the prompt.
 
-    `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks.
+    `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks. A
+    new field has to be known to ref/protocol.py, ref/llama_numpy.py, ref/search/cache.py and
+    ref/golden (recipes, schemas, pairs, audit), too.
     Raises ValueError for any other value.
     """
 

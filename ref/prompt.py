@@ -226,7 +226,8 @@ class PromptEncoder:
         if prompt.input_ids[: prompt.prompt_length].tolist() != alone:
             raise ValueError(
                 f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target "
-                f"of {target!r}"
+                f"of {target!r}: a token begins in the text before the title and ends in it; a "
+                "newline at the end of that text keeps them apart, a space does not"
             )
 
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ref import llama_numpy
 from ref.golden import __main__ as command
 from ref.golden import case as cases
 from ref.golden import compare, detection, diagnosis, package, recipes
+from ref.golden.copies import copy_of
 from ref.golden.plants import descriptions
 from ref.golden.stages import STAGES, all_bugs
 
@@ -64,6 +66,15 @@ def built():
 def little_time_for_pairs(monkeypatch):
     """Pairs of bugs are tried in test_golden_words.py."""
     monkeypatch.setattr(diagnosis, "SECONDS_FOR_PAIRS", 0.1)
+
+
+@pytest.mark.parametrize("name", [case.name for case in known_bugs.cases_of("model")])
+def test_a_copy_of_the_definition_without_a_bug_makes_the_numbers_of_the_case(name):
+    case = case_of(name)
+    outputs = STAGES["model"].compute(copy_of(llama_numpy), case)
+    for tensor in STAGES["model"].decisive:
+        if tensor in case.outputs:
+            assert relative(outputs[tensor], case.outputs[tensor]) < 1e-12
 
 
 @pytest.fixture

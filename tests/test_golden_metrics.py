@@ -59,6 +59,7 @@ def has_second_model(case):
 def test_the_project_gives_every_target_the_same_rank_and_metrics(case):
     ranks, metrics = project_metrics(case)
     np.testing.assert_array_equal(ranks, case.tensors["ranks"])
+    assert metrics.keys() <= set(NAMES), "a metric of the report needs a definition in ref/golden"
     assert [name for name in NAMES if name in metrics] == [n for n in NAMES if n in case.outputs]
     for name, values in metrics.items():
         np.testing.assert_allclose(values, case.tensors[name], rtol=1e-14, err_msg=name)

@@ -347,5 +347,5 @@ def test_a_title_whose_tokens_are_not_those_of_the_trie_is_refused(objective_for
     objective = objective_for("target", softmax)
     objective.titles = TITLES[::-1]
 
-    with pytest.raises(ValueError, match="reads titles in another way"):
+    with pytest.raises(ValueError, match="other tokens behind this prompt"):
         objective.batch(WINDOWS)

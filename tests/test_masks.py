@@ -1,5 +1,6 @@
 """The masks against tables typed by hand, and against the definition on all short sequences."""
 
+from dataclasses import fields
 from itertools import product
 
 import numpy as np
@@ -19,6 +20,14 @@ SCHEMES = [
     for cross_self in (True, False)
     for text in ("visible", "isolated")
 ]
+
+
+def test_the_schemes_differ_in_every_field_that_decides_masks():
+    of_layers_and_segments = {"intra_layers", "cross_layers", "delimiters", "target"}
+    for name in {field.name for field in fields(MaskScheme)} - of_layers_and_segments:
+        values = {getattr(scheme, name) for scheme in SCHEMES}
+        assert len(values) > 1, f"SCHEMES: all have the same {name}"
+
 
 # text, item 1 (two tokens), item 2 (two tokens), text, target (two tokens)
 PLAIN = [0, 1, 1, 2, 2, 0, 3, 3]

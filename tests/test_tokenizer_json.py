@@ -211,7 +211,8 @@ def test_both_formats_name_the_same_tokens(twins):
 def test_both_formats_give_the_same_segments(twins, layout, scheme):
     for place, title in enumerate(TITLES):
         titles = [title, *TITLES[place - 3 : place], title]
-        assert isinstance(same_prompt(twins, layout, titles, scheme), list)
+        prompt = same_prompt(twins, layout, titles, scheme)
+        assert isinstance(prompt, list), prompt
     _, _, item_numbers, _ = same_prompt(twins, layout, TITLES, scheme)
     first = 1 if layout == "lines" else 0  # no text
     assert set(item_numbers) == set(range(first, len(TITLES) + 1))

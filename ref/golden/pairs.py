@@ -2,7 +2,8 @@
 
 The predicates of the masks, the known wrong ones too, tell tokens apart by their order and by what
 their segments are: padding, text, an item, the last item, the same one. So one pair of each class
-is asked, and the others get its answer. The tests compare with the loops.
+is asked, and the others get its answer. A predicate that looks at anything else, such as a
+distance, gets wrong masks here; the tests compare with the loops.
 """
 
 from functools import lru_cache

@@ -263,9 +263,14 @@ def resumed_options(given, parser):
     data = description.get("data")
     has_data = isinstance(data, dict) and "fingerprint" in data
     is_ours = has_data and type(description.get("processes")) is int
-    if not is_ours or not isinstance(logged, dict) or set(logged) != set(vars(given)):
+    if not is_ours or not isinstance(logged, dict):
+        raise ValueError(f"{source}: is not one that train.py wrote; it cannot be resumed")
+    other_names = set(logged) ^ set(vars(given))
+    if other_names:
         raise ValueError(
-            f"{source}: is not one that this train.py wrote; the training cannot be resumed"
+            f"{source}: another version of train.py wrote it, with or without the options "
+            f"{', '.join(sorted(other_names))}; it cannot be resumed. To train its model further: "
+            f"--weights {given.resume} --out OTHER"
         )
     options = argparse.Namespace(**logged)
     try:
