@@ -32,8 +32,8 @@ default):
     CR(j,k) = OR(j,k) and not (s_j >= 1 and s_k = s_j and j != k)     cross_self=True -> _cross
             = OR(j,k) and not (s_j >= 1 and s_k = s_j)                cross_self=False
 
-    R1. j and k are indices in the sequence, not positions: those of padding repeat, and so do those
-        of the continuations that a search tries side by side. Position ids are for RoPE only.
+    R1. j and k are indices in the sequence, not positions: positions repeat in padding, and where a
+        search has several continuations side by side. Position ids are for RoPE only.
     R2. Position ids count real tokens 0, 1, 2, ...; padding gets 0 and moves nobody else.
     R3. A padding query attends to itself alone, and nobody else attends to padding.
     R4. A row that the rules leave empty attends to itself alone.

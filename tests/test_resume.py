@@ -352,6 +352,22 @@ def test_a_log_that_says_too_little_is_refused(tmp_path, text):
         train.parse_options(["--resume", str(tmp_path)])
 
 
+def change_logged_options(folder, changes, dropped=()):
+    """Set some of the options in the log of a training, and drop others."""
+    first, *records = (folder / "log.jsonl").read_text().splitlines()
+    description = json.loads(first)
+    description["options"] |= changes
+    for name in dropped:
+        del description["options"][name]
+    (folder / "log.jsonl").write_text("\n".join([json.dumps(description), *records]) + "\n")
+
+
+def test_a_log_of_another_version_is_refused_with_the_options_that_differ(killed):
+    change_logged_options(killed, {"cross_window": 1}, dropped=["lr", "clip"])
+    with pytest.raises(ValueError, match=r": clip, cross_window, lr\); .* --weights .*/m --out "):
+        train.parse_options(["--resume", str(killed)])
+
+
 @pytest.mark.parametrize(
     "name, value, message",
     [
@@ -364,11 +380,7 @@ def test_a_log_that_says_too_little_is_refused(tmp_path, text):
     ],
 )
 def test_a_logged_option_that_no_command_line_gives_is_refused(killed, name, value, message):
-    first, *records = (killed / "log.jsonl").read_text().splitlines()
-    description = json.loads(first)
-    description["options"][name] = value
-    (killed / "log.jsonl").write_text("\n".join([json.dumps(description), *records]) + "\n")
-
+    change_logged_options(killed, {name: value})
     with pytest.raises(ValueError, match=f"log.jsonl, line 1: {message}"):
         train.parse_options(["--resume", str(killed)])
 

@@ -268,9 +268,9 @@ def resumed_options(given, parser):
     other_names = set(logged) ^ set(vars(given))
     if other_names:
         raise ValueError(
-            f"{source}: another version of train.py wrote it, with or without the options "
-            f"{', '.join(sorted(other_names))}; it cannot be resumed. To train its model further: "
-            f"--weights {given.resume} --out OTHER"
+            f"{source}: another version of train.py wrote it (options that only one of the two "
+            f"has: {', '.join(sorted(other_names))}); it cannot be resumed. To train its model "
+            f"further: --weights {given.resume} --out OTHER"
         )
     options = argparse.Namespace(**logged)
     try:

@@ -3,7 +3,8 @@
 FOLDER/runs.jsonl gets a line for each finished run; the same command again does those that are not
 in there, and a training that was stopped goes on after its last epoch. FOLDER/models keeps the
 models, FOLDER/logs the output of each run. A run takes half an hour of one core; those of
-SASRec need requirements.txt of this folder. MovieLens 100K is run where --ml-100k names its folder.
+SASRec need requirements.txt of this folder. MovieLens 100K is run where --ml-100k names its folder,
+and what starts from a language model where --smollm names the folder that smollm.py made.
 Nothing of the titles gets into runs.jsonl: figures only, of which report.py makes tables and a
 picture. To go on from the runs that are done already, copy ten_targets.jsonl to FOLDER/runs.jsonl.
 """
@@ -163,7 +164,7 @@ def figures_of_smollm(run, place, log):
         command += ["--resume", model]
     else:
         command += [*place.data_options(run), "--weights", place.smollm, "--out", model]
-        command += [*schedule_options(run, place), *SMOLLM_OPTIONS]
+        command += [*common_options(run, place), *SMOLLM_OPTIONS]
     call(command, log)
     likelihoods = {"nll": records.pack_nll(read_json(report, list))}
     return training_figures(model / "log.jsonl") | curve_of(model / "log.jsonl") | likelihoods
@@ -192,11 +193,11 @@ def training_command(run, place, model):
         times = 100 // run.percent
     if (model / "log.jsonl").exists():
         return [*command, "--resume", model]
-    command += [*place.data_options(run), "--out", model, *schedule_options(run, place)]
+    command += [*place.data_options(run), "--out", model, *common_options(run, place)]
     return [*command, "--epochs", times * EPOCHS, "--patience", times * PATIENCE]
 
 
-def schedule_options(run, place):
+def common_options(run, place):
     """What all trainings of the study have in common."""
     intra_layers, cross_layers = run.schedule
     options = [*SPLIT, "--seed", run.seed, "--threads", 1]
