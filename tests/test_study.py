@@ -82,11 +82,11 @@ def test_a_number_that_two_bytes_cannot_hold_is_refused(number):
         records.pack([1, number])
 
 
-def test_likelihoods_are_kept_in_hundredths_and_ranks_up_to_a_hundred():
+def test_likelihoods_are_kept_in_hundredths_and_ranks_up_to_ten():
     text = records.pack_nll([6.688, 0.004, 12.0])
     assert numbers_by_hand(text) == [669, 0, 1200]
     assert records.unpack_nll(text).tolist() == [6.69, 0.0, 12.0]
-    assert numbers_by_hand(records.pack_ranks([1, 100, 101, None, np.inf])) == [1, 100, 0, 0, 0]
+    assert numbers_by_hand(records.pack_ranks([1, 10, 11, None, np.inf])) == [1, 10, 0, 0, 0]
 
 
 # --- runner

@@ -12,7 +12,7 @@ import numpy as np
 
 from ref.files import read_text, write_atomically
 
-LAST_RANK = 100  # ranks beyond it are kept as 0: no metric of the study looks further
+LAST_RANK = 10  # ranks beyond it are kept as 0: no metric of the study looks further
 
 
 def pack(numbers) -> str:
