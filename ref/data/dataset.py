@@ -171,7 +171,7 @@ def load(
                 "it has to be 1"
             )
         return _split_as_given(data, source, history)
-    data = in_order(_filtered(data, min_item, min_user))
+    data = in_order(filtered(data, min_item, min_user))
     return _leave_last_out(data, source, history, test_items)
 
 
@@ -188,7 +188,7 @@ def _check_at_least(name, value, least):
         raise ValueError(f"{name} is {value}; expected {least} or more")
 
 
-def _filtered(data, min_item, min_user):
+def filtered(data, min_item, min_user):
     """The interactions of items and users that have enough of them, counting only what is kept.
 
     Dropping an item may leave one of its users with too few, and the other way round: both filters

@@ -23,7 +23,7 @@ def times_drawn(seeds, users):
 
 
 def interval(values, level=95, mask=None):
-    """(mean, low, high) of values (S, U) or (S, U, N); mask: which count, bool (U,) or (U, N)."""
+    """(mean, low, high) of values (S, U) or (S, U, N); mask: bool (U, N), which of these count."""
     mask = np.ones(values.shape[1:], bool) if mask is None else mask
     num_seeds, num_users = values.shape[:2]
     sums = (values * mask).reshape(num_seeds, num_users, -1).sum(2)  # (S, U)
@@ -45,10 +45,10 @@ def is_clear(values, level):
     return bool(low > 0 or high < 0)
 
 
-def interval_text(values, digits=3, mask=None):
+def interval_text(values, mask=None):
     """Mean and 95 % interval."""
     mean, low, high = interval(values, mask=mask)
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def table_line(cells):

@@ -14,7 +14,7 @@ import numpy as np
 
 from ref.files import read_text
 from ref.report.attention import skew
-from ref.report.metrics import metrics_of, slices
+from ref.report.metrics import metrics_of
 
 from study.intervals import interval_text, is_clear, table_head, table_line
 
@@ -115,12 +115,12 @@ def has_star(group, values):
     return group not in POST_HOC and is_clear(values, LEVEL)
 
 
-def paired(records, others, name="NLL", mask=slice(None)):
-    """values - others (seeds, users), over the seeds that both have; mask: of the users."""
+def paired(records, others):
+    """The NLL of some records minus that of others, (seeds, users), over the seeds of both."""
     seeds = {record["seed"] for record in records} & {record["seed"] for record in others}
-    values = values_of([record for record in records if record["seed"] in seeds], name)
-    other_values = values_of([record for record in others if record["seed"] in seeds], name)
-    return (values - other_values)[:, mask]
+    values = values_of([record for record in records if record["seed"] in seeds], "NLL")
+    other_values = values_of([record for record in others if record["seed"] in seeds], "NLL")
+    return values - other_values
 
 
 def table(rows, users):
@@ -178,35 +178,6 @@ def difference_text(group, schedule, rows):
     values = paired(rows[group, schedule], rows[other])
     text = f"{interval_text(values)} ({(values.mean(1) < 0).sum()})"
     return f"{text} \\*" if has_star(group, values) else text
-
-
-def slice_table(rows, users, metric="NLL"):
-    """Markdown, a table a data set: difference to causal on each slice of at least ten users."""
-    lines = []
-    for data, record in users.items():
-        masks = slices(np.array(record["history"]), np.array(record["count"]))
-        masks = {name: mask for name, mask in masks.items() if mask.sum() >= 10}
-        titles = [f"{name} ({mask.sum()})" for name, mask in masks.items()]
-        lines += ["", *table_head([f"{metric}, {data}", *titles])]
-        for group, schedule in sliced_rows(rows, data):
-            records = rows[group, schedule]
-            others = rows[reference(group, schedule, rows)]
-            name = name_of(group, schedule)
-            cells = [f"{name}, fine-tuned" if group == "tiny" else name]
-            for mask in masks.values():
-                cells.append(interval_text(paired(records, others, metric, mask), digits=2))
-            lines.append(table_line(cells))
-    return "\n".join(lines)
-
-
-def sliced_rows(rows, data):
-    """Keys of the rows that are compared on all test users of a data set."""
-    keys = []
-    for key in in_order(rows):
-        is_compared = kind_of(key[0]) not in ("validation", "flip", "lora")
-        if is_compared and rows[key][0]["data"] == data and reference(*key, rows):
-            keys.append(key)
-    return keys
 
 
 def attention_table(records):

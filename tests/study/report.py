@@ -38,10 +38,7 @@ def main():
     tables = []
     for group in groups:
         tables += [ten_targets.table(runs, group), ten_targets.slice_table(runs, group)]
-    tables.append(one_target.table(rows, users))
-    for metric in ("NLL", "HR@10", "NDCG@10"):
-        tables.append(one_target.slice_table(rows, users, metric).strip())
-    tables.append(one_target.attention_table(attention))
+    tables += [one_target.table(rows, users), one_target.attention_table(attention)]
     print(*tables, sep="\n\n")
 
     if options.pictures:

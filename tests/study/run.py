@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import evaluate
 from ref import cli
-from ref.data import dataset
+from ref.data import dataset, readers
+from ref.data.columns import KNOWN_COLUMNS
 from ref.files import read_json
 from ref.report.baselines import Baselines
 from ref.report.ranking import evaluate_scores
@@ -41,6 +42,7 @@ SCHEDULES = (FIRST_SCHEDULES, (SASREC,), ((0, 1), (1, 2), (2, 1), (2, 2)))
 PERCENTS = (50, 25)  # of the users, in part 3
 SEEDS = range(5)
 SPLIT = ("--min-user", 25, "--test-items", 10)
+MIN_ITEM = 10  # train.py's default
 SASREC_SETTING = ("--size", 64, "--dropout", 0.5)  # chosen by validation in the earlier study
 EPOCHS, PATIENCE = 12, 5  # train.py's defaults
 SMOLLM_SCHEDULES = ((0, 0), (6, 6), (6, 0), (0, 6))  # of 30 layers
@@ -259,12 +261,12 @@ def ranking_figures(values):
 def record_of_targets(name, folder):
     """The record of a data set: of its test targets what the tables need to know.
 
-    Of each how often it is in training, how many characters its title has and those of its history
-    have in the mean, and the ranks that the counting baselines give it. Those of a user are in a
+    Of each how often it is in training, how many characters its title has, whether it is as old as
+    the item before it, and the ranks that the counting baselines give it. Those of a user are in a
     row, in time.
     """
     _, min_user, _, test_items = SPLIT
-    data = dataset.load(folder, min_user=min_user, test_items=test_items)
+    data = dataset.load(folder, min_item=MIN_ITEM, min_user=min_user, test_items=test_items)
     options = evaluate.parse_options(["--ranking", "full"])
     targets = targets_of(data, options)
     ranks = {}
@@ -272,7 +274,6 @@ def record_of_targets(name, folder):
         result = evaluate_scores(baseline, map(scorer, targets.histories), targets, options)
         ranks[baseline] = records.pack_ranks(result.ranks)
     characters = [len(title) for title in data.titles]
-    shown = [sum(characters[i] for i in history) / len(history) for history in targets.histories]
     return {
         "run": f"targets/{name}",
         "data": name,
@@ -282,9 +283,21 @@ def record_of_targets(name, folder):
         "training": len(data.items) - len(data.test) - len(data.valid),
         "count": records.pack(data.training_counts()[targets.titles]),
         "characters": records.pack([characters[target] for target in targets.titles]),
-        "history_characters": records.pack([round(mean) for mean in shown]),
+        "tied": records.pack(are_tied(folder, data)),
         "ranks": ranks,
     }
+
+
+def are_tied(folder, data):
+    """bool (targets,): is a test target as old as the item before it, to the second?
+
+    Then nothing but the order of the file says which of the two was chosen first.
+    """
+    interactions = readers.read(dataset.data_folder(folder), KNOWN_COLUMNS)
+    _, min_user, _, _ = SPLIT
+    ordered = dataset.in_order(dataset.filtered(interactions, MIN_ITEM, min_user))
+    places = data.test.ends - 1  # of data.items, whose rows are those of `ordered`
+    return ordered.times[places] == ordered.times[places - 1]
 
 
 def work(runs, place, workers=1):

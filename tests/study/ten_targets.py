@@ -2,8 +2,8 @@
 
 Differences to causal attention are paired, target by target and seed by seed; below 0 is better for
 the negative log-likelihood (NLL, nats a title). A star: the interval with Bonferroni's correction
-leaves out 0, too. Behind the interval stand the seeds below 0 and the t interval of the means of
-the seeds, which knows nothing of users.
+leaves out 0, too. Beside it stand the means of the seeds and their t interval, which knows nothing
+of users.
 
 Letters: S seeds, U users, N targets of a user.
 """
@@ -21,6 +21,7 @@ from study.intervals import interval_text, is_clear, table_head, table_line
 TARGETS = 10  # of a user
 COMPARISONS = 6  # schedules that are compared with causal
 CLEAR = 100 - 5 / COMPARISONS  # percent, of the interval of a clear difference
+DIFFERENCE = ("difference to causal", "of each seed", "t interval of the seeds")
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
@@ -88,41 +89,35 @@ def differences(by_seed, causal, metric="NLL"):
     return np.array([values_of(by_seed[s], metric) - values_of(causal[s], metric) for s in seeds])
 
 
-def difference_text(values):
-    """Mean and interval, a star where it is clear, the seeds below 0, and the t interval."""
+def difference_cells(values):
+    """Mean with its interval, and a star where it is clear; the means of the seeds; t interval."""
     star = " \\*" if is_clear(values, CLEAR) else ""
     of_seeds = values.mean((1, 2))
-    text = f"{interval_text(values)}{star}; {(of_seeds < 0).sum()}"
+    t_interval = "–"
     if len(of_seeds) in T_95:
         half = T_95[len(of_seeds)] * of_seeds.std(ddof=1) / np.sqrt(len(of_seeds))
-        text += f"; [{of_seeds.mean() - half:.3f}, {of_seeds.mean() + half:.3f}]"
-    return text
+        t_interval = f"[{of_seeds.mean() - half:.3f}, {of_seeds.mean() + half:.3f}]"
+    seeds = ", ".join(f"{mean:.3f}" for mean in of_seeds)
+    return [f"{interval_text(values)}{star}", seeds, t_interval]
 
 
 def table(runs, group):
     """Markdown: a line a schedule, and a line a way of counting (of all users)."""
-    lines = table_head(
-        [str(group), "seeds", "NLL", "NLL, difference; seeds below 0; t", "HR@10", "NDCG@10"]
-    )
+    lines = table_head([str(group), "NLL", *DIFFERENCE, "HR@10", "NDCG@10"])
     by_schedule = group.by_schedule(runs)
     for schedule, by_seed in by_schedule.items():
-        cells = [
-            "causal (0/0)" if schedule == "0/0" else schedule,
-            str(len(by_seed)),
-            mean_of(by_seed, "NLL"),
-        ]
         if schedule == "0/0":
-            cells.append("–")
+            cells = ["causal (0/0)", mean_of(by_seed, "NLL"), "–", "–", "–"]
         else:
-            cells.append(difference_text(differences(by_seed, by_schedule["0/0"])))
-        cells += [mean_of(by_seed, "HR@10"), mean_of(by_seed, "NDCG@10")]
-        lines.append(table_line(cells))
+            values = differences(by_seed, by_schedule["0/0"])
+            cells = [schedule, mean_of(by_seed, "NLL"), *difference_cells(values)]
+        lines.append(table_line(cells + [mean_of(by_seed, "HR@10"), mean_of(by_seed, "NDCG@10")]))
     if group != Group(group.data):
         return "\n".join(lines)  # counting stands in the table of new models, of all users
     for name, ranks in runs[f"targets/{group.data}"]["ranks"].items():
         counting = {0: {"ranks": ranks}}
-        cells = [name, "–", "–", "–", mean_of(counting, "HR@10"), mean_of(counting, "NDCG@10")]
-        lines.append(table_line(cells))
+        of_ranks = [mean_of(counting, "HR@10"), mean_of(counting, "NDCG@10")]
+        lines.append(table_line([name, "–", "–", "–", "–", *of_ranks]))
     return "\n".join(lines)
 
 
@@ -135,19 +130,18 @@ def mean_of(by_seed, metric):
 
 def slices_of(targets):
     """{name: bool (U, N)} of the targets of a data set."""
-    count = records.unpack(targets["count"]).reshape(-1, TARGETS)
-    place = np.arange(TARGETS) + 0 * count
+    count, characters, tied = (
+        records.unpack(targets[key]).reshape(-1, TARGETS) for key in ("count", "characters", "tied")
+    )
     slices = {
-        "0 to 9 times in training": count < 10,
+        "at most 9 times in training": count < 10,
         "10 to 49 times": (count >= 10) & (count < 50),
         "50 times or more": count >= 50,
-        "first five targets": place < 5,
-        "last five targets": place >= 5,
+        "title of at most 20 characters": characters <= 20,
+        "title of more": characters > 20,
+        "as old as the item before": tied == 1,
+        "later": tied == 0,
     }
-    for name, key in (("title", "characters"), ("history", "history_characters")):
-        length = records.unpack(targets[key]).reshape(-1, TARGETS)
-        slices[f"{name} of at most 20 characters"] = length <= 20
-        slices[f"{name} of more"] = length > 20
     return {name: mask for name, mask in slices.items() if mask.any()}
 
 
