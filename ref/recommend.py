@@ -86,7 +86,7 @@ def main(arguments=None):
     if options.threads:
         torch.set_num_threads(options.threads)
     dtype = cli.DTYPES[options.dtype]
-    recommender = Recommender.load(options.weights, dtype, options.device, options.base)
+    recommender = Recommender.load(options.weights, options.device, dtype, options.base)
     matcher = Matcher(recommender.titles)
     candidates = read_candidates(options.candidates, matcher) if options.candidates else None
     if options.all_users:

@@ -50,14 +50,13 @@ class Recommender:
         self.number = dict(zip(titles, trie.canonical.tolist()))
 
     @classmethod
-    def load(cls, folder, dtype=torch.float32, device="cpu", base=None, titles=None):
-        """The Recommender of a model folder.
+    def load(cls, folder, device="cpu", dtype=torch.float32, base=None):
+        """The Recommender of a model folder. base: as in load_model.
 
-        titles: another catalogue than the one in the folder. base: as in load_model.
         Raises FileNotFoundError or ValueError, naming the file, for a folder that holds no model.
         """
         base_of(folder, base)  # refuses what is no folder
-        titles = read_catalogue(folder) if titles is None else list(titles)
+        titles = read_catalogue(folder)
         return cls(*load(folder, dtype, device, base), titles)
 
     def recommend(self, history, k=10, exclude_seen=True, candidates=None):

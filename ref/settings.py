@@ -83,7 +83,7 @@ def read_catalogue(folder) -> list:
     path = Path(folder) / CATALOGUE
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: no such file, so what can be recommended is not known; give a list of titles"
+            f"{path}: no such file, so what can be recommended is not known; train.py writes it"
         )
     titles = read_json(path, list)
     for number, title in enumerate(titles):

@@ -94,7 +94,7 @@ def test_in_bfloat16_the_loss_is_that_of_the_cpu_in_float32(encoder_for, model_f
 
 def test_lists_and_exact_scores_are_those_of_the_cpu(tiny_model):
     on_cpu = Recommender.load(tiny_model, dtype=torch.float64)
-    on_gpu = Recommender.load(tiny_model, torch.float64, DEVICE)
+    on_gpu = Recommender.load(tiny_model, DEVICE, torch.float64)
     histories = [on_cpu.titles[:4], on_cpu.titles[5:6], on_cpu.titles[3:12]]
     for expected, best in zip(
         on_cpu.recommend_all(histories, k=6), on_gpu.recommend_all(histories, k=6)

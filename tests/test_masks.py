@@ -73,6 +73,7 @@ def test_masks_equal_the_tables_typed_by_hand(segments, tables, scheme):
     masks = build_masks(torch.tensor([segments]), scheme)
 
     assert {kind: drawn(masks[kind][0]) for kind in KINDS} == wanted
+    assert {kind: drawn(llama_numpy.row_mask(kind, segments, scheme)) for kind in KINDS} == wanted
 
 
 @st.composite

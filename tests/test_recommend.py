@@ -112,8 +112,13 @@ def test_settings_below_one_are_refused(tiny_model, tmp_path, name):
 def test_a_model_without_its_catalogue_is_refused_with_what_to_do(tiny_model, tmp_path):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "catalogue.json").unlink()
-    with pytest.raises(FileNotFoundError, match="catalogue.json: no such file.*give a list of"):
+    with pytest.raises(FileNotFoundError, match="catalogue.json: no such file.*train.py writes it"):
         Recommender.load(folder)
+
+
+def test_a_model_is_loaded_to_a_device_and_in_a_precision(tiny_model):
+    weight = Recommender.load(tiny_model, "cpu", torch.float64).decoder.model.norm.weight
+    assert (weight.device.type, weight.dtype) == ("cpu", torch.float64)
 
 
 @pytest.mark.parametrize("text", ["Casablanca", "?!", "(1995)", "et", "matrx 2", "heat 1996"])
