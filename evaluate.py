@@ -1,7 +1,8 @@
 """Rank the next item of every test user, and report how well; `python evaluate.py --help` says how.
 
 Read from top to bottom: which models and data (`main`), how a model ranks (`evaluate_model`), what
-is reported (`report_ranking`), and where attention goes instead (`report_attention`).
+is reported (`report_ranking`), and where attention goes instead (`report_attention`). A title is
+its number in the catalogue, its text is `data.titles[number]`.
 """
 
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ def check_models(folders, options):
     """
     settings = []
     for folder in folders:
-        model, _, model_settings = load_as_asked(folder, options, device="meta")
+        model, _, model_settings = load_with_options(folder, options, device="meta")
         if note := note_on_defaults(folder, model_settings, model.scheme):
             processes.say(note)
         settings.append(model_settings)
@@ -153,15 +154,15 @@ def evaluate_model(folder, data, targets, options) -> Result:
 
 def load_decoder(folder, titles, options):
     """The model of a folder for a catalogue: a Decoder, and the Objective that gives the NLL."""
-    model, encoder, settings = load_as_asked(folder, options, options.device)
+    model, encoder, settings = load_with_options(folder, options, options.device)
     trie = build_trie(encoder, titles)
     item_states = ItemStates(model, encoder, titles) if options.cache_items else None
     decoder = Decoder(model, trie, settings, item_states)
     return decoder, Objective(encoder, trie, titles, settings, "target")
 
 
-def load_as_asked(folder, options, device):
-    """(model, PromptEncoder, Settings) of a folder, under the protocol of the command line."""
+def load_with_options(folder, options, device):
+    """(model, PromptEncoder, Settings) of a folder, with what the command line says instead."""
     _, saved, _ = adapters.read_config(folder, options.base)
     scheme, settings = scheme_from(options, saved), settings_from(options, folder)
     dtype = cli.DTYPES[options.dtype]
@@ -200,8 +201,8 @@ def rank_batch(decoder, objective, targets, options) -> RankedBatch:
     longest = decoder.trie.longest  # behind each prompt there is room for any title
     prompts, windows = [], []
     for history, target in zip(targets.histories, targets.titles):
-        titles = [objective.titles[title] for title in history]
-        prompt = objective.encoder.encode(titles, reserve=longest)
+        texts = [objective.titles[title] for title in history]
+        prompt = objective.encoder.encode(texts, reserve=longest)
         prompts.append(prompt)
         windows.append(np.append(history[prompt.dropped :], target))
     if options.ranking == "beam":
@@ -236,7 +237,7 @@ def rank_by_exact_scores(decoder, prompts, targets, options):
         candidates = np.unique(canonical[drawn])  # titles of equal tokens are one
         scores = title_log_probs(decoder, prompts, candidates)
     rankings = []
-    scores = scores.astype(np.float32)  # the model's precision: less than that apart is a tie
+    scores = scores.astype(np.float32)  # what differs by less, by the order of sums, is a tie
     for row, history, target in zip(scores, targets.histories, canonical[targets.titles]):
         if options.exclude_seen:
             row[canonical[history]] = -np.inf
@@ -250,7 +251,9 @@ def target_nll(model, objective, windows, device):
     """Negative log-likelihood of each window's target, in nats, float64 (windows,)."""
     batch = objective.batch(windows, device)
     log_probs = objective.token_log_probs(model, batch).double().cpu().numpy()
-    return -np.bincount(batch.rows.cpu().numpy(), log_probs, minlength=len(windows))
+    rows = batch.rows.cpu().numpy()
+    # tokens without a choice are not in the batch: their log-probability is 0
+    return -np.bincount(rows, weights=log_probs, minlength=len(windows))
 
 
 def report_ranking(folders, data, targets, softmaxes, options):
@@ -346,11 +349,11 @@ def print_attention(models, data, targets, options):
 
 def measure_attention(folder, data, targets, options):
     """Where the attention of a model goes, over the prompts and targets of the test users."""
-    model, encoder, _ = load_as_asked(folder, options, options.device)
+    model, encoder, _ = load_with_options(folder, options, options.device)
     prompts = []
     for history, target in zip(targets.histories, targets.titles):
-        titles = [data.titles[title] for title in history]
-        prompts.append(encoder.encode(titles, data.titles[target]))
+        texts = [data.titles[title] for title in history]
+        prompts.append(encoder.encode(texts, data.titles[target]))
     if note := note_on_dropped(folder, encoder, sum(prompt.dropped for prompt in prompts)):
         processes.say(note)
     measured = attention.measure(model, with_progress(prompts, folder))

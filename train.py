@@ -31,7 +31,7 @@ from ref.protocol import scheme_from
 from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
 from ref.training import processes, state
-from ref.training.batches import batches_of_similar_length, items_of, shares_of_step
+from ref.training.batches import batches_of_similar_length, shares_of_step, titles_of_windows
 from ref.training.folder import (
     close_folder,
     locked,
@@ -48,10 +48,10 @@ from ref.trie import build_trie
 class Run:
     """All that the loop works with.
 
-    data: the items of all users; a window is a range of them, a history and its target. encoder:
-    makes the prompts. objective: what is trained. target_objective: what validation measures, on
-    the windows of `validation`. nll: the model with its loss, a module that gives the summed nats
-    of a batch.
+    data: data.items holds numbers of titles, one user after another; Windows are ranges of it, each
+    a history and, last, its target. encoder: makes the prompts. objective: what is trained.
+    target_objective: what validation measures, on `validation`, an array of titles a window. nll:
+    the model with its loss, a module that gives the summed nats of a batch.
     """
 
     options: argparse.Namespace
@@ -69,7 +69,7 @@ class Run:
 class NegativeLogLikelihood(torch.nn.Module):
     """Of all predicted tokens of a batch, summed, in nats.
 
-    A module, because that is what several processes share the gradients of.
+    A module, because DistributedDataParallel and FSDP wrap modules.
     """
 
     def __init__(self, model, options):
@@ -95,7 +95,7 @@ def dtype_of_weights(options):
 def prepare(options, data) -> Run:
     """Model, objectives and optimizer, before the first step."""
     model, encoder, settings = prepare_model(options, data)
-    if not processes.is_first():  # the same weights everywhere, but each drops out its own
+    if not processes.is_first():  # weights are drawn alike in all processes, dropout is not
         seed = np.random.default_rng([options.seed, processes.RANK]).integers(2**63)
         torch.manual_seed(int(seed))
     objective, target_objective = prepare_objectives(options, data, encoder, settings)
@@ -116,7 +116,7 @@ def prepare(options, data) -> Run:
         settings,
         objective,
         target_objective,
-        validation=items_of(data.valid[: options.valid_limit], data),
+        validation=titles_of_windows(data.valid[: options.valid_limit], data),
         nll=nll,
         optimizer=make_optimizer(nll.parameters(), options),
     )
@@ -202,8 +202,7 @@ def lora_settings(options):
 def prepare_objectives(options, data, encoder, settings):
     """The Objective to train by, and that of validation.
 
-    Raises ValueError if a target fits into no prompt with the item before it: better now than
-    hours later.
+    Raises ValueError if a target fits into no prompt: better now than hours later.
     """
     loss = options.loss
     if loss is None:
@@ -213,14 +212,22 @@ def prepare_objectives(options, data, encoder, settings):
     target_objective = Objective(encoder, trie, data.titles, settings, "target")
     validation_targets = data.valid[: options.valid_limit].ends - 1
     places = np.append(validation_targets, data.possible_targets(loss))
-    if len(places):
-        # of the targets with the item before each, the longest pair: if it fits, all do
-        tokens = trie.title_lengths[data.items]
-        longest = places[(tokens[places] + tokens[places - 1]).argmax()]
-        target_objective.batch([data.items[longest - 1 : longest + 1]])
+    refuse_a_target_that_fits_nowhere(data, places, target_objective)
     if len(data.test):
         refuse_what_cannot_be_evaluated(data, target_objective)
     return objective, target_objective
+
+
+def refuse_a_target_that_fits_nowhere(data, places, objective):
+    """Raise ValueError if a target is too long for a prompt of it and the item before it alone.
+
+    places: of the targets in data.items, int (targets,).
+    """
+    if len(places):
+        tokens = objective.trie.title_lengths[data.items]
+        with_the_item_before = tokens[places] + tokens[places - 1]
+        longest = places[with_the_item_before.argmax()]  # if these two fit, all do
+        objective.batch([data.items[longest - 1 : longest + 1]])
 
 
 def refuse_what_cannot_be_evaluated(data, objective):
@@ -259,23 +266,25 @@ def learning_rate(step, total, options):
 
 
 def train_epochs(run, progress):
-    """The training loop. It writes --out after every epoch.
+    """The training loop.
 
-    progress: the state.Progress that is kept current; its Tally counts losses and tokens.
+    A process computes its Shares of a step (ref/training/batches.py; without torchrun all of it, in
+    --accumulate parts). progress (ref/training/state.py) counts steps, epochs and, as its Tally,
+    losses. --out gets a state after each epoch, and the model if its validation is the best so far.
     """
     options, optimizer, tally = run.options, run.optimizer, progress.tally
-    total = progress.total = progress.total or planned_steps(run)
+    total = progress.total or planned_steps(run)  # resumed: what was planned then
+    progress.total = total
     say_if_warmup_is_shortened(options.warmup, total)
     with cli.progress_bar(total, options.out, "step", processes.is_first(), progress.step) as bar:
         while not progress.is_finished(options.patience):
             for windows in remaining_batches(run, progress):
-                shares, num_predicted = shares_of_step(
-                    items_of(windows, run.data), run.objective, options.accumulate, options.device
-                )
+                titles = titles_of_windows(windows, run.data)
+                shares, num_predicted = shares_of_step(titles, run.objective, options)
                 tally.begin_step(num_predicted)
                 for share in shares:
-                    nats = run.nll(run.objective, share.batch)  # model and loss: ref/loss.py
-                    (nats * share.scale).backward()  # together the mean of the step
+                    nats = run.nll(run.objective, share.batch)  # NegativeLogLikelihood, above
+                    (nats * share.scale).backward()  # of all shares: the gradient of the mean loss
                     tally.add(share, nats.item())
                 set_learning_rate(optimizer, learning_rate(progress.step, total, options))
                 torch.nn.utils.clip_grad_norm_(run.nll.parameters(), options.clip)
@@ -286,13 +295,13 @@ def train_epochs(run, progress):
                 bar.update()
                 if progress.step % options.state_every == 0:
                     state.write_state(options.out, run.model, optimizer, progress)
-            record = progress.end_epoch()
+            record = progress.epoch_record()
             record["valid"] = validate(run)
             refuse_what_diverged(record, progress)
             say_epoch(record, run.objective.loss)
             if progress.is_best(record):
-                keep_model(run, progress, record)
-            progress.last = record
+                keep_best_model(run, progress, record)
+            progress.last = record  # from here on the epoch counts as done
             state.write_state(options.out, run.model, optimizer, progress)
             state.add_to_log(options.out, record)
 
@@ -370,13 +379,13 @@ def say_epoch(record, loss):
         )
 
 
-def keep_model(run, progress, record):
-    """Write the model, or its adapter, to --out: it is the best so far."""
+def keep_best_model(run, progress, record):
+    """Write the model, or its adapter, to --out: it is the best so far, which `progress` keeps."""
     options, model = run.options, run.model
     is_adapter = options.lora_rank is not None
     parameters = adapters.adapter_parameters(model) if is_adapter else hf_parameters(model)
     parameters = processes.whole(parameters)  # all processes take part
-    with uninterrupted():
+    with uninterrupted():  # Ctrl-C comes before both, file and progress.best, or behind them
         if processes.is_first() and is_adapter:
             settings = lora_settings(options)
             adapters.save(model, options.out, options.weights, settings, parameters)
@@ -415,7 +424,7 @@ def train(options):
 
 
 def set_up_torch(threads):
-    """The same numbers in every run."""
+    """Make a training repeatable, to the byte, for a number of threads."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # filling fresh memory costs a tenth of the time; nothing here reads any

@@ -1,7 +1,8 @@
 """HatLLM's model once more, in NumPy float64: the definition that all else is checked against.
 
 Plain functions on arrays, written from the definition and sharing no code with `ref.masks` or
-`ref.llama`. Masks are loops over the predicates, in their letters: slow, and plainly right.
+`ref.llama`. Masks are loops over the predicates, in their letters: slow, and plainly right. R2 to
+R5 are rules in the docstring of ref/masks.py; `at` names a layer as its weights do: "layers.0".
 
     B batch   T tokens   L layers   H query heads   K key/value heads   D head dim   C hidden size
     V vocabulary
@@ -227,7 +228,9 @@ def forward(weights, config, input_ids, segment_ids, scheme, position_ids=None, 
     weights: arrays under the names of Hugging Face. input_ids and segment_ids are (B, T);
     segment_ids: -1 padding, 0 text, 1..n history, n+1 target. `config` has the fields of a Hugging
     Face config.json, `scheme` those of `MaskScheme`, as attributes or as a mapping. A dict given as
-    `trace` receives every intermediate, in the order of computation.
+    `trace` receives, in the order of computation: the mask of each layer, embedding; of each layer
+    normed (before attention), q and k (rotated), v, scores, probabilities, attention, residual, mlp
+    and output; norm and logits.
     """
     trace = {} if trace is None else trace
     weights = {name: np.asarray(weight, dtype=np.float64) for name, weight in weights.items()}

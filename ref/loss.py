@@ -2,7 +2,8 @@
 
 A token is predicted from the hidden state of the token before it. Which ones (`loss`):
 
-    "target"  the tokens of the target, with the end token
+    "target"  the tokens of the target: its title, the delimiters around it, and the end-of-sequence
+              token where the layout has one
     "titles"  those of every item that has one before it: history and target alike
     "all"     every token but the first of a prompt
 
@@ -13,10 +14,10 @@ Over which alternatives a probability is normalized (`softmax`):
                  already written of this one (the masked softmax loss of MSL, Wang et al.,
                  SIGIR 2025)
 
-With three titles "ab", "ac" and "d", the first token of "ab" is chosen from {a, d}, the second from
-{b, c}; its end token is the only continuation, has probability 1, and is not computed. In the trie
-of the catalogue (ref/trie.py) each predicted token is a node, and its alternatives are the children
-of the node's parent.
+With "catalogue" and the three titles "ab", "ac" and "d", each with a token that ends it, the first
+token of "ab" is chosen from {a, d}, the second from {b, c}; the end is then the only continuation,
+has probability 1, and is not computed. In the trie of the catalogue (ref/trie.py) each predicted
+token is a node, and its alternatives are the children of the node's parent.
 
 A Prompt (ref/prompt.py) holds input_ids and segment_ids, int (T,), and for each token the number of
 the item that it lies in: 0 text, 1..n the history, n+1 the target.
@@ -43,8 +44,8 @@ class Batch:
 
     input_ids, segment_ids: int (B, T). rows, columns: int (N,), where the predicted tokens stand;
     with the softmax over the catalogue those without a choice are left out. nodes: int (N,), the
-    trie node of each; None with the full softmax. num_predicted: not N, but what the loss is a mean
-    over: predicted titles (tokens with loss "all").
+    trie node of each; None with the full softmax. num_predicted: how many titles are predicted
+    (tokens with loss "all"): the loss is the sum of the nats of all tokens, divided by it.
     real_tokens: tokens that are not padding. dropped: items of histories that did not fit.
     """
 
@@ -92,19 +93,24 @@ class Objective:
 
         Raises ValueError where the tokenizer reads a title in another way than the trie holds it.
         """
-        prompts = [self._prompt(window) for window in windows]
-        columns = [self._predicted_columns(prompt) for prompt in prompts]
-        if self.loss == "all":
-            nodes, num_predicted = None, sum(map(len, columns))
-        else:
-            titles = [self._predicted_titles(*pair) for pair in zip(prompts, windows)]
-            nodes = np.concatenate([self._nodes(*each) for each in zip(prompts, columns, titles)])
-            num_predicted = sum(map(len, titles))
-        rows = np.repeat(np.arange(len(prompts)), [len(part) for part in columns])
-        columns = np.concatenate(columns)
+        prompts, rows, columns, nodes, num_predicted = [], [], [], [], 0
+        for row, window in enumerate(windows):
+            prompt = self._prompt(window)
+            predicted = self._predicted_columns(prompt)
+            prompts.append(prompt)
+            rows.append(np.full(len(predicted), row))
+            columns.append(predicted)
+            if self.loss == "all":
+                num_predicted += len(predicted)
+            else:
+                titles = self._predicted_titles(prompt, window)
+                nodes.append(self._nodes(prompt, predicted, titles))  # checks the tokens, too
+                num_predicted += len(titles)
+        rows, columns = np.concatenate(rows), np.concatenate(columns)
         if self.settings.softmax == "full":
-            nodes = None  # made only to check that the tokens are those of the trie
+            nodes = None
         else:
+            nodes = np.concatenate(nodes)
             is_choice = self.trie.num_children[self.trie.parent[nodes]] > 1
             rows, columns, nodes = rows[is_choice], columns[is_choice], nodes[is_choice]
         arrays = (*padded(prompts), rows, columns)

@@ -9,8 +9,8 @@ alone and no new parameter:
 
 * shallow layers (**IN**, intra-item) may not look from one item into another: they read titles;
 * middle layers (**OR**, original) are the plain causal attention of the language model;
-* in deep layers (**CR**, cross-item) a token may not look at its own item: what is left to it is
-  what the other items say.
+* in deep layers (**CR**, cross-item) a token may not look at the other tokens of its own item: what
+  is left to it is what the other items say.
 
 Attention of one head, with d = head_dim:
 
@@ -73,9 +73,9 @@ class MaskScheme:
         item, because as text they would carry news from item to item in two IN layers: item 1 ->
         delimiter in the first, delimiter -> item 2 in the second.
     target: is the title being generated an item too ("item") or text ("text")? An item, because a
-        title is one wherever it stands. So in IN layers it sees text and itself; in CR layers each
-        of its tokens sees text, the history and, of the target, only itself. As text it would see
-        everything in both.
+        title is one wherever it stands. So in IN layers its tokens see text and the target so far;
+        in CR layers each sees text, the history and, of the target, itself alone. As text it would
+        see everything in both.
     text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
         nothing. Visible, because the paper masks pairs of items and says nothing of text. The
         price: a header behind the history carries news from it to the target, as delimiters would.

@@ -68,10 +68,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenized prompt.
+    """A tokenized prompt, with its target behind it where one was given.
 
     input_ids, segment_ids: int (T,). item_numbers: int (T,), which item a token lies in, whatever
-    the scheme says: 0 text, 1..n the history, n+1 the target, which is there if it was given.
+    the scheme says: 0 text, 1..n the history, n+1 the target.
     prompt_length: tokens before the target. dropped: items of the history left out because the
     prompt was too long.
     """
@@ -129,14 +129,15 @@ class PromptEncoder:
         def fits(prompt):
             return len(prompt.input_ids) + reserve <= self.max_length
 
-        def is_enough(dropped):
+        def is_enough(dropped):  # False, ..., False, True, ..., True for 0, 1, 2, ...
             try:
                 return fits(encode(dropped))
-            except ValueError:  # no more is dropped: `encode` below raises it again
+            except ValueError:  # stop here; the `encode` behind the search raises it again
                 return True
 
-        # the first of 0 ... n - 2 that is enough; n - 1, which leaves one item, if none is
-        prompt = encode(bisect_left(range(len(history) - 1), True, key=is_enough))
+        at_most = max(len(history) - 1, 0)  # one item stays
+        fewest = bisect_left(range(at_most), True, key=is_enough)  # at_most, if none is enough
+        prompt = encode(fewest)
         if not fits(prompt):
             shortest = history[-1] if history else target
             raise ValueError(
@@ -218,7 +219,7 @@ class PromptEncoder:
                 )
 
     def _refuse_a_fused_border(self, prompt, history, target):
-        """The tokens of prompt + target must begin with those of the prompt alone."""
+        """With and without the target, the tokens before it must be the same."""
         text = "".join(part.text for part in self._parts(history, target=None))
         alone, _ = self.tokenizer.encode(text)
         if self.layout.bos:

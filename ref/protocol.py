@@ -1,4 +1,7 @@
-"""How a model is asked, where the command line says it otherwise than the model's folder."""
+"""How a model is asked, where the command line says it otherwise than the model's folder.
+
+That is its masks, layout, softmax and temperature, and which titles and users count.
+"""
 
 import argparse
 from dataclasses import fields, replace

@@ -1,7 +1,8 @@
 """The titles of a catalogue as a tree of tokens, in flat arrays.
 
 Node 0 is the root: the end of a prompt. Every other node is one token; the path from the root to a
-leaf is one title. For the titles "ab", "ac" and "d", each with the end token "|":
+leaf is one title. For the titles "ab", "ac" and "d", each ended by "|" (a newline in the layout
+"lines"):
 
     0 root -- 1 a -- 3 b -- 6 |        level 1 holds the nodes 1 and 2,
            |      `- 4 c -- 7 |        level 2 the nodes 3, 4 and 5,
@@ -15,8 +16,6 @@ the arrays of this tree, whose first title has the nodes [1, 3, 6]:
     num_children  2  2  1  1  1  0  0  0
     first_child   1  3  5  6  7  8  8  8
     first_title   0  0  2  0  1  2  0  1
-    preorder      0  1  6  2  4  7  3  5
-    size          8  5  2  2  2  1  1  1
 
 Shapes: N nodes, S titles.
 """
@@ -27,17 +26,13 @@ import numpy as np
 class Trie:
     """All arrays are int64 or bool of shape (N,), unless said otherwise.
 
-    token, parent, depth: of each node; token and parent of the root are -1.
+    token, parent, depth (its level): of each node; token and parent of the root are -1.
     first_child, num_children: the children of a node are first_child ... + num_children - 1. The
         first_child of a leaf means nothing: it may be a child of another node.
     in_item: does the token belong to the target item? False for delimiters, and for the whole
         target, where the mask scheme makes them text.
     title: the title that ends here (a number of the catalogue), or -1 where none does.
     first_title: the lowest number of a title that ends here or further down; ties go by it.
-    branches: has this node, or one further down, two children or more?
-    preorder, size: a node's place in a walk that visits parents before children, and the number of
-        nodes at or below it. a is b or an ancestor of b if preorder[b] - preorder[a] is at least
-        0 and less than size[a].
     title_nodes: of each title the nodes of its tokens, from the first to the leaf: S arrays.
     leaf (S,): where each title ends. Titles of equal tokens share a leaf; the first stands for all.
     levels: level d holds the nodes levels[d] to levels[d + 1] - 1.
@@ -52,17 +47,16 @@ class Trie:
         self._add_nodes(sequences, in_item, titles)
         self._describe_children()
         self._describe_titles(titles)
-        self._describe_order()
 
     def _add_nodes(self, sequences, in_item, titles):
         lengths = np.array([len(sequence) for sequence in sequences])
         tokens = np.concatenate(sequences)
-        flags = np.concatenate(in_item).astype(bool)
+        in_item = np.concatenate(in_item).astype(bool)  # of all tokens, like `tokens`
         starts = lengths.cumsum() - lengths
         vocabulary = int(tokens.max()) + 1
         reached = np.zeros(len(titles), np.int64)  # the node that each title has come to
         node_of_token = np.zeros(len(tokens), np.int64)  # of all tokens, title by title
-        token, parent, in_item_flags = [np.array([-1])], [np.array([-1])], [np.array([False])]
+        token, parent, in_item_of_nodes = [np.array([-1])], [np.array([-1])], [np.array([False])]
         self.levels = [0, 1]
         for depth in range(lengths.max()):
             going_on = np.flatnonzero(lengths > depth)
@@ -74,8 +68,9 @@ class Trie:
             node_of_token[place] = reached[going_on]
             token.append(nodes % vocabulary)
             parent.append(nodes // vocabulary)
-            in_item_flags.append(flags[place][first])
-            differs = flags[place] != flags[place][first][node_of]
+            of_nodes = in_item[place[first]]  # as the first title through each node has it
+            in_item_of_nodes.append(of_nodes)
+            differs = in_item[place] != of_nodes[node_of]
             if differs.any():
                 title = titles[going_on[differs.argmax()]]
                 raise ValueError(
@@ -85,7 +80,7 @@ class Trie:
             self.levels.append(self.levels[-1] + len(nodes))
         self.token = np.concatenate(token)
         self.parent = np.concatenate(parent)
-        self.in_item = np.concatenate(in_item_flags)
+        self.in_item = np.concatenate(in_item_of_nodes)
         self.title_nodes = np.split(node_of_token, starts[1:])
         self.leaf = reached
 
@@ -101,31 +96,12 @@ class Trie:
                 f"the tokens of {titles[inner[0]]!r} begin those of another title; "
                 "nothing ends the target"
             )
-        # of the leaves; `_describe_order` takes it up to the root
         self.first_title = np.full(len(self.token), len(titles))
         np.minimum.at(self.first_title, self.leaf, np.arange(len(titles)))
         self.title = np.full(len(self.token), -1)
         self.title[self.leaf] = self.first_title[self.leaf]
-
-    def _describe_order(self):
-        """first_title, branches and size, from the leaves up; preorder, from the root down."""
-        self.branches = self.num_children > 1
-        self.size = np.ones(len(self.token), np.int64)
-        below_the_root = list(zip(self.levels[1:], self.levels[2:]))
-        for low, high in reversed(below_the_root):
-            parent = self.parent[low:high]
-            np.minimum.at(self.first_title, parent, self.first_title[low:high])
-            np.logical_or.at(self.branches, parent, self.branches[low:high])
-            np.add.at(self.size, parent, self.size[low:high])
-        self.preorder = np.zeros(len(self.token), np.int64)
-        for low, high in below_the_root:
-            parent = self.parent[low:high]
-            size = self.size[low:high]
-            # a node comes behind its parent, and behind its earlier siblings with all below them
-            before = size.cumsum() - size  # nodes at or below all earlier nodes of this level
-            first_sibling = self.first_child[parent] - low
-            of_siblings = before - before[first_sibling]
-            self.preorder[low:high] = self.preorder[parent] + 1 + of_siblings
+        for low, high in reversed(list(zip(self.levels[1:], self.levels[2:]))):  # leaves first
+            np.minimum.at(self.first_title, self.parent[low:high], self.first_title[low:high])
 
     @property
     def canonical(self):

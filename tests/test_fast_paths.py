@@ -11,11 +11,7 @@ import pytest
 import torch
 from test_search import HISTORIES, titles_of
 
-from ref.checkpoints.config import parse_config
-from ref.checkpoints.weights import hf_parameters
-from ref.golden import case as cases
 from ref.layouts import LAYOUTS
-from ref.llama import Llama
 from ref.masks import MaskScheme
 from ref.search.beam import beam_search
 from ref.search.cache import KVCache, drop_what_no_target_sees
@@ -42,7 +38,6 @@ class Sequence:
     input_ids: torch.Tensor
     segment_ids: torch.Tensor
     start: int
-    position_ids: torch.Tensor | None = None
 
 
 def generate(model, sequence):
@@ -61,11 +56,8 @@ def generate(model, sequence):
 
 def feed(model, cache, sequence, begin, end):
     """Feed some tokens to a model with a cache: their logits."""
-    position_ids = sequence.position_ids
-    if position_ids is not None:
-        position_ids = position_ids[:, begin:end]
     input_ids, segment_ids = sequence.input_ids[:, begin:end], sequence.segment_ids[:, begin:end]
-    return model.lm_head(cached_hidden_states(model, cache, input_ids, segment_ids, position_ids))
+    return model.lm_head(cached_hidden_states(model, cache, input_ids, segment_ids))
 
 
 def random_scheme(rng):
@@ -108,41 +100,6 @@ def test_with_a_pruned_cache_generated_tokens_have_the_logits_of_the_plain_pass(
 
     wanted = model(sequence.input_ids, sequence.segment_ids)[:, sequence.start :]
     torch.testing.assert_close(logits, wanted, rtol=1e-10, atol=1e-12)
-
-
-def golden_rows():
-    """(case, row) of every golden case of the model whose target stands behind all else."""
-    all_cases = [cases.load(name) for name in cases.names()]
-    rows = []
-    for case in all_cases:
-        if case.stage != "model":
-            continue
-        for row, values in enumerate(case.rows):
-            if values["entries"][-1] > values["history"]:
-                rows.append(pytest.param(case, row, id=f"{case.name}-{row}"))
-    return rows
-
-
-def golden_model(case):
-    """The float64 model of a golden case."""
-    model = Llama(parse_config(case.config), MaskScheme(**case.info["scheme"])).double().eval()
-    for name, parameter in hf_parameters(model).items():
-        parameter.data = torch.from_numpy(case.weights[name])
-    return model
-
-
-@pytest.mark.parametrize("case, row", golden_rows())
-def test_with_a_pruned_cache_targets_have_the_logits_of_the_golden_cases(case, row):
-    arrays = case.input_ids, case.segment_ids, case.position_ids
-    input_ids, segment_ids, position_ids = (torch.tensor(array[[row]]) for array in arrays)
-    start = case.rows[row]["entries"].index(case.rows[row]["history"] + 1)
-    sequence = Sequence(input_ids, segment_ids, start, position_ids)
-
-    logits, _ = generate(golden_model(case), sequence)
-
-    wanted = torch.tensor(case.outputs["logits"][[row], start:])
-    tolerance = case.info["tolerances"]["float64"] * wanted.abs().max()
-    assert (logits - wanted).abs().max() <= tolerance
 
 
 def held_tokens(scheme, segments, start):

@@ -189,13 +189,6 @@ def test_the_index_lists_every_case_once_in_the_order_of_the_stages():
         }
 
 
-def test_the_readme_links_only_files_that_exist():
-    readme = GOLDEN / "README.md"
-    links = [part.split(")")[0] for part in readme.read_text().split("](")[1:]]
-    assert len(links) >= 5
-    assert [link for link in links if not (readme.parent / link).exists()] == []
-
-
 def test_the_committed_pictures_are_what_the_command_draws(listed, tmp_path, monkeypatch):
     monkeypatch.setattr(diagnosis, "detection_matrix", lambda cases: listed)
     assert detection.main(["--draw", "--folder", str(tmp_path)]) == 0

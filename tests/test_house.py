@@ -14,7 +14,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 RUFF_SETTINGS = ROOT / "tests" / "ruff.toml"
-MOST_COLUMNS = 100
 MOST_LINES = 40  # of a function
 
 # room or file: what it may import of ref, from the ground up. A room that names itself may import
@@ -171,12 +170,6 @@ def users_of_planted_bugs(sources):
     ]
 
 
-def wide_lines(source):
-    """Numbers of the lines of more than MOST_COLUMNS columns."""
-    lines = source.splitlines()
-    return [number for number, line in enumerate(lines, start=1) if len(line) > MOST_COLUMNS]
-
-
 def long_functions(source):
     """["name: lines", ...] of the functions of more than MOST_LINES lines."""
     found = []
@@ -276,15 +269,6 @@ def test_an_import_of_the_planted_bugs_is_seen():
     source = "from ref.golden.plants import PLANTS"
     sources = {"ref.golden.plants": "", "ref.golden.diagnosis": source, "ref.loss": source}
     assert users_of_planted_bugs(sources) == ["ref.loss"]
-
-
-def test_no_line_is_wider_than_a_page(python_sources):
-    wide = {path: wide_lines(source) for path, source in python_sources.items()}
-    assert {path: numbers for path, numbers in wide.items() if numbers} == {}
-
-
-def test_a_wide_line_is_seen():
-    assert wide_lines(f"{'a' * 100}\n{'é' * 100}\n{'b' * 101}") == [3]
 
 
 def test_no_function_is_longer_than_a_page(python_sources):

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from ref import trie as trie_module
 from ref.masks import MaskScheme
+from ref.search import preorder as preorder_module
 from ref.search.beam import Candidates, beam_search, best_candidates, closed_nodes
 from ref.search.decoder import Decoder, cached_hidden_states
 from ref.search.exact import title_log_probs
+from ref.search.preorder import Preorder
 from ref.settings import Settings
 from ref.trie import Trie, build_trie
 
@@ -112,12 +114,13 @@ def test_a_leaf_is_where_a_title_ends_and_equal_titles_share_it(sequences):
 @given(catalogues)
 def test_a_node_knows_its_least_title_and_whether_a_choice_lies_ahead(sequences):
     trie = trie_of(sequences)
+    branches = Preorder(trie).branches
 
     for prefix in prefixes_of(sequences):
         below = [tokens for tokens in sequences if tuple(tokens[: len(prefix)]) == prefix]
         node = node_at(trie, prefix)
         assert trie.first_title[node] == sequences.index(below[0])
-        assert trie.branches[node] == any(tokens != below[0] for tokens in below)
+        assert branches[node] == any(tokens != below[0] for tokens in below)
 
 
 @property_test
@@ -126,12 +129,13 @@ def test_preorder_and_size_tell_ancestors(sequences):
     trie = trie_of(sequences)
     path_to = {node_at(trie, prefix): prefix for prefix in prefixes_of(sequences)}
 
-    assert sorted(trie.preorder.tolist()) == list(range(len(path_to)))
+    preorder = Preorder(trie)
+    assert sorted(preorder.place.tolist()) == list(range(len(path_to)))
     for a in path_to:
         for b in path_to:
             is_at_or_below = path_to[b][: len(path_to[a])] == path_to[a]
-            begin, end = trie.preorder[a], trie.preorder[a] + trie.size[a]
-            assert (begin <= trie.preorder[b] < end) == is_at_or_below
+            begin, end = preorder.place[a], preorder.place[a] + preorder.size[a]
+            assert (begin <= preorder.place[b] < end) == is_at_or_below
 
 
 def test_the_arrays_in_the_description_of_the_trie_are_those_of_its_example():
@@ -140,11 +144,17 @@ def test_the_arrays_in_the_description_of_the_trie_are_those_of_its_example():
 
     shown = re.findall(r"^    ([a-z_]+) +((?:-?\d+ *){8})", trie_module.__doc__, re.MULTILINE)
 
-    assert len(shown) == 7
+    assert len(shown) == 5
     for name, numbers in shown:
         values = range(8) if name == "node" else getattr(trie, name).tolist()
         assert list(map(int, numbers.split())) == list(values), name
     assert f"first title has the nodes {trie.title_nodes[0].tolist()}:" in trie_module.__doc__
+    preorder = Preorder(trie)
+    for name, values in (("place", preorder.place), ("size", preorder.size)):
+        assert f" {name} " in preorder_module.__doc__
+        numbers = preorder_module.__doc__.partition(f" {name} ")[2].partition("\n")[0]
+        assert list(map(int, numbers.split())) == values.tolist()
+    assert np.flatnonzero(preorder.branches).tolist() == [0, 1]
 
 
 def test_several_nodes_have_their_children_padded_to_the_widest():
@@ -412,7 +422,7 @@ def test_the_best_candidates_are_those_of_a_sort_of_all(sequences, width, random
     nodes = [node for node in range(1, len(trie.token)) if random.random() < 0.8]
     random.shuffle(nodes)
     scores = [random.choice([-np.inf, *range(-20, 0)]) for _ in nodes]  # with a few ties
-    candidates = Candidates(np.array([nodes], int), np.array([scores], float))
+    candidates = Candidates(np.array([nodes], int), np.array([scores], float), len(nodes))
 
     finished, unfinished = best_candidates(candidates, 0, width, trie)
 

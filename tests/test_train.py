@@ -160,7 +160,7 @@ def test_the_model_of_the_best_epoch_is_kept(forty_steps, made_up_data):
     model, encoder, settings = recommender.load(out)
     trie = build_trie(encoder, data.titles)
     objective = train.Objective(encoder, trie, data.titles, settings, "target")
-    windows = batches.items_of(data.valid, data)
+    windows = batches.titles_of_windows(data.valid, data)
     nats = [target_loss(model, objective, [window]) for window in windows]
     assert np.mean(nats) == pytest.approx(best["valid"], abs=1e-4)
 
@@ -286,7 +286,7 @@ def test_five_steps_are_those_of_adamw_written_out(prepared):
         windows = run.data.training_windows("titles", rng)
         for some in batches.batches_of_similar_length(windows, run.data, run.objective, 12, rng):
             if adamw.taken < 5:
-                items = batches.items_of(some, run.data)
+                items = batches.titles_of_windows(some, run.data)
                 adamw.step(gradients_at(adamw.parameters, model, run.objective, items))
     train.train_epochs(run, state.Progress())
     for name, p in run.model.named_parameters():
@@ -347,7 +347,8 @@ def test_the_batches_of_an_epoch_are_all_its_windows_sorted_within_pools_of_32_b
     windows = run.data.training_windows("titles", np.random.default_rng(0))
     windows = windows[np.arange(150) % len(windows)]  # two pools of 64 and half a one
     lengths = [
-        run.objective.trie.title_lengths[w].sum() for w in batches.items_of(windows, run.data)
+        run.objective.trie.title_lengths[w].sum()
+        for w in batches.titles_of_windows(windows, run.data)
     ]
     expected = []
     for begin in range(0, 150, 64):
@@ -366,9 +367,10 @@ def test_a_batch_smaller_than_the_number_of_processes_is_computed_once(prepared,
     monkeypatch.setattr(batches.processes, "WORLD", 4)
     monkeypatch.setattr(batches.processes, "sums", lambda values: [2])
     windows, counted = [np.array([0, 1]), np.array([2, 3])], []
+    options = SimpleNamespace(accumulate=3, device="cpu")
     for rank in range(4):
         monkeypatch.setattr(batches.processes, "RANK", rank)
-        shares, num_predicted = batches.shares_of_step(windows, objective, 3, "cpu")
+        shares, num_predicted = batches.shares_of_step(windows, objective, options)
         (share,) = shares
         assert (share.scale, num_predicted) == (share.is_real * 4 / 2, 2)
         counted.append((share.is_real, share.batch.real_tokens))
@@ -479,7 +481,7 @@ def test_recomputed_activations_save_memory_and_change_no_bit_of_the_gradients(p
     for flag in ("--no-checkpoint-activations", "--checkpoint-activations"):
         run = prepared("--dropout", 0.3, "--layers", 4, flag)
         windows = run.data.training_windows("titles", np.random.default_rng(0))
-        batch = run.objective.batch(batches.items_of(windows, run.data))
+        batch = run.objective.batch(batches.titles_of_windows(windows, run.data))
         torch.manual_seed(1)
         loss, kept = loss_and_kept_numbers(run, batch)
         loss.backward()

@@ -9,7 +9,7 @@ branch that holds only excluded titles takes no beam: `width` titles are found w
 left.
 
 Of the trie (ref/trie.py) the search uses `title`, the title that ends at a node or -1, and
-`first_title`, the first one at or below a node; `closed_nodes` climbs it from leaves to the root. A
+`first_title`, the first one at or below a node; `closed_nodes` goes up from `leaf` by `parent`. A
 Decoder (ref/search/decoder.py) gives the log-probabilities of the children of nodes, and computes
 new nodes behind a prompt.
 
@@ -26,7 +26,7 @@ import torch
 
 @dataclass(frozen=True)
 class Beams:
-    """Unfinished titles of each of U users, best first: (U, W) each.
+    """Unfinished titles of each of U users, best first; nodes and scores are (U, W).
 
     A user with fewer than W has dead beams behind them: score -inf, at a leaf, which has no child.
     nodes: where in the trie a beam stands. scores: float64, the log-probability of the path to it.
@@ -54,10 +54,12 @@ class Candidates:
     """The children of all beams, (U, W * M) each: M of the first beam, M of the second, ...
 
     nodes: -1 where there is no child. scores: -inf where there is none, or where it is excluded.
+    per_beam: M; candidate i is a child of beam i // M.
     """
 
     nodes: np.ndarray
     scores: np.ndarray
+    per_beam: int
 
 
 @torch.inference_mode()
@@ -86,8 +88,7 @@ def beam_search(decoder, prompts, width, excluded=None):
         going_on = np.array([len(chosen) > 0 for chosen in survivors])
         if not going_on.any():
             return found
-        most_children = candidates.nodes.shape[1] // beams.nodes.shape[1]
-        beams = surviving_beams(beams, candidates, survivors, most_children, trie.leaf[0])
+        beams = surviving_beams(beams, candidates, survivors, trie.leaf[0])
         # A finished user may stay, with dead beams only: to copy the cache costs more than it saves
         # until a quarter are finished.
         if going_on.mean() <= 0.75:
@@ -101,7 +102,7 @@ def extended(decoder, beams, hidden):
     U = len(beams.nodes)
     log_probs, children = decoder.child_log_probs(beams.nodes.ravel(), hidden.flatten(0, 1))
     scores = beams.scores.ravel()[:, None] + log_probs  # (U * W, M)
-    return Candidates(children.reshape(U, -1), scores.reshape(U, -1))
+    return Candidates(children.reshape(U, -1), scores.reshape(U, -1), children.shape[1])
 
 
 def closed_nodes(trie, excluded):
@@ -158,10 +159,10 @@ def is_done(found, unfinished, scores, width):
     return len(found) == width and scores[unfinished[0]] < found[-1][1]  # an equal one may win
 
 
-def surviving_beams(beams, candidates, survivors, most_children, a_leaf):
-    """The Beams of the next step: for each user the candidates that live on, padded with dead ones.
+def surviving_beams(beams, candidates, survivors, a_leaf):
+    """The Beams of the next step: for each user the candidates that live on, then dead beams.
 
-    most_children: M; a candidate's parent is the beam number (its index) // M.
+    survivors: of each user the indices of those candidates, best first.
     """
     U, W = len(survivors), max(map(len, survivors))
     nodes, parents = np.full((U, W), a_leaf), np.zeros((U, W), np.int64)
@@ -170,7 +171,7 @@ def surviving_beams(beams, candidates, survivors, most_children, a_leaf):
         places = slice(0, len(chosen))
         nodes[row, places] = candidates.nodes[row, chosen]
         scores[row, places] = candidates.scores[row, chosen]
-        parents[row, places] = np.asarray(chosen, np.int64) // most_children
+        parents[row, places] = np.asarray(chosen, np.int64) // candidates.per_beam
     inherited = np.take_along_axis(beams.ancestors, parents[:, :, None], axis=1)  # (U, W, G)
     own = np.broadcast_to(np.eye(W, dtype=bool), (U, W, W))
     return Beams(nodes, scores, np.concatenate((inherited, own), axis=2))

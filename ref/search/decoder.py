@@ -88,9 +88,9 @@ class Decoder:
         segment_ids = np.where(trie.in_item[nodes], states.target_segments[:, None], 0)
         if exists is not None:
             segment_ids = np.where(exists, segment_ids, -1)  # to the masks it is padding
-        tree_in_cache = ancestors.shape[2] - nodes.shape[1]
-        padded_length = states.cache.segment_ids.shape[1] - tree_in_cache  # of the prompts
-        sees_prompt = np.ones((*nodes.shape, padded_length), bool)
+        num_cached = ancestors.shape[2] - nodes.shape[1]  # nodes of earlier calls
+        prompt_length = states.cache.segment_ids.shape[1] - num_cached  # with padding, which
+        sees_prompt = np.ones((*nodes.shape, prompt_length), bool)  # `build_masks` hides
         causal = np.concatenate((sees_prompt, ancestors), axis=2)  # (U, Q, T)
         # a node of depth d is token number d - 1 behind the prompt
         position_ids = states.lengths[:, None] + trie.depth[nodes] - 1
@@ -136,6 +136,7 @@ def cached_hidden_states(
     if position_ids is None:
         position_ids = count_positions(segment_ids)[:, T - Q :]
     if causal is None:
+        # new token i is token T - Q + i of all
         causal = torch.ones(1, Q, T, dtype=torch.bool, device=segment_ids.device).tril(T - Q)
     allowed = build_masks(segment_ids, model.scheme, causal)
     masks = {

@@ -14,6 +14,7 @@ import torch
 
 from ref.llama import at_least_float32
 from ref.search.decoder import LOGIT_ROWS
+from ref.search.preorder import Preorder
 
 
 @torch.inference_mode()
@@ -27,13 +28,14 @@ def title_log_probs(decoder, prompts, titles=None, chunk=None):
     trie = decoder.trie
     states, last_hidden = decoder.read_prompts(prompts)
     log_probs = np.zeros((len(prompts), len(trie.token)))  # of each node behind its parent
-    nodes = nodes_to_compute(trie, titles, decoder.settings.softmax)
+    preorder = Preorder(trie)
+    nodes = nodes_to_compute(trie, preorder, titles, decoder.settings.softmax)
     if len(nodes) and nodes[0] == 0:  # the root is computed already: the prompts' last tokens
         record_children(decoder, log_probs, nodes[:1], last_hidden[:, None])
         nodes = nodes[1:]
     for begin in range(0, len(nodes), chunk):
         parents = nodes[begin : begin + chunk]
-        tree, ancestors = with_ancestors(trie, parents)
+        tree, ancestors = with_ancestors(trie, preorder, parents)
         shape = (len(prompts), len(tree))
         hidden = decoder.add_nodes(
             states.fork(),
@@ -49,7 +51,7 @@ def title_log_probs(decoder, prompts, titles=None, chunk=None):
     return scores
 
 
-def nodes_to_compute(trie, titles, softmax):
+def nodes_to_compute(trie, preorder, titles, softmax):
     """The nodes to be computed, with all their ancestors, in preorder (the root, if any, is first).
 
     With the softmax over the catalogue those that have a choice at or below them, else all but the
@@ -61,12 +63,12 @@ def nodes_to_compute(trie, titles, softmax):
         wanted = np.zeros(len(trie.token), bool)
         for title in titles:
             wanted[trie.parent[trie.title_nodes[title]]] = True  # where its tokens are chosen
-    needed = trie.branches if softmax == "catalogue" else trie.num_children > 0
+    needed = preorder.branches if softmax == "catalogue" else trie.num_children > 0
     nodes = np.flatnonzero(wanted & needed)
-    return nodes[np.argsort(trie.preorder[nodes])]
+    return nodes[np.argsort(preorder.place[nodes])]
 
 
-def with_ancestors(trie, nodes):
+def with_ancestors(trie, preorder, nodes):
     """Some nodes that follow each other in `nodes_to_compute`, with all ancestors of theirs.
 
     In that order an ancestor of any of them is one of them or an ancestor of the first: those of
@@ -79,9 +81,9 @@ def with_ancestors(trie, nodes):
         above.append(parent)
         parent = trie.parent[parent]
     tree = np.concatenate((np.array(above[::-1], np.int64), nodes))
-    order, size = trie.preorder[tree], trie.size[tree]
-    steps_behind = order[:, None] - order  # of the row's node behind the column's
-    return tree, (steps_behind >= 0) & (steps_behind < size)
+    place = preorder.place[tree]
+    steps_behind = place[:, None] - place  # of the row's node behind the column's
+    return tree, (steps_behind >= 0) & (steps_behind < preorder.size[tree])
 
 
 def record_children(decoder, log_probs, nodes, hidden):

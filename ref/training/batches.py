@@ -11,8 +11,8 @@ from ref.training import processes
 _POOL = 32  # batches whose windows are sorted by length together
 
 
-def items_of(windows, data):
-    """The items of each window, which are numbers of titles: a list of int arrays."""
+def titles_of_windows(windows, data):
+    """The titles of each of some Windows, by their numbers: a list of int arrays."""
     return [data.items[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 
@@ -46,17 +46,18 @@ class Share:
     scale: float
 
 
-def shares_of_step(windows, objective, accumulate, device):
-    """What this process computes of a step: in `accumulate` parts, one after the other.
+def shares_of_step(titles, objective, options):
+    """What this process computes of a step: in --accumulate parts, one after the other.
 
     With one process and one part that is all of it, one Share with a scale of 1 / num_predicted.
-    windows: of all processes, as `items_of` gives them. Returns the Shares, and what the loss of
-    the step is a mean over (titles; tokens with loss "all"), in all processes together.
+    titles: of all windows of the step, whichever process computes them, an int array each. Returns
+    the Shares, and how many titles (tokens with loss "all") all processes together predict: the
+    loss of the step is a mean over them.
     """
-    rounds = min(accumulate, math.ceil(len(windows) / processes.WORLD))
+    rounds = min(options.accumulate, math.ceil(len(titles) / processes.WORLD))
     batches = [
-        (objective.batch(part, device), is_real)  # makes the prompts: ref/loss.py
-        for part, is_real in processes.shares(windows, rounds)
+        (objective.batch(part, options.device), is_real)  # makes the prompts: ref/loss.py
+        for part, is_real in processes.shares(titles, rounds)
     ]
     predicted_here = sum(batch.num_predicted for batch, is_real in batches if is_real)
     (num_predicted,) = processes.sums([predicted_here])

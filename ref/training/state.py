@@ -78,8 +78,8 @@ class Progress:
             return False
         return self.last["step"] >= self.total or self.waited >= patience
 
-    def end_epoch(self):
-        """The record of the epoch that was under way. All processes have to call it."""
+    def epoch_record(self):
+        """The record of the epoch that was under way. All processes have to call it, once."""
         counted = self.tally.end_epoch(self.step)
         return {"epoch": self.epoch + 1, "step": self.step, "of": self.total, **counted}
 

@@ -31,7 +31,7 @@ from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
 from ref.settings import Settings
-from ref.training.batches import batches_of_similar_length, items_of
+from ref.training.batches import batches_of_similar_length, titles_of_windows
 from ref.trie import build_trie
 
 from peers import transformers_peer as peer
@@ -140,7 +140,7 @@ def search_for(model, users, softmax="full"):
     _, encoder, settings = recommender.load(TINY)
     settings = dataclasses.replace(settings, softmax=softmax)
     trie = build_trie(encoder, data.titles)
-    histories = [window[:-1] for window in items_of(data.test[:users], data)]
+    histories = [window[:-1] for window in titles_of_windows(data.test[:users], data)]
     prompts = []
     for history in histories:
         titles = [data.titles[title] for title in history]
@@ -366,7 +366,7 @@ def step_tiny(options, softmax="full"):
     rng = np.random.default_rng(options.seed)
     windows = data.training_windows("titles", rng)
     batches = batches_of_similar_length(windows, data, objective, batch_size, rng)
-    items = [items_of(batch, data) for batch in batches[: options.repeats]]
+    items = [titles_of_windows(batch, data) for batch in batches[: options.repeats]]
     return training_sides(
         model,
         train_options,

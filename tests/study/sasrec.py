@@ -28,7 +28,7 @@ from ref.data import dataset
 from ref.files import write_json
 from ref.report.ranking import evaluate_scores
 from ref.report.targets import targets_of
-from ref.training.batches import items_of
+from ref.training.batches import titles_of_windows
 
 SETTINGS = [{"size": size, "dropout": dropout} for size in (64, 128) for dropout in (0.2, 0.5)]
 BATCH, PATIENCE, EPOCHS = 128, 6, 100
@@ -119,7 +119,7 @@ def train_epoch(model, optimizer, data, rng):
     for begin in range(0, len(windows), BATCH):
         optimizer.zero_grad()
         batch = windows[slice(begin, begin + BATCH)]
-        training_loss(model, items_of(batch, data), data).backward()
+        training_loss(model, titles_of_windows(batch, data), data).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -127,7 +127,7 @@ def train_epoch(model, optimizer, data, rng):
 def validate(model, data):
     """Mean negative log-likelihood of the validation targets, in nats."""
     model.eval()
-    windows = items_of(data.valid, data)
+    windows = titles_of_windows(data.valid, data)
     targets = [int(window[-1]) for window in windows]
     scores = log_probs(model, [window[:-1] for window in windows], data)
     return -scores[range(len(targets)), targets].mean().item()

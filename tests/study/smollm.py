@@ -42,7 +42,7 @@ from ref.data import dataset
 from ref.files import read_json, write_json
 from ref.loss import Objective
 from ref.settings import Settings
-from ref.training.batches import items_of
+from ref.training.batches import titles_of_windows
 from ref.trie import build_trie
 
 from study import records
@@ -230,7 +230,7 @@ def likelihoods(weights, folder, part="test", limit=None):
     trie = build_trie(encoder, data.titles)
     objective = Objective(encoder, trie, data.titles, settings, "target")
     windows = {"test": data.test, "valid": data.valid}[part]
-    items = items_of(windows[:limit], data)
+    items = titles_of_windows(windows[:limit], data)
     nats = []
     for begin in tqdm(range(0, len(items), TOGETHER), disable=None):
         some = items[begin : begin + TOGETHER]
