@@ -137,6 +137,19 @@ def test_padding_in_the_middle_moves_nobody():
     assert_close(padded[segments != -1], alone[0], 1e-11)
 
 
+def test_angles_are_exact_far_into_a_prompt_in_bfloat16_too():
+    model = random_model(config_of(), dtype=torch.bfloat16)
+    positions = torch.arange(1000)
+
+    cos, sin = model.rotation(positions[None])
+
+    width = model.config.head_dim
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2).double() / width)
+    angles = positions[None, None, :, None] * frequencies
+    assert_close(cos.double(), angles.cos(), 0.01)
+    assert_close(sin.double(), angles.sin(), 0.01)
+
+
 def test_dropout_acts_while_training_only():
     model = random_model(config_of(), MaskScheme(1, 1), dropout=0.5)
     plain = random_model(config_of(), MaskScheme(1, 1))
