@@ -83,7 +83,7 @@ class MaskScheme:
 
     `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks. A
     new field has to be known to ref/protocol.py, ref/llama_numpy.py, ref/search/cache.py and
-    ref/golden (recipes, schemas, pairs, audit), too.
+    ref/golden (recipes, schemas, fast_masks, audit), too.
     Raises ValueError for any other value.
     """
 

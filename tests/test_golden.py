@@ -356,6 +356,15 @@ def unknown_tensors_only(folder, logits):
     return ["check", write_dump(folder, {"logit": logits}), "--case", "plain-causal"]
 
 
+def missing_folder(folder, logits):
+    return ["check", str(folder / "none")]
+
+
+def case_and_stage(folder, logits):
+    adapter = write_adapter(folder, "def run(case):\n    return {}\n")
+    return ["run", adapter, "--case", "biases", "--stage", "decoding"]
+
+
 def missing_adapter(folder, logits):
     return ["run", str(folder / "none.py")]
 
@@ -379,6 +388,8 @@ def archive_of_no_known_kind(folder, logits):
         (no_case, "expected --case NAME"),
         (empty_folder, "holds no NAME.safetensors"),
         (unknown_tensors_only, "found logit; expected at least one of"),
+        (missing_folder, "none: not found; expected a dump or a folder of dumps"),
+        (case_and_stage, "--case and --stage: give one of them"),
         (missing_adapter, "none.py: not found"),
         (adapter_of_no_known_kind, "adapter.txt: expected a file whose name ends in .py"),
         (archive_of_no_known_kind, "ends in .tar.gz or .zip"),
@@ -423,6 +434,7 @@ def test_an_unusable_adapter_is_one_clear_line_and_exit_code_2(text, message, tm
         ("return {'logits': [[1.0], 'a', None]}", "inhomogeneous"),
         ("return {'logits': case.outputs['logits'].astype(object)}", "an array of object"),
         ("return {}", "found no tensor"),
+        ("return {'logit': case.outputs['logits']}", "found logit; expected at least one of"),
         ("case.tensors['labels'][:] = 0", "read-only"),
     ],
 )
@@ -487,6 +499,19 @@ def test_a_case_that_an_adapter_cannot_run_is_skipped_with_its_reason(tmp_path, 
     assert "skip  biases: no biases" in report
     summary = f"{NUM_OF_MODEL - 1} of {NUM_OF_MODEL - 1} cases are right, 1 skipped"
     assert report.splitlines()[-1] == summary
+
+
+def test_a_case_that_holds_none_of_what_an_adapter_returns_is_skipped(tmp_path, capsys):
+    adapter = write_adapter(
+        tmp_path,
+        "def run(case):\n"
+        "    return {n: v for n, v in case.outputs.items() if n.endswith('.mask')}"
+        " or {'layers.0.mask': case.input_ids}\n",
+    )
+    assert command.main(["run", adapter, "--stage", "model"]) == 0
+    *_, skipped, summary = capsys.readouterr().out.splitlines()
+    assert skipped.endswith(": it holds none of what was returned: layers.0.mask")
+    assert summary == f"{NUM_OF_MODEL - 3} of {NUM_OF_MODEL - 3} cases are right, 3 skipped"
 
 
 def test_of_many_skipped_cases_the_first_are_named_and_the_others_counted(tmp_path, capsys):

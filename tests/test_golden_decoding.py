@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ref import llama_numpy
-from ref.golden import pairs
+from ref.golden import fast_masks
 from ref.golden.copies import copy_of
 from ref.golden.definitions import decoding as executor
 from ref.golden.definitions.paths import path, row_along
@@ -132,7 +132,7 @@ def test_masks_by_classes_of_pairs_are_those_of_the_loops(bug, s):
     looping, fast = copy_of(llama_numpy), copy_of(llama_numpy)
     for copy in (looping, fast):
         MASKS[bug](copy, None)
-    pairs.speed_up_masks(fast)
+    fast_masks.speed_up_masks(fast)
     for scheme in schemes():
         for kind in ("IN", "OR", "CR"):
             expected = looping.row_mask(kind, s, scheme)

@@ -13,7 +13,7 @@ from ref.golden.stages import STAGES, all_bugs
 
 from support import known_bugs
 from support.known_bugs import cases_of, port_with
-from support.probes import PROBES, with_bugs
+from support.probes import PROBES, logits, with_bugs
 
 BUGS = cases.FOLDER.parent / "bugs.json"
 
@@ -95,8 +95,15 @@ def test_the_first_stage_that_fails_is_where_to_begin(capsys):
     comparisons += comparisons_of(with_bugs("decode-plain-causal"), "decoding")
     text = told(comparisons, capsys)
     assert "Diagnosis of the stage model: begin here" in text
-    assert "The cases of this stage hold a model: get the stage model right first." in text
+    assert "The cases that fail hold a model: get the stage model right first." in text
     assert named_bugs(text) == {"scale-twice"}
+
+
+def test_where_the_model_is_wrong_cases_without_a_model_tell_of_later_stages(capsys):
+    comparisons = comparisons_of(with_bugs("scale-twice"))
+    comparisons += comparisons_of(with_bugs("search-length-normalized"), "search")
+    text = told(comparisons, capsys)
+    assert named_bugs(text) == {"scale-twice", "search-length-normalized"}
 
 
 def test_a_later_stage_is_diagnosed_where_the_model_is_right(capsys):
@@ -211,6 +218,43 @@ def test_a_pair_of_bugs_whose_plants_do_not_fit_together_explains_nothing():
             raise IndexError
 
     assert diagnosis.misfit_of_pair(Failing(), ("one", "other")) == np.inf
+
+
+def test_two_bugs_of_which_one_moves_little_are_tried_together_in_float64_too():
+    pair = ("mask-of-first-row", "norm-eps-a-millionth")
+    comparisons = []
+    for case in cases_of("model"):
+        outputs = known_bugs.decisive_outputs(pair, case.name)
+        computed = {name: compare.Computed(v, "float64") for name, v in outputs.items()}
+        comparisons.append(compare.examine(case, computed))
+    suspects = diagnosis.Suspects(comparisons)
+
+    assert pair in diagnosis.promising_pairs(suspects, list(pair))
+
+
+def test_no_pairs_are_tried_where_numbers_have_another_shape():
+    case = known_bugs.case_of("three-kinds")
+    doubled = np.concatenate((case.outputs["logits"],) * 2)
+    comparison = compare.examine(case, {"logits": compare.Computed(doubled, "float64")})
+
+    assert diagnosis.diagnose([comparison]).tried == (0, 0)
+
+
+def unknown_everywhere(value):
+    """A port whose every logit is this number."""
+    return logits(lambda expected, case: np.full_like(expected, value))
+
+
+def test_where_logits_alone_were_given_intermediates_are_asked_for(capsys):
+    asked = "Give intermediates, too: the first that deviates is where to look."
+    assert asked in told(comparisons_of(unknown_everywhere(7.0)), capsys, 0)
+    assert asked not in told(comparisons_of(all_tensors_with("scale-twice", ["biases"])), capsys, 0)
+
+
+def test_that_nan_is_compared_with_no_bug_is_said_where_there_is_nan(capsys):
+    said = "No bug is compared with NaN, as in "
+    assert said in told(comparisons_of(unknown_everywhere(np.nan)), capsys, 0)
+    assert said not in told(comparisons_of(unknown_everywhere(7.0)), capsys, 0)
 
 
 def test_a_remark_on_rounding_is_one_sentence(capsys):

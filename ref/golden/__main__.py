@@ -17,7 +17,7 @@ RIGHT, DEVIATION = 0, 1
 
 def list_cases(options):
     """Print each case and what it catches."""
-    infos = [cases.load(name).info for name in names_in_order(options.stage)]
+    infos = infos_in_order(options.stage)
     if options.json:
         fields = ("name", "stage", "what", "needs", "catches", "only_here")
         print(json.dumps([{field: info[field] for field in fields} for info in infos]))
@@ -32,12 +32,16 @@ def list_cases(options):
     return RIGHT
 
 
+def infos_in_order(stages=None):
+    """case.json of the cases, of all stages or some, in the order in which to take them."""
+    infos = [info for info in cases.infos() if not stages or info["stage"] in stages]
+    position = {name: number for number, name in enumerate(recipes.names_in_index())}
+    return sorted(infos, key=lambda info: position.get(info["name"], len(position)))
+
+
 def names_in_order(stages=None):
     """The names of the cases, of all stages or some, in the order in which to take them."""
-    infos = cases.infos()
-    position = {name: number for number, name in enumerate(recipes.names_in_index())}
-    infos.sort(key=lambda info: position.get(info["name"], len(position)))
-    return [info["name"] for info in infos if not stages or info["stage"] in stages]
+    return [info["name"] for info in infos_in_order(stages)]
 
 
 def check(options):
@@ -46,6 +50,8 @@ def check(options):
     Raises ValueError or OSError where nothing can be read or compared.
     """
     path = Path(options.dump)
+    if options.case is None and not path.exists():
+        raise FileNotFoundError(f"{path}: not found; expected a dump or a folder of dumps")
     if options.case is None and path.is_dir():
         return check_folder(path, options)
     if options.case is None and path.stem not in cases.names():
@@ -83,6 +89,8 @@ def compare_dump(path, name, precision):
 
 def run(options):
     """Compare an adapter with the cases that it can run. Raises ValueError if there are none."""
+    if options.case and options.stage:
+        raise ValueError("--case and --stage: give one of them")
     adapter = load_adapter(options.adapter)
     comparisons, skipped = [], {}
     for name in options.case or names_in_order(options.stage):

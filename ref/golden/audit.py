@@ -34,7 +34,7 @@ import numpy as np
 from ref import llama_numpy as definition
 from ref.golden.compare import read_dump
 from ref.golden.copies import copy_of
-from ref.golden.pairs import is_as_defined, speed_up_masks
+from ref.golden.fast_masks import is_as_defined, speed_up_masks
 from ref.golden.plants import descriptions
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS

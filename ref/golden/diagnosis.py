@@ -187,7 +187,7 @@ def size_of(case):
 def diagnose_stages(comparisons, seconds=None):
     """A Diagnosis of each stage in which a case fails, in the order of the stages.
 
-    A case with a model is diagnosed in a later stage only if the stage `model` is right.
+    Where the stage `model` is wrong, later stages are diagnosed from their cases without a model.
     """
     diagnoses = []
     model_is_wrong = False
@@ -195,11 +195,13 @@ def diagnose_stages(comparisons, seconds=None):
         of_stage = [c for c in comparisons if c.case.stage == stage and c.problem is None]
         if all(comparison.is_right for comparison in of_stage):
             continue
-        with_model = [c for c in of_stage if c.case.config is not None]
-        if model_is_wrong and with_model:
-            remark = "the cases of this stage hold a model: get the stage model right first"
-            diagnoses.append(Diagnosis(stage, remarks=[remark]))
-            continue
+        if model_is_wrong:
+            without_model = [c for c in of_stage if c.case.config is None]
+            if all(comparison.is_right for comparison in without_model):
+                remark = "the cases that fail hold a model: get the stage model right first"
+                diagnoses.append(Diagnosis(stage, remarks=[remark]))
+                continue
+            of_stage = without_model
         diagnoses.append(diagnose(of_stage, seconds))
         if stage == "model":
             model_is_wrong = not all(c.evidence_is_right for c in of_stage)
@@ -220,6 +222,8 @@ def diagnose(comparisons, seconds=None):
     find_bugs(suspects, diagnosis, SECONDS_FOR_PAIRS if seconds is None else seconds)
     if diagnosis.is_unknown:
         diagnosis.remarks += pattern.rounding(suspects.comparisons)
+        diagnosis.remarks += pattern.without_place(suspects.failing)
+        diagnosis.remarks += pattern.not_a_number([c for c in suspects.failing if has_nan(c)])
     diagnosis.remarks += pattern.of_failing(suspects.failing, suspects.passing)
     return diagnosis
 
@@ -257,9 +261,10 @@ def is_another_convention(comparison):
 def find_pairs(suspects, possible, diagnosis, seconds):
     """Fill in the pairs of bugs that explain all, as far as the time suffices.
 
-    Numbers with a NaN are of no bug, and in bfloat16 too many pairs come close.
+    Numbers with NaN are equal to none, so no bug is compared with them; in bfloat16 too many pairs
+    come close.
     """
-    if not all(is_finite_and_sharp(comparison) for comparison in suspects.failing):
+    if not all(can_tell_pairs(comparison) for comparison in suspects.failing):
         return
     pairs = promising_pairs(suspects, possible)
     end = time.monotonic() + seconds
@@ -283,10 +288,15 @@ def misfit_of_pair(suspects, pair):
         return np.inf
 
 
-def is_finite_and_sharp(comparison):
-    """Whether numbers are exact enough to tell two bugs at once, and none is NaN."""
-    tensors = [comparison.computed[name] for name in comparison.evidence]
-    return all(t.precision in SHARP and not np.isnan(t.values).any() for t in tensors)
+def can_tell_pairs(comparison):
+    """Whether numbers are exact enough to tell two bugs at once, of the right shape, and no NaN."""
+    for name in comparison.evidence:
+        values, precision = comparison.computed[name]
+        if precision not in SHARP or np.isnan(values).any():
+            return False
+        if values.size > 1 and values.shape != comparison.case.tensors[name].shape:
+            return False
+    return True
 
 
 def promising_pairs(suspects, possible):
@@ -300,13 +310,22 @@ def promising_pairs(suspects, possible):
         num_explained[bug] = sum(suspects.explains((bug,), c) for c in smallest)
     catches_of_clear_cases = []
     for comparison in suspects.failing:
-        if comparison.largest_evidence >= 2 * DETECTED:
+        if in_float32_tolerances(comparison) >= 2 * DETECTED:
             catches_of_clear_cases.append(set(comparison.case.info["catches"]))
     pairs = []
     for first, second in combinations(possible, 2):
         if all(first in catches or second in catches for catches in catches_of_clear_cases):
             pairs.append((first, second))
     return sorted(pairs, key=lambda pair: -max(num_explained[bug] for bug in pair))
+
+
+def in_float32_tolerances(comparison):
+    """The largest deviation from which a bug is told, in the case's float32 tolerances."""
+    largest = 0.0
+    for name in comparison.evidence:
+        held_to = tolerance(comparison.case, comparison.computed[name].precision)
+        largest = max(largest, comparison.sizes[name] * held_to)
+    return largest / tolerance(comparison.case, "float32")
 
 
 def nearest_bugs(suspects, possible):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ref.golden.compare import tolerance
+from ref.golden.remarks import short_list
 
 MOST_FAIL = 0.8  # rounding moves all numbers, so at least this share of the cases fails
 SLIGHT = 10  # a deviation of so many tolerances at most may be rounding, where few cases fail
@@ -153,3 +154,21 @@ def has_zero_bits(values, num_bits):
     if not (single == values)[np.isfinite(values)].all():
         return False
     return not (single.view(np.uint32)[np.isfinite(values)] & ((1 << num_bits) - 1)).any()
+
+
+def without_place(failing):
+    """That intermediates would show where a deviation begins: [] where some were given."""
+    for comparison in failing:
+        outputs = {name for name in comparison.case.outputs if not name.startswith("gradients.")}
+        compared = set(comparison.compared)
+        if compared - set(comparison.evidence) or outputs <= compared:
+            return []
+    return ["give intermediates, too: the first that deviates is where to look"]
+
+
+def not_a_number(comparisons):
+    """That no bug was compared with the numbers of cases that hold NaN: [] where there are none."""
+    if not comparisons:
+        return []
+    names = short_list([comparison.case.name for comparison in comparisons])
+    return [f"no bug is compared with NaN, as in {names}: see the lines above"]

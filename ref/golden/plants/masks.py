@@ -7,7 +7,7 @@ that of a key, c the scheme.
 import numpy as np
 
 from ref import llama_numpy as definition
-from ref.golden.pairs import pairs_allowed
+from ref.golden.fast_masks import pairs_allowed
 from ref.golden.plants.edits import (
     changed_masks,
     changed_softmax,

@@ -3,7 +3,7 @@
 from ref.golden.definitions import decoding
 from ref.golden.definitions.passes import Network, Tokens
 from ref.golden.definitions.paths import path
-from ref.golden.pairs import speed_up_masks
+from ref.golden.fast_masks import speed_up_masks
 from ref.golden.plants.decoding import DECODING
 from ref.golden.stages.stage import Stage
 
