@@ -162,7 +162,7 @@ def load_decoder(folder, titles, options):
 
 
 def load_with_options(folder, options, device):
-    """(model, PromptEncoder, Settings) of a folder, with what the command line says instead."""
+    """(model, PromptEncoder, Settings) of a folder; options go before what the folder says."""
     _, saved, _ = adapters.read_config(folder, options.base)
     scheme, settings = scheme_from(options, saved), settings_from(options, folder)
     dtype = cli.DTYPES[options.dtype]
@@ -237,7 +237,7 @@ def rank_by_exact_scores(decoder, prompts, targets, options):
         candidates = np.unique(canonical[drawn])  # titles of equal tokens are one
         scores = title_log_probs(decoder, prompts, candidates)
     rankings = []
-    scores = scores.astype(np.float32)  # what differs by less, by the order of sums, is a tie
+    scores = scores.astype(np.float32)  # what differs by less comes from the order of sums: a tie
     for row, history, target in zip(scores, targets.histories, canonical[targets.titles]):
         if options.exclude_seen:
             row[canonical[history]] = -np.inf

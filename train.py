@@ -50,8 +50,8 @@ class Run:
 
     data: data.items holds numbers of titles, one user after another; Windows are ranges of it, each
     a history and, last, its target. encoder: makes the prompts. objective: what is trained.
-    target_objective: what validation measures, on `validation`, an array of titles a window. nll:
-    the model with its loss, a module that gives the summed nats of a batch.
+    target_objective: what validation measures, on `validation`, a list of arrays, one a window.
+    nll: the model with its loss, a module that gives the summed nats of a batch.
     """
 
     options: argparse.Namespace
@@ -269,8 +269,8 @@ def train_epochs(run, progress):
     """The training loop.
 
     A process computes its Shares of a step (ref/training/batches.py; without torchrun all of it, in
-    --accumulate parts). progress (ref/training/state.py) counts steps, epochs and, as its Tally,
-    losses. --out gets a state after each epoch, and the model if its validation is the best so far.
+    --accumulate parts). progress (ref/training/state.py) counts steps and, in its Tally, losses. To
+    --out go states, a line of the log an epoch, and the model if its validation is the best so far.
     """
     options, optimizer, tally = run.options, run.optimizer, progress.tally
     total = progress.total or planned_steps(run)  # resumed: what was planned then
@@ -424,7 +424,7 @@ def train(options):
 
 
 def set_up_torch(threads):
-    """Make a training repeatable, to the byte, for a number of threads."""
+    """Make a training repeatable, to the byte, on a given number of threads."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # filling fresh memory costs a tenth of the time; nothing here reads any

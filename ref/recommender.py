@@ -57,7 +57,7 @@ class Recommender:
         """
         base_of(folder, base)  # refuses what is no folder
         titles = read_catalogue(folder)
-        return cls(*load(folder, dtype, device, base), titles)
+        return cls(*load(folder, dtype=dtype, device=device, base=base), titles)
 
     def recommend(self, history, k=10, exclude_seen=True, candidates=None):
         """The k best titles behind a history: [(title, log-probability in nats), ...], best first.

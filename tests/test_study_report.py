@@ -219,8 +219,6 @@ def runs(tmp_path):
         "run": "users/movielens",
         "group": "users",
         "data": "movielens",
-        "history": [10] * 40,
-        "count": COUNTS,
         "titles": 9,
         "ranks": {"most popular": [1, 0] * 20},
     }
@@ -573,17 +571,23 @@ def test_the_committed_differences_are_the_means_of_the_packed_numbers(data, sta
 
 
 @pytest.mark.parametrize(
-    "schedule, other, words",
+    "data, schedule, other, words, of_later_targets",
     [
-        ("1/1", "1/0", "1/1 is behind 1/0 by {}"),
-        ("1/2", "1/1", "1/2 and 1/1 differ by {}"),
-        ("2/1", "1/1", "2/1 is behind 1/1 by {}"),
+        ("movielens", "1/1", "1/0", "1/1 is behind 1/0 by {}", False),
+        ("movielens", "1/1", "1/0", "but by {} without the targets of the same second", True),
+        ("movielens", "1/2", "1/1", "1/2 and 1/1 differ by {}", False),
+        ("movielens", "2/1", "1/1", "2/1 is behind 1/1 by {}", False),
+        ("movielens", "2/2", "1/2", "2/2 is behind 1/2 by {}", False),
+        ("ml-100k", "1/0", "0/0", "1/0 differs by {}", False),
+        ("ml-100k", "1/1", "0/0", "(1/1) the difference is {}", False),
     ],
 )
-def test_the_differences_of_two_schedules_in_the_text_are_those_of_the_runs(schedule, other, words):
-    by_schedule = ten_targets.Group("movielens").by_schedule(
-        records.read(report.HERE / "ten_targets.jsonl")
-    )
+def test_the_differences_of_two_schedules_in_the_text_are_those_of_the_runs(
+    data, schedule, other, words, of_later_targets
+):
+    runs = records.read(report.HERE / "ten_targets.jsonl")
+    by_schedule = ten_targets.Group(data).by_schedule(runs)
     values = ten_targets.differences(by_schedule[schedule], by_schedule[other])
-    interval = intervals.interval_text(values).replace("-", "−")
+    mask = ten_targets.slices_of(runs[f"targets/{data}"])["later"] if of_later_targets else None
+    interval = intervals.interval_text(values, mask).replace("-", "−")
     assert words.format(interval) in " ".join(README.split())

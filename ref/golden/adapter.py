@@ -13,7 +13,7 @@ from ref.golden.remarks import short_list
 
 
 class Skipped(NotImplementedError):
-    """An adapter says that it cannot run a case."""
+    """A case is not compared: its adapter cannot run it, or returns nothing that it holds."""
 
 
 def load_adapter(path):

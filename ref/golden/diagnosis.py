@@ -196,16 +196,28 @@ def diagnose_stages(comparisons, seconds=None):
         if all(comparison.is_right for comparison in of_stage):
             continue
         if model_is_wrong:
-            without_model = [c for c in of_stage if c.case.config is None]
-            if all(comparison.is_right for comparison in without_model):
-                remark = "the cases that fail hold a model: get the stage model right first"
-                diagnoses.append(Diagnosis(stage, remarks=[remark]))
-                continue
-            of_stage = without_model
+            diagnoses.append(diagnose_without_model(stage, of_stage, seconds))
+            continue
         diagnoses.append(diagnose(of_stage, seconds))
         if stage == "model":
             model_is_wrong = not all(c.evidence_is_right for c in of_stage)
     return diagnoses
+
+
+def diagnose_without_model(stage, comparisons, seconds):
+    """The Diagnosis of a later stage, from those of its cases that hold no model."""
+    others = [comparison for comparison in comparisons if comparison.case.config is None]
+    if all(comparison.is_right for comparison in others):
+        diagnosis = Diagnosis(stage)
+    else:
+        diagnosis = diagnose(others, seconds)
+        diagnosis.next_case = None  # it may be one of those left out here,
+        diagnosis.remarks = []  # and these may speak of "all cases"
+    left_out = len(comparisons) - len(others)
+    if left_out:
+        remark = f"{left_out} cases with a model are left out: get the stage model right first"
+        diagnosis.remarks = [*diagnosis.remarks, remark]
+    return diagnosis
 
 
 def diagnose(comparisons, seconds=None):
@@ -261,8 +273,8 @@ def is_another_convention(comparison):
 def find_pairs(suspects, possible, diagnosis, seconds):
     """Fill in the pairs of bugs that explain all, as far as the time suffices.
 
-    Numbers with NaN are equal to none, so no bug is compared with them; in bfloat16 too many pairs
-    come close.
+    No bug makes the NaN or the shape of real numbers that a port gave, so no pairs are tried there;
+    in bfloat16 too many pairs come close.
     """
     if not all(can_tell_pairs(comparison) for comparison in suspects.failing):
         return
@@ -294,7 +306,9 @@ def can_tell_pairs(comparison):
         values, precision = comparison.computed[name]
         if precision not in SHARP or np.isnan(values).any():
             return False
-        if values.size > 1 and values.shape != comparison.case.tensors[name].shape:
+        expected = comparison.case.tensors[name]
+        fits = values.shape == expected.shape or values.size == expected.size == 1
+        if expected.dtype.kind == "f" and not fits:  # of whole numbers bugs make more or fewer
             return False
     return True
 

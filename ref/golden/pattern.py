@@ -4,6 +4,7 @@ import numpy as np
 
 from ref.golden.compare import tolerance
 from ref.golden.remarks import short_list
+from ref.golden.stages import STAGES
 
 MOST_FAIL = 0.8  # rounding moves all numbers, so at least this share of the cases fails
 SLIGHT = 10  # a deviation of so many tolerances at most may be rounding, where few cases fail
@@ -157,12 +158,15 @@ def has_zero_bits(values, num_bits):
 
 
 def without_place(failing):
-    """That intermediates would show where a deviation begins: [] where some were given."""
+    """That intermediates would show where a deviation begins: [] if some were given or none are."""
+    exist, given = set(), set()
     for comparison in failing:
+        decisive = STAGES[comparison.case.stage].decisive
         outputs = {name for name in comparison.case.outputs if not name.startswith("gradients.")}
-        compared = set(comparison.compared)
-        if compared - set(comparison.evidence) or outputs <= compared:
-            return []
+        exist |= outputs - set(decisive)
+        given |= set(comparison.compared)
+    if not exist or exist & given:
+        return []
     return ["give intermediates, too: the first that deviates is where to look"]
 
 

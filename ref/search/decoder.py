@@ -88,9 +88,10 @@ class Decoder:
         segment_ids = np.where(trie.in_item[nodes], states.target_segments[:, None], 0)
         if exists is not None:
             segment_ids = np.where(exists, segment_ids, -1)  # to the masks it is padding
-        num_cached = ancestors.shape[2] - nodes.shape[1]  # nodes of earlier calls
-        prompt_length = states.cache.segment_ids.shape[1] - num_cached  # with padding, which
-        sees_prompt = np.ones((*nodes.shape, prompt_length), bool)  # `build_masks` hides
+        # the cache holds prompts, padded (which `build_masks` hides), and nodes of earlier calls
+        num_cached = ancestors.shape[2] - nodes.shape[1]
+        padded_length = states.cache.segment_ids.shape[1] - num_cached
+        sees_prompt = np.ones((*nodes.shape, padded_length), bool)
         causal = np.concatenate((sees_prompt, ancestors), axis=2)  # (U, Q, T)
         # a node of depth d is token number d - 1 behind the prompt
         position_ids = states.lengths[:, None] + trie.depth[nodes] - 1

@@ -79,7 +79,10 @@ class Progress:
         return self.last["step"] >= self.total or self.waited >= patience
 
     def epoch_record(self):
-        """The record of the epoch that was under way. All processes have to call it, once."""
+        """The record of the epoch that was under way; the tally begins the next one.
+
+        All processes have to call it, once an epoch.
+        """
         counted = self.tally.end_epoch(self.step)
         return {"epoch": self.epoch + 1, "step": self.step, "of": self.total, **counted}
 
