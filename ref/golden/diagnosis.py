@@ -207,16 +207,15 @@ def diagnose_stages(comparisons, seconds=None):
 def diagnose_without_model(stage, comparisons, seconds):
     """The Diagnosis of a later stage, from those of its cases that hold no model."""
     others = [comparison for comparison in comparisons if comparison.case.config is None]
-    if all(comparison.is_right for comparison in others):
-        diagnosis = Diagnosis(stage)
-    else:
+    diagnosis = Diagnosis(stage)
+    if not all(comparison.is_right for comparison in others):
         diagnosis = diagnose(others, seconds)
-        diagnosis.next_case = None  # it may be one of those left out here,
-        diagnosis.remarks = []  # and these may speak of "all cases"
+        # what is left out may say otherwise
+        diagnosis.next_case, diagnosis.remarks = None, []
     left_out = len(comparisons) - len(others)
     if left_out:
         remark = f"{left_out} cases with a model are left out: get the stage model right first"
-        diagnosis.remarks = [*diagnosis.remarks, remark]
+        diagnosis.remarks.append(remark)
     return diagnosis
 
 
