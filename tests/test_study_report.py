@@ -551,7 +551,7 @@ def mean_nll(of_seeds):
     "data, start, schedules",
     [
         ("movielens", None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
-        ("ml-100k", None, ("0/1", "1/0", "1/1")),
+        ("ml-100k", None, ("0/1", "1/0", "1/1", "SASRec")),
         ("movielens", "SmolLM2", ("6/6",)),
     ],
 )
