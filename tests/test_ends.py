@@ -471,6 +471,6 @@ def test_ctrl_c_in_an_adapter_ends_the_checker(tmp_path, capsys):
 
 
 def test_a_mistake_of_the_checker_is_no_deviation(monkeypatch, capsys):
-    monkeypatch.setattr(checker, "names_in_order", lambda stages: [][0])
+    monkeypatch.setattr(checker, "infos_in_order", lambda stages: [][0])
     assert checker.main(["list"]) == 70
     assert "unexpected IndexError" in capsys.readouterr().err
