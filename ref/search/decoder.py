@@ -10,6 +10,7 @@ tree together, N nodes, C hidden, V vocabulary, M children of a node at most.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ref.loss import child_log_softmax
 from ref.masks import build_masks
 from ref.prompt import padded
 from ref.search.cache import KVCache, drop_what_no_target_sees
+from ref.search.preorder import Preorder
 from ref.settings import Settings
 from ref.trie import Trie
 
@@ -59,6 +61,11 @@ class Decoder:
         self.settings = settings
         self.item_states = item_states
         self.device = model.norm.weight.device
+
+    @cached_property
+    def preorder(self):
+        """The trie's Preorder, which exact scores need (ref/search/exact.py)."""
+        return Preorder(self.trie)
 
     def read_prompts(self, prompts):
         """Compute U prompts: PromptStates, and the hidden state of each last token, (U, C)."""

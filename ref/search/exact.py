@@ -14,7 +14,6 @@ import torch
 
 from ref.llama import at_least_float32
 from ref.search.decoder import LOGIT_ROWS
-from ref.search.preorder import Preorder
 
 
 @torch.inference_mode()
@@ -28,7 +27,7 @@ def title_log_probs(decoder, prompts, titles=None, chunk=None):
     trie = decoder.trie
     states, last_hidden = decoder.read_prompts(prompts)
     log_probs = np.zeros((len(prompts), len(trie.token)))  # of each node behind its parent
-    preorder = Preorder(trie)
+    preorder = decoder.preorder
     nodes = nodes_to_compute(trie, preorder, titles, decoder.settings.softmax)
     if len(nodes) and nodes[0] == 0:  # the root is computed already: the prompts' last tokens
         record_children(decoder, log_probs, nodes[:1], last_hidden[:, None])
