@@ -221,14 +221,19 @@ def test_a_pair_of_bugs_whose_plants_do_not_fit_together_explains_nothing():
     assert diagnosis.misfit_of_pair(Failing(), ("one", "other")) == np.inf
 
 
+def exactly_with(bugs):
+    """A port in float64, without any noise, that has bugs."""
+
+    def port(case):
+        outputs = known_bugs.decisive_outputs(bugs, case.name)
+        return {name: compare.Computed(values, "float64") for name, values in outputs.items()}
+
+    return port
+
+
 def test_two_bugs_of_which_one_moves_little_are_tried_together_in_float64_too():
     pair = ("mask-of-first-row", "norm-eps-a-millionth")
-    comparisons = []
-    for case in cases_of("model"):
-        outputs = known_bugs.decisive_outputs(pair, case.name)
-        computed = {name: compare.Computed(v, "float64") for name, v in outputs.items()}
-        comparisons.append(compare.examine(case, computed))
-    suspects = diagnosis.Suspects(comparisons)
+    suspects = diagnosis.Suspects(comparisons_of(exactly_with(pair)))
 
     assert pair in diagnosis.promising_pairs(suspects, list(pair))
 
@@ -243,11 +248,7 @@ def test_no_pairs_are_tried_where_numbers_have_another_shape():
 
 def test_pairs_of_bugs_that_change_the_number_of_tokens_are_found():
     pair = ("bos-missing", "titles-lowercased")
-    comparisons = []
-    for case in cases_of("prompts"):
-        outputs = known_bugs.decisive_outputs(pair, case.name)
-        computed = {name: compare.Computed(v, "float64") for name, v in outputs.items()}
-        comparisons.append(compare.examine(case, computed))
+    comparisons = comparisons_of(exactly_with(pair), "prompts")
 
     found = [set(bugs) for bugs, _ in diagnosis.diagnose(comparisons).pairs]
 

@@ -272,8 +272,8 @@ def is_another_convention(comparison):
 def find_pairs(suspects, possible, diagnosis, seconds):
     """Fill in the pairs of bugs that explain all, as far as the time suffices.
 
-    No bug makes the NaN or the shape of real numbers that a port gave, so no pairs are tried there;
-    in bfloat16 too many pairs come close.
+    None are tried where there is NaN, which equals nothing, or a wrong shape of real numbers, which
+    no bug makes; in bfloat16 too many pairs come close.
     """
     if not all(can_tell_pairs(comparison) for comparison in suspects.failing):
         return
