@@ -8,15 +8,12 @@ and the interval at 99 % leaves out 0, too.
 Letters: S seeds, U users.
 """
 
-import json
-
 import numpy as np
 
-from ref.files import read_text
 from ref.report.attention import skew
-from ref.report.metrics import metrics_of
 
 from study.intervals import interval_text, is_clear, table_head, table_line
+from study.records import metrics_of_packed, unpack_nll
 
 # heading of the rows of a group; groups of one heading stand together
 SECTIONS = {
@@ -43,15 +40,14 @@ LEVEL = 99  # percent, of the interval of a clear difference
 POST_HOC = {"validation"}  # groups that the plan does not name
 
 
-def read(path):
-    """What a file of runs holds: rows, users, attention.
+def rows_of(runs):
+    """What the records of a file hold, {name of the run: record}: rows, users, attention.
 
     rows: {(group, schedule): [records by seed]}. users: {data set: the record of its users}.
     attention: the records that hold attention.
     """
     rows, users, attention = {}, {}, []
-    for line in read_text(path).splitlines():
-        record = json.loads(line)
+    for record in runs.values():
         if record["group"] == "users":
             users[record["data"]] = record
         elif "nll" in record:
@@ -98,16 +94,11 @@ def reference(group, schedule, rows):
     return key if key in rows and key != (group, schedule) else None
 
 
-def metrics_of_ranks(ranks):
-    """Metrics of each user; rank 0 means not returned."""
-    return metrics_of([rank or np.inf for rank in ranks])
-
-
 def values_of(records, name):
     """float (seeds, users) of "NLL", "HR@10" or "NDCG@10"."""
     if name == "NLL":
-        return np.array([record["nll"] for record in records])
-    return np.array([metrics_of_ranks(record["ranks"])[name] for record in records])
+        return np.array([unpack_nll(record["nll"]) for record in records])
+    return np.array([metrics_of_packed(record["ranks"])[name] for record in records])
 
 
 def has_star(group, values):
@@ -146,7 +137,7 @@ def table(rows, users):
     lines.append("| *counting* | | | | | | |")
     for data, record in users.items():
         for name, ranks in record["ranks"].items():
-            metrics = metrics_of_ranks(ranks)
+            metrics = metrics_of_packed(ranks)
             figures = [interval_text(metrics[metric][None]) for metric in ("HR@10", "NDCG@10")]
             lines.append(table_line([f"{name}, {data}", "–", "–", "–", *figures, "–"]))
     return "\n".join(lines)

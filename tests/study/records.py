@@ -1,6 +1,6 @@
-"""The lines of a file of runs (ten_targets.jsonl): a JSON object a run.
+"""The lines of a file of runs (ten_targets.jsonl, one_target.jsonl): a JSON object a run.
 
-The numbers of all targets are packed into a text: base64 of zlib of the numbers as two bytes each,
+The numbers of all targets are packed into a text: base85 of zlib of the numbers as two bytes each,
 first the low bytes of all, then the high ones. That is a tenth of what JSON would need.
 """
 
@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from ref.files import read_text, write_atomically
+from ref.report.metrics import metrics_of
 
 LAST_RANK = 10  # ranks beyond it are kept as 0: no metric of the study looks further
 
@@ -21,12 +22,12 @@ def pack(numbers) -> str:
     if not ((numbers % 1 == 0) & (numbers >= 0) & (numbers <= 65_535)).all():
         raise ValueError("cannot pack numbers that are not whole, or not 0 to 65535")
     pairs = numbers.astype("<u2").view(np.uint8).reshape(-1, 2)
-    return base64.b64encode(zlib.compress(pairs.T.tobytes(), 9)).decode()
+    return base64.b85encode(zlib.compress(pairs.T.tobytes(), 9)).decode()
 
 
 def unpack(text):
     """int64 (numbers,) of a packed text."""
-    halves = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    halves = np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8)
     low, high = halves.reshape(2, -1).astype(np.int64)
     return low + 256 * high
 
@@ -44,6 +45,13 @@ def unpack_nll(text):
 def pack_ranks(ranks) -> str:
     """Ranks from 1; those beyond LAST_RANK, and None for a title that was not returned, as 0."""
     return pack([rank if rank is not None and rank <= LAST_RANK else 0 for rank in ranks])
+
+
+def metrics_of_packed(text):
+    """{metric: float (targets,)} of packed ranks."""
+    ranks = unpack(text).astype(float)
+    ranks[ranks == 0] = np.inf
+    return metrics_of(ranks)
 
 
 def read(path):

@@ -34,7 +34,7 @@ def main():
     groups = ten_targets.groups(runs)
     if not groups:
         raise ValueError(f"{options.runs}: has no runs of causal and another schedule")
-    rows, users, attention = one_target.read(HERE / "one_target.jsonl")
+    rows, users, attention = one_target.rows_of(records.read(HERE / "one_target.jsonl"))
     tables = []
     for group in groups:
         tables += [ten_targets.table(runs, group), ten_targets.slice_table(runs, group)]

@@ -152,8 +152,7 @@ def collect(folder):
         group = "attention-llm"
         head = {"run": f"{group}/{data}", "group": group, "schedule": [0, 0], "data": data}
         runs.append(head | figures)
-    nll = read_json(folder / "before.json", list)
-    runs.append(record_of("llm", (0, 0), 0) | {"nll": nll})
+    runs.append(record_of("llm", (0, 0), 0) | likelihoods_in(folder / "before.json"))
     for seed in range(2):
         for name in SCHEDULES:
             runs.append(lora_record(folder, name, seed))
@@ -180,8 +179,13 @@ def lora_record(folder, name, seed):
         "best": epoch["valid"],
     }
     attention = attention_figures(read_json(folder / f"after-attention-{name}-{seed}.json"))
-    nll = read_json(folder / f"after-{name}-{seed}.json", list)
-    return record_of("lora", SCHEDULES[name], seed) | training | attention | {"nll": nll}
+    nll = likelihoods_in(folder / f"after-{name}-{seed}.json")
+    return record_of("lora", SCHEDULES[name], seed) | training | attention | nll
+
+
+def likelihoods_in(file):
+    """What a line keeps of a file that write_likelihoods() wrote."""
+    return {"nll": records.pack_nll(read_json(file, list))}
 
 
 def do_missing(all_steps):

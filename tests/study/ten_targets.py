@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ref.report.metrics import metrics_of
-
 from study import records
 from study.differences import difference_of
 from study.intervals import interval_text, is_clear, table_head, table_line
@@ -72,15 +70,8 @@ def values_of(record, metric):
     if metric == "NLL":
         values = records.unpack_nll(record["nll"])
     else:
-        values = metrics_of_packed(record["ranks"])[metric]
+        values = records.metrics_of_packed(record["ranks"])[metric]
     return values.reshape(-1, TARGETS)
-
-
-def metrics_of_packed(text):
-    """{metric: float (U * N,)} of packed ranks."""
-    ranks = records.unpack(text).astype(float)
-    ranks[ranks == 0] = np.inf
-    return metrics_of(ranks)
 
 
 def differences(by_seed, causal, metric="NLL"):
