@@ -6,7 +6,8 @@ import torch
 
 import train
 from ref.checkpoints.weights import hf_parameters
-from ref.golden.compare import Computed, examine
+from ref.golden.compare import examine
+from ref.golden.computed import Computed
 from ref.llama import Llama
 from ref.loss import Objective
 from ref.masks import MaskScheme

@@ -20,8 +20,8 @@ import torch
 from ref import cli, files, recommend
 from ref.golden import __main__ as checker
 from ref.golden import case as cases
-from ref.golden import compare
 from ref.golden.adapter import compare_adapter, load_adapter
+from ref.golden.computed import read_dump
 from ref.masks import build_masks
 from ref.report.tables import user_text
 
@@ -325,7 +325,7 @@ def test_a_file_that_breaks_off_while_it_is_read_is_named(tmp_path, monkeypatch)
         files.read_json(path)
 
 
-@pytest.mark.parametrize("read", [files.read_text, files.read_bytes, compare.read_dump])
+@pytest.mark.parametrize("read", [files.read_text, files.read_bytes, read_dump])
 def test_a_device_or_folder_is_refused_as_input(read, no_file, tmp_path):
     for path in (no_file, tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{path}: is no regular file"):

@@ -40,7 +40,7 @@ from ref.checkpoints.tokenizers import tokenizer_from_folder  # noqa: E402
 from ref.checkpoints.weights import hf_parameters, write_tensors  # noqa: E402
 from ref.data import dataset  # noqa: E402
 from ref.golden import case as cases  # noqa: E402
-from ref.golden import compare  # noqa: E402
+from ref.golden import compare, computed  # noqa: E402
 from ref.layouts import load_layout  # noqa: E402
 from ref.settings import read_settings  # noqa: E402
 from ref.training import state  # noqa: E402
@@ -183,7 +183,7 @@ def read_case(folder):
 
 def read_dump(folder):
     case = cases.load("three-kinds")
-    compare.examine(case, compare.read_dump(folder / "dump.safetensors"))
+    compare.examine(case, computed.read_dump(folder / "dump.safetensors"))
 
 
 def read_log(folder):

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from ref import llama_numpy
 from ref.golden import __main__ as command
 from ref.golden import case as cases
-from ref.golden import compare, detection, diagnosis, package, recipes
+from ref.golden import detection, diagnosis, package, planted, recipes
+from ref.golden.computed import computed_by_adapter
 from ref.golden.copies import copy_of
 from ref.golden.plants import descriptions
 from ref.golden.stages import STAGES, all_bugs
@@ -168,7 +169,7 @@ def test_every_bug_is_caught_by_a_case_with_a_hundred_times_its_float32_toleranc
     assert set(bugs) == set(all_bugs())
     for bug in bugs.values():
         first_case = case_of(bug["shown_by"][0])
-        assert diagnosis.visible_deviation(bug["id"], first_case) >= 100, bug["id"]
+        assert planted.visible_deviation(bug["id"], first_case) >= 100, bug["id"]
 
 
 def test_every_case_lists_the_bugs_that_the_list_of_bugs_says_it_shows(bugs, golden_cases):
@@ -190,7 +191,7 @@ def test_the_index_lists_every_case_once_in_the_order_of_the_stages():
 
 
 def test_the_committed_pictures_are_what_the_command_draws(listed, tmp_path, monkeypatch):
-    monkeypatch.setattr(diagnosis, "detection_matrix", lambda cases: listed)
+    monkeypatch.setattr(detection, "detection_matrix", lambda cases: listed)
     assert detection.main(["--draw", "--folder", str(tmp_path)]) == 0
     for name in ("detection.svg", "families.svg"):
         assert (tmp_path / name).read_text() == (GOLDEN / name).read_text()
@@ -206,7 +207,7 @@ def test_the_picture_of_families_counts_each_bug_once(listed):
 def test_a_bug_that_no_case_detects_is_exit_code_1(listed, monkeypatch, capsys):
     missed = dict.fromkeys(listed["mask-inverted"], 99.9)
     monkeypatch.setattr(
-        diagnosis, "detection_matrix", lambda cases: listed | {"mask-inverted": missed}
+        detection, "detection_matrix", lambda cases: listed | {"mask-inverted": missed}
     )
     assert detection.main([]) == 1
     summary = f"{len(listed) - 1} of {len(listed)} known bugs are detected by {NUM_CASES} cases"
@@ -463,7 +464,7 @@ def test_an_error_names_the_innermost_line_of_the_files_beside_the_adapter(tmp_p
 
 
 def test_numbers_of_jax_in_bfloat16_are_taken_as_such():
-    computed = compare.computed_by_adapter({"logits": jax.numpy.full((1, 2), 1.5, "bfloat16")})
+    computed = computed_by_adapter({"logits": jax.numpy.full((1, 2), 1.5, "bfloat16")})
     values, precision = computed["logits"]
     assert values.tolist() == [[1.5, 1.5]] and precision == "bfloat16"
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ref.golden import case as cases
-from ref.golden import compare, diagnosis, pattern, report
+from ref.golden import compare, diagnosis, pattern, planted, report
+from ref.golden.computed import Computed, read_dump
 from ref.golden.stages import STAGES, all_bugs
 
 from support import known_bugs
@@ -28,7 +29,7 @@ def computed_or_remembered(suspects, bugs, comparison):
     name = comparison.case.name
     if set(comparison.evidence) <= set(STAGES[comparison.case.stage].decisive) and len(bugs) == 1:
         return known_bugs.decisive_outputs(bugs, name)
-    outputs = diagnosis.outputs_with(bugs, comparison.case)
+    outputs = planted.outputs_with(bugs, comparison.case)
     return {name: outputs[name] for name in comparison.evidence}
 
 
@@ -162,11 +163,11 @@ def all_tensors_with(bug, unlike=()):
     """A port with a bug that gives all tensors; in the cases of these names logits are others."""
 
     def port(case):
-        outputs = diagnosis.outputs_with([bug], case)
+        outputs = planted.outputs_with([bug], case)
         if case.name in unlike:
             outputs["logits"] = np.random.default_rng(0).normal(size=outputs["logits"].shape)
         names = outputs.keys() & case.outputs.keys()
-        return {name: compare.Computed(outputs[name], "float64") for name in names}
+        return {name: Computed(outputs[name], "float64") for name in names}
 
     return port
 
@@ -195,7 +196,7 @@ def test_a_filler_of_lists_is_wrong_where_it_is_finite():
     case = next(case for case in cases_of("search") if case.name == "search-all-excluded")
     scores = case.outputs["beam_scores"]
     filled = np.where(np.isneginf(scores), -1e9, scores)
-    computed = {"beam_scores": compare.Computed(filled, "float64")}
+    computed = {"beam_scores": Computed(filled, "float64")}
 
     comparison = compare.examine(case, computed)
 
@@ -205,7 +206,7 @@ def test_a_filler_of_lists_is_wrong_where_it_is_finite():
 
 def test_truth_values_that_are_no_mask_are_not_called_a_mask(capsys):
     def port(case):
-        return {"predicted": compare.Computed(~case.outputs["predicted"], "float64")}
+        return {"predicted": Computed(~case.outputs["predicted"], "float64")}
 
     text = told(comparisons_of(port, "loss"), capsys)
 
@@ -226,7 +227,7 @@ def exactly_with(bugs):
 
     def port(case):
         outputs = known_bugs.decisive_outputs(bugs, case.name)
-        return {name: compare.Computed(values, "float64") for name, values in outputs.items()}
+        return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     return port
 
@@ -241,7 +242,7 @@ def test_two_bugs_of_which_one_moves_little_are_tried_together_in_float64_too():
 def test_no_pairs_are_tried_where_numbers_have_another_shape():
     case = known_bugs.case_of("three-kinds")
     doubled = np.concatenate((case.outputs["logits"],) * 2)
-    comparison = compare.examine(case, {"logits": compare.Computed(doubled, "float64")})
+    comparison = compare.examine(case, {"logits": Computed(doubled, "float64")})
 
     assert diagnosis.diagnose([comparison]).tried == (0, 0)
 
@@ -270,7 +271,7 @@ def test_where_logits_alone_were_given_intermediates_are_asked_for(capsys):
 def inverted_masks(case):
     """A port that gives masks alone, each of them wrong."""
     names = [name for name in case.outputs if name.endswith(".mask")]
-    return {n: compare.Computed(~case.outputs[n], "float64") for n in names} or None
+    return {n: Computed(~case.outputs[n], "float64") for n in names} or None
 
 
 def test_that_nan_is_compared_with_no_bug_is_said_where_there_is_nan(capsys):
@@ -291,4 +292,4 @@ def test_a_pipe_in_place_of_a_dump_is_refused_at_once(tmp_path):
     os.mkfifo(pipe)
 
     with pytest.raises(FileNotFoundError, match="is no regular file"):
-        compare.read_dump(pipe)
+        read_dump(pipe)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ref import cli
-from ref.golden import audit, compare, diagnosis, package, recipes, report
+from ref.golden import audit, compare, computed, diagnosis, package, recipes, report
 from ref.golden import case as cases
 from ref.golden.adapter import Skipped, compare_adapter, load_adapter
 
@@ -81,8 +81,8 @@ def compare_dump(path, name, precision):
     """The Comparison of a dump with a case; one with a `problem` where it cannot be read."""
     case = cases.load(name)
     try:
-        computed = compare.held_to(compare.read_dump(path), precision)
-        return compare.examine(case, computed)
+        tensors = computed.held_to(computed.read_dump(path), precision)
+        return compare.examine(case, tensors)
     except (ValueError, OSError) as error:
         return compare.Comparison(case, problem=str(error))
 
@@ -184,7 +184,7 @@ def add_options_of_comparing(command):
     """Options that `check` and `run` share."""
     command.add_argument(
         "--precision",
-        choices=compare.ALL_PRECISIONS,
+        choices=computed.ALL_PRECISIONS,
         help="hold every tensor to the tolerance of this precision, whatever its type is",
     )
     command.add_argument("--json", action="store_true")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ref.cli import place_of
 from ref.golden import case as cases
 from ref.golden import compare
+from ref.golden.computed import computed_by_adapter, held_to
 from ref.golden.remarks import short_list
 
 
@@ -62,14 +63,14 @@ def compare_adapter(adapter, name, precision=None):
         problem = f"run(case) raised {in_one_line(error)}{line_of(error)}"
         return compare.Comparison(case, problem=problem)
     try:
-        computed = compare.computed_by_adapter(arrays)
+        computed = computed_by_adapter(arrays)
     except Exception as error:  # what was returned is the adapter's, too
         return compare.Comparison(case, problem=in_one_line(error, with_type=False))
     known = set(computed) & outputs_of_stage(case.stage)
     if known and not known & set(case.outputs):
         raise Skipped(f"it holds none of what was returned: {short_list(sorted(known))}")
     try:
-        return compare.examine(case, compare.held_to(computed, precision))
+        return compare.examine(case, held_to(computed, precision))
     except ValueError as error:
         return compare.Comparison(case, problem=in_one_line(error, with_type=False))
 

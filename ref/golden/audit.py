@@ -32,7 +32,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ref import llama_numpy as definition
-from ref.golden.compare import read_dump
+from ref.golden.computed import read_dump
 from ref.golden.copies import copy_of
 from ref.golden.fast_masks import is_as_defined, speed_up_masks
 from ref.golden.plants import descriptions

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ref import cli
 from ref.golden import case as cases
-from ref.golden import diagnosis
+from ref.golden.planted import DETECTED, detection_matrix
 from ref.golden.plants import descriptions
 from ref.golden.stages import STAGES
 from ref.report.svg import Svg
@@ -29,7 +29,7 @@ def missed_bugs(matrix):
 
 def num_detecting(sizes):
     """How many cases detect a bug; sizes: name of case -> deviation in tolerances."""
-    return sum(size >= diagnosis.DETECTED for size in sizes.values())
+    return sum(size >= DETECTED for size in sizes.values())
 
 
 def table(matrix):
@@ -77,7 +77,7 @@ def picture(matrix, stage_of_case):
     svg = Svg(width, height, font_size=9)
     svg.text(8, 18, "Known bugs (rows) detected by golden cases (columns)", font_size=13)
     svg.text(8, 34, "filled: what is decisive deviates by at least")
-    svg.text(8, 46, f"{diagnosis.DETECTED} times the float32 tolerance")
+    svg.text(8, 46, f"{DETECTED} times the float32 tolerance")
     top = HEAD
     for stage, bugs, names in panels:
         with svg.shifted(0, top):
@@ -112,7 +112,7 @@ def draw_row(svg, top, bug, sizes, colour):
     for column, size in enumerate(sizes):
         if size is None:
             continue
-        fill = colour if size >= diagnosis.DETECTED else NOT_DETECTED
+        fill = colour if size >= DETECTED else NOT_DETECTED
         cells[fill] += f"M{LEFT + CELL * column} {top}h{CELL - 1}v{CELL - 1}h{1 - CELL}z"
     for fill, outlines in cells.items():
         if outlines:
@@ -181,7 +181,7 @@ def main(arguments=None):
     parser.add_argument("--folder", default=Path(__file__).parent, help="where to draw them")
     options = parser.parse_args(arguments)
     loaded = [cases.load(name) for name in cases.names()]
-    matrix = diagnosis.detection_matrix(loaded)
+    matrix = detection_matrix(loaded)
     print(table(matrix))
     if options.draw:
         draw(matrix, {case.name: case.stage for case in loaded}, options.folder)

@@ -1,9 +1,5 @@
 """Which known bugs explain given numbers: those that make the same numbers.
 
-The bugs (bugs.json) are mistakes that porters of HatLLM make. Each can be computed, because
-`ref.golden.plants` plants it in a copy of the definition. So the golden cases are chosen such that
-each bug shows in one of them, and an implementation that deviates is told why.
-
 A bug is said to be there only if it makes all compared numbers of all compared cases, and moves
 some of them. Where no bug does, two at once are tried. Where no two do, a bug is only called near,
 if it fails where the implementation fails, and there moves the numbers to where they are.
@@ -18,12 +14,9 @@ import numpy as np
 from ref.golden import case as cases
 from ref.golden import pattern, remarks
 from ref.golden.compare import deviation, tolerance
-from ref.golden.copies import copy_of
-from ref.golden.plants import plant_all
-from ref.golden.stages import STAGES, all_bugs
+from ref.golden.planted import DETECTED, outputs_with
+from ref.golden.stages import STAGES
 
-# A case detects a bug that makes its decisive outputs deviate by so many float32 tolerances.
-DETECTED = 100
 # A bug is near from this score on (see nearest_bugs); so many are told. In the probes of the tests
 # numbers of no bug score below 0.05, three bugs at once 0.59, a bug with 1 % of noise 0.92.
 NEAR, NUM_NEAREST = 0.6, 3
@@ -66,44 +59,6 @@ class Diagnosis:
     def is_unknown(self):
         """Whether something decisive deviates that no known bug makes and no remark explains."""
         return bool(self.failing) and not (self.equal or self.pairs or self.is_told)
-
-
-def outputs_with(bugs, case):
-    """What an implementation with these bugs computes: intermediates and results, by name."""
-    stage = STAGES[case.stage]
-    copy = copy_of(stage.definition)
-    altered, changed = plant_all([stage.plants[bug] for bug in bugs], copy, case)
-    with np.errstate(all="ignore"):  # some bugs make NaN
-        return stage.compute(copy, altered, **changed)
-
-
-def detection_matrix(all_cases):
-    """bug -> name of case -> deviation of what is decisive, in the case's float32 tolerances.
-
-    A bug stands beside the cases of those stages alone in which it can show.
-    """
-    matrix = {}
-    for bug in all_bugs():
-        matrix[bug] = {}
-        for case in all_cases:
-            if bug in STAGES[case.stage].plants:
-                matrix[bug][case.name] = visible_deviation(bug, case)
-    return matrix
-
-
-def visible_deviation(bug, case):
-    """How far a bug moves the decisive outputs, in float32 tolerances of the case."""
-    outputs = outputs_with([bug], case)
-    sizes = []
-    for name in STAGES[case.stage].decisive:
-        if name in case.outputs:
-            sizes.append(deviation(case, name, outputs[name], case.tensors[name]).size)
-    return max(sizes) / case.info["tolerances"]["float32"]
-
-
-def detected_bugs(matrix, name):
-    """The bugs of a detection matrix that the case of this name detects."""
-    return [bug for bug, sizes in matrix.items() if sizes.get(name, 0) >= DETECTED]
 
 
 class Suspects:

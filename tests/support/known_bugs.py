@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from ref.golden import case as cases
-from ref.golden import compare, diagnosis
+from ref.golden import compare, diagnosis, planted
+from ref.golden.computed import Computed
 from ref.golden.stages import STAGES
 
-OUTPUTS_WITH = diagnosis.outputs_with  # a test replaces it
+OUTPUTS_WITH = planted.outputs_with  # a test replaces it
 # How many of the bugs a test takes that would need minutes for all: every eighth, or (slow) all.
 SHARES = [pytest.param(8, id="every eighth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
@@ -41,7 +42,8 @@ def let_diagnosis_remember(monkeypatch):
             return decisive_outputs(tuple(bugs), case.name)
         return OUTPUTS_WITH(bugs, case)
 
-    monkeypatch.setattr(diagnosis, "outputs_with", outputs_with)
+    for module in (diagnosis, planted):
+        monkeypatch.setattr(module, "outputs_with", outputs_with)
 
 
 def detection_matrix(bugs):
@@ -49,8 +51,7 @@ def detection_matrix(bugs):
     matrix = {}
     for bug in bugs:
         matrix[bug] = {
-            name: diagnosis.visible_deviation(bug, case_of(name))
-            for name in cases_that_can_show(bug)
+            name: planted.visible_deviation(bug, case_of(name)) for name in cases_that_can_show(bug)
         }
     return matrix
 
@@ -64,11 +65,11 @@ def as_float32(values, random, noise=3e-6):
     """As of a port in float32: errors of a third of the tolerance; whole numbers stay."""
     values = np.asarray(values)
     if values.dtype.kind != "f":
-        return compare.Computed(values, "float64")
+        return Computed(values, "float64")
     largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
     noisy = values + noise * largest * random.uniform(-1, 1, values.shape)
     with np.errstate(over="ignore"):  # a perplexity may be too large
-        return compare.Computed(noisy.astype(np.float32), "float32")
+        return Computed(noisy.astype(np.float32), "float32")
 
 
 def port_with(bugs, case, seed=0):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ref.golden.compare import Computed
+from ref.golden.computed import Computed
 from ref.golden.plants.edits import rounded_to_bfloat16
 
 from support.known_bugs import as_float32, case_of, decisive_outputs

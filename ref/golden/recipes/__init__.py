@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 
 from ref.files import read_json
 from ref.golden import case as cases
-from ref.golden.diagnosis import detected_bugs, detection_matrix
+from ref.golden.planted import detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
 from ref.golden.recipes import decoding, loss, metrics, model, prompts, search
 from ref.golden.stages import all_bugs
