@@ -114,20 +114,33 @@ def test_a_later_stage_is_diagnosed_where_the_model_is_right(capsys):
     assert "decode-misses-newest-key" in named_bugs(told(comparisons, capsys))
 
 
+def rounded_where(is_wanted):
+    """A port of no known bug whose logits are wrong in some cases: is_wanted(case)."""
+    return logits(lambda values, case: values.round() if is_wanted(case) else values)
+
+
 def test_what_failing_cases_have_in_common_is_said(capsys):
+    port = rounded_where(lambda case: "rope llama3" in case.info["needs"])
+    assert "Exactly the 2 cases with 'rope llama3' fail." in told(comparisons_of(port), capsys)
+
+
+def test_where_a_bug_is_named_nothing_is_said_of_what_failing_cases_have_in_common(capsys):
     text = told(comparisons_of(with_bugs("rope-llama3-as-linear")), capsys)
-    assert "Exactly the 2 cases with 'rope llama3' fail." in text
+    assert "1. rope-llama3-as-linear" in text
+    assert "Exactly the" not in text
 
 
 def test_one_failing_case_is_not_told_as_many():
-    assert pattern.exactly(["case"], "'padding'") == "one case fails, the only one with 'padding'"
+    one = "one case fails, the only one of those compared with 'padding'"
+    assert pattern.exactly(["case"], "'padding'") == one
     assert (
         pattern.exactly(["case", "other"], "'padding'") == "exactly the 2 cases with 'padding' fail"
     )
 
 
 def test_that_only_the_longest_cases_fail_is_said(capsys):
-    text = told(comparisons_of(with_bugs("mask-ends-at-128")), capsys)
+    port = rounded_where(lambda case: case.input_ids.shape[1] > 100)
+    text = told(comparisons_of(port), capsys)
     assert re.search(r"Exactly the \d cases with more than \d+ tokens fail", text)
 
 
@@ -136,7 +149,7 @@ def test_one_case_alone_gives_a_caveat_and_the_case_to_run_next(capsys):
     text = told([comparison], capsys)
     equal = re.findall(r"^\d+\. ([\w-]+)", text, re.MULTILINE)
     assert equal[0] == "schedule-reversed"
-    assert ("A single case was compared" in text) == (len(equal) == 1)
+    assert ("A single case of this stage was compared" in text) == (len(equal) == 1)
     assert "run the case " in text
 
 
@@ -174,7 +187,9 @@ def all_tensors_with(bug, unlike=()):
 
 def test_a_near_bug_is_told_with_the_number_of_cases_that_it_explains(capsys):
     text = told(comparisons_of(all_tensors_with("segments-one-late", ["biases"])), capsys, 0)
-    assert re.search(r"^Nearest: segments-one-late, (8|9|10)\d% alike", text, re.MULTILINE)
+    assert re.search(
+        r"^Nearest: segments-one-late, in (8|9|10)\d% of the failing cases", text, re.MULTILINE
+    )
     failing = text.count("FAIL")
     explained = f"the numbers of {failing - 1} of these {failing} cases, not of biases."
     assert f"Alone it makes {explained}" in text

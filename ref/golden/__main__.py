@@ -99,7 +99,11 @@ def run(options):
         except Skipped as reason:
             skipped[name] = str(reason)
     if not comparisons:
-        raise ValueError(f"{options.adapter}: every case was skipped; expected at least one to run")
+        name, reason = next(iter(skipped.items()))
+        raise ValueError(
+            f"{options.adapter}: every case was skipped ({name}: {reason}); "
+            "expected at least one to run"
+        )
     return tell(comparisons, skipped, options.json)
 
 

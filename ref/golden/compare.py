@@ -184,7 +184,7 @@ def examine_tensor(comparison, name):
     expected = case.tensors[name]
     if is_masked_softly(case, name, values) and shows_masks(comparison, name):
         comparison.softly_masked[name] = values[masked_places(case, name)].max()
-        values = np.where(np.isneginf(expected), expected, values)
+        values = np.where(masked_places(case, name), expected, values)
     size, index = deviation(case, name, values, expected)
     allowed = tolerance(case, precision)
     comparison.sizes[name] = size / allowed

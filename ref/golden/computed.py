@@ -23,8 +23,9 @@ DTYPES = {
     "U64": ("u8", "float64"),
     "I64": ("i8", "float64"),
 }
-# The same for the data types of an adapter's arrays; all others are held to float64's tolerance.
-PRECISIONS = {"float16": "bfloat16", "bfloat16": "bfloat16", "float32": "float32"}
+# The same for the data types of an adapter's arrays, whose names may be longer (torch.float32,
+# mlx.core.float32); all others are held to float64's tolerance.
+PRECISIONS = {"bfloat16": "bfloat16", "float16": "bfloat16", "float32": "float32"}
 # What --precision takes, the most exact first.
 ALL_PRECISIONS = ("float64", "float32", "tf32", "bfloat16")
 
@@ -75,12 +76,17 @@ def computed_by_adapter(arrays):
         )
     computed = {}
     for name, array in arrays.items():
-        dtype = str(getattr(array, "dtype", "")).removeprefix("torch.")
         values = as_numpy(array)
         if values.dtype.kind not in "biuf":
             raise ValueError(f"{name} is an array of {values.dtype}; expected numbers")
-        computed[str(name)] = Computed(values, PRECISIONS.get(dtype, "float64"))
+        computed[str(name)] = Computed(values, precision_of(array))
     return computed
+
+
+def precision_of(array):
+    """The precision to whose tolerance an adapter's array is held."""
+    dtype = str(getattr(array, "dtype", ""))
+    return next((PRECISIONS[name] for name in PRECISIONS if name in dtype), "float64")
 
 
 def as_numpy(array):

@@ -34,7 +34,7 @@ def by_feature(failing, passing):
 def exactly(failing, what):
     """That the failing cases, one or more, are those with something."""
     if len(failing) == 1:
-        return f"one case fails, the only one with {what}"
+        return f"one case fails, the only one of those compared with {what}"
     return f"exactly the {len(failing)} cases with {what} fail"
 
 
@@ -46,7 +46,7 @@ def common_needs(comparisons):
 
 def by_size(failing, passing):
     """Whether only the longer cases fail, or only those with more items."""
-    for words, count in (("tokens", num_tokens), ("items", num_items), ("rows", num_rows)):
+    for words, count in (("tokens", num_tokens), ("items", num_items)):
         least = min(count(comparison.case) for comparison in failing)
         most = max(count(comparison.case) for comparison in passing)
         if least > most:
@@ -64,25 +64,33 @@ def num_items(case):
     return int(case.tensors["segment_ids"].max()) if "segment_ids" in case.tensors else 0
 
 
-def num_rows(case):
-    """How many sequences a case has."""
-    return len(case.tensors["input_ids"]) if "input_ids" in case.tensors else 0
-
-
 def only_intermediates(comparisons):
-    """What to say where a stage's decisive outputs are right and others deviate."""
-    decisive, deviating = set(), set()
+    """Sentences where nothing from which a bug is told deviates, but something else does."""
+    told_from, deviating = set(), set()
     for comparison in comparisons:
-        decisive.update(comparison.evidence)
+        told_from.update(comparison.evidence)
         deviating.update(comparison.deviating)
-    right = f"{' and '.join(sorted(decisive))}: right in every case, so there is no known bug here"
-    if all(name.startswith("gradients.") for name in deviating):
-        return f"{right}. What deviates are gradients: look at the backward pass"
+    sentences = []
+    if told_from:
+        sentences.append(f"right in every case: {' and '.join(sorted(told_from))}")
     kinds = sorted({name.split(".")[-1] for name in deviating if not name.startswith("gradients.")})
-    return (
-        f"{right}. What deviates ({', '.join(kinds)}) is another way to the same numbers, "
-        "or was taken at another point"
-    )
+    if kinds:
+        sentences.append(
+            f"what deviates ({', '.join(kinds)}) is another way to the same numbers, "
+            "or was taken at another point"
+        )
+    else:
+        sentences.append("what deviates are gradients: look at the backward pass")
+    missing = [name for name in decisive_of(comparisons) if name not in told_from]
+    if missing:
+        sentences.append(f"give {' and '.join(missing)}, too: some bugs show there alone")
+    return sentences
+
+
+def decisive_of(comparisons):
+    """The names of the decisive outputs that some of these cases of one stage have."""
+    decisive = STAGES[comparisons[0].case.stage].decisive
+    return [name for name in decisive if any(name in c.case.outputs for c in comparisons)]
 
 
 def rounding(comparisons):
@@ -170,9 +178,15 @@ def without_place(failing):
     return ["give intermediates, too: the first that deviates is where to look"]
 
 
-def not_a_number(comparisons):
+def not_a_number(failing):
     """That no bug was compared with the numbers of cases that hold NaN: [] where there are none."""
-    if not comparisons:
+    with_nan = [comparison.case.name for comparison in failing if has_nan(comparison)]
+    if not with_nan:
         return []
-    names = short_list([comparison.case.name for comparison in comparisons])
+    names = short_list(with_nan)
     return [f"no bug is compared with NaN, as in {names}: see the lines above"]
+
+
+def has_nan(comparison):
+    """Whether there is NaN in what a bug is told from."""
+    return any(np.isnan(comparison.computed[name].values).any() for name in comparison.evidence)

@@ -20,7 +20,7 @@ def on_case(comparison):
         sentences.append(on_nan(comparison, name))
     else:
         sentences += on_values(name, values, comparison.case.tensors[name])
-    if comparison.evidence_is_right:
+    if comparison.evidence and comparison.evidence_is_right:
         sentences.append(on_what_is_right(comparison))
     return sentences
 
@@ -66,7 +66,7 @@ def on_nan(comparison, name):
             "NaN in the backward pass: usually a softmax over a row without keys, or a where() "
             "that hides such a row in the forward pass only"
         )
-    if name == "loss":
+    if name == "loss" and "logits" in comparison.sizes:
         return "NaN in the loss alone: usually a mean over no labelled token"
     if name in BEFORE_SOFTMAX:
         return "NaN before the first softmax: the masks do not make it"

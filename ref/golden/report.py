@@ -106,8 +106,10 @@ def print_unknown(diagnosis):
     if num_pairs:
         all_or_some = "all" if num_tried == num_pairs else f"{num_tried} of"
         print(f"Nor do two at once: {all_or_some} {num_pairs} possible pairs were tried.")
-    for bug, score, explained in diagnosis.nearest:
-        print(f"Nearest: {bug}, {score:.0%} alike ({descriptions()[bug]['what']})")
+    for bug, share, explained in diagnosis.nearest:
+        print(
+            f"Nearest: {bug}, in {share:.0%} of the failing cases ({descriptions()[bug]['what']})"
+        )
         if explained:
             others = [name for name in diagnosis.failing if name not in explained]
             beside = f", not of {short_list(others)}" if others else ""
@@ -126,7 +128,8 @@ def print_next_case(diagnosis):
         print(f"Next, run the case {name}: of these bugs it shows {', '.join(showing)}.")
     else:
         print(
-            "A single case was compared, and other mistakes may make the same numbers there. "
+            "A single case of this stage was compared, and other mistakes may make the same "
+            "numbers there. "
             f"To be sure, run the case {name}, too, which also shows {showing[0]}."
         )
 
@@ -147,7 +150,7 @@ def diagnosis_as_json(diagnosis):
     """A Diagnosis, with what is known of each bug."""
     described = descriptions()
     bugs = [described[bug] | {"misfit": misfit} for bug, misfit in diagnosis.equal]
-    nearest = [{"id": bug, "score": score, "makes": m} for bug, score, m in diagnosis.nearest]
+    nearest = [{"id": bug, "share": share, "makes": m} for bug, share, m in diagnosis.nearest]
     return {"stage": diagnosis.stage, "bugs": bugs, "nearest": nearest} | {
         "pairs": [pair for pair, _ in diagnosis.pairs],
         "pairs_tried": diagnosis.tried,

@@ -92,6 +92,11 @@ def gradients(change):
     return in_cases(all_outputs(changed), lambda case: case.name.startswith("gradients"))
 
 
+def kept(port, wanted):
+    """The port, of whose tensors only some are given: wanted(name)."""
+    return lambda case: {n: t for n, t in (port(case) or {}).items() if wanted(n)} or None
+
+
 def in_cases(port, wanted):
     """The port in some cases; it skips the others."""
     return lambda case: port(case) if wanted(case) else None
@@ -264,13 +269,25 @@ PROBES = {
     # right logits, something else wrong
     "keys doubled, logits right": Probe(doubled_where("k"), "what deviates is only on the way"),
     "residual doubled, logits right": Probe(
-        doubled_where("residual"), "so there is no known bug here"
+        doubled_where("residual"), "Right in every case: logits and loss."
     ),
     "probabilities before the softmax": Probe(
         intermediates("probabilities", lambda v, case: np.log(np.maximum(v, 1e-30))),
         "What deviates (probabilities) is another way to the same numbers",
     ),
-    "gradients halved": Probe(gradients(lambda v: v / 2), "only the backward pass deviates"),
+    "a loss that is not given, and its gradients": Probe(
+        kept(gradients(lambda v: v / 2), lambda name: name != "loss"),
+        "Give loss, too: some bugs show there alone.",
+    ),
+    "gradients alone": Probe(
+        kept(gradients(np.zeros_like), lambda name: name.startswith("gradients.")),
+        "What deviates are gradients",
+        (),
+        ("ight in every case", "right here"),
+    ),
+    "gradients halved": Probe(
+        gradients(lambda v: v / 2), "only the backward pass deviates", (), ("some bugs show there",)
+    ),
     "gradients of zero": Probe(gradients(np.zeros_like), "What deviates are gradients"),
     "gradients with NaN": Probe(gradients(lambda v: v * np.nan), "NaN in the backward pass"),
     "masks inverted, logits right": Probe(
@@ -304,6 +321,12 @@ PROBES = {
         intermediates("embedding", nan_at(first_item)), "NaN before the first softmax"
     ),
     "NaN in the loss": Probe(loss_alone(lambda v: v * np.nan), "NaN in the loss alone"),
+    "NaN in the loss, without the logits": Probe(
+        kept(loss_alone(lambda v: v * np.nan), lambda name: name == "loss"),
+        NO_BUG,
+        (),
+        ("NaN in the loss alone",),
+    ),
     # wrong numbers of no bug
     "infinite": Probe(logits(lambda v, case: np.where(v == v.max(), np.inf, v)), NO_BUG),
     "noise as large as the numbers": Probe(
@@ -351,7 +374,7 @@ PROBES = {
     "one bug": Probe(with_bugs("rope-interleaved"), "1. rope-interleaved", ("rope-interleaved",)),
     "one bug in one case": Probe(
         in_case("three-kinds", with_bugs("schedule-reversed")),
-        "A single case was compared",
+        "A single case of this stage was compared",
         ("schedule-reversed", "kinds-exchanged"),
     ),
     "two bugs that show everywhere": Probe(
@@ -361,6 +384,11 @@ PROBES = {
     ),
     "two bugs that show in few cases": Probe(
         with_bugs("kv-heads-tiled", "in-isolation-ignored"),
+        "Two at once do",
+        ("kv-heads-tiled", "in-isolation-ignored"),
+    ),
+    "two bugs that show in few cases, from the logits alone": Probe(
+        kept(with_bugs("kv-heads-tiled", "in-isolation-ignored"), lambda name: name == "logits"),
         "Two at once do",
         ("kv-heads-tiled", "in-isolation-ignored"),
     ),
