@@ -236,13 +236,16 @@ def test_nan_is_told_and_that_of_padding_by_itself(run):
     assert "6 of 8 layers" in report and "Diagnosis" not in report
 
 
-def test_layers_that_hold_no_more_than_one_kind_can_tell_are_called_by_all(run):
+def test_layers_that_the_prompt_does_not_tell_apart_are_not_called_right(run):
     text_only = audit.Dump(planted_dump(right).weights, np.where(SEGMENT_IDS < 0, -1, 0))
     with_plain_masks = SimpleNamespace(**vars(SCHEME) | {"intra_layers": 0, "cross_layers": 0})
     weights = planted_dump(right, with_plain_masks).weights
     code, report = run(audit.Dump(weights, text_only.segment_ids))
-    assert code == 0
-    assert "layer 0: IN or OR or CR; the scheme says IN" in report
+    assert code == 2
+    assert "?     layer 0: IN or OR or CR; the scheme says IN" in report
+    assert (
+        "0 of 8 layers are what the scheme says\nthis prompt does not tell of layers 0, 1" in report
+    )
 
 
 def test_layers_that_the_dump_lacks_are_told_and_counted_by_the_option(run):

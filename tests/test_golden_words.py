@@ -219,6 +219,36 @@ def test_a_filler_of_lists_is_wrong_where_it_is_finite():
     assert comparison.remarks == []
 
 
+@pytest.mark.parametrize(
+    "length, words",
+    [
+        (
+            20,
+            "(20,), expected (39,); they part at token 20, at character 32, before '>; <Tin Star>.",
+        ),
+        (50, "(50,), expected (39,); they part at the end of what is expected"),
+    ],
+)
+def test_of_a_list_of_another_length_the_place_is_told_where_it_parts(length, words):
+    case = known_bugs.case_of("prompt-accents")
+    begins = np.resize(case.outputs["begins"], length)
+
+    comparison = compare.examine(case, {"begins": Computed(begins, "float64")})
+
+    assert f"begins has the shape {words}" in str(comparison.first)
+
+
+def test_of_a_text_that_differs_only_what_stands_there_is_quoted():
+    case = known_bugs.case_of("prompt-accents")
+    text = case.outputs["text"].tobytes().replace(b"Tin Star", b"tin Star")
+
+    comparison = compare.examine(case, {"text": Computed(np.frombuffer(text, np.uint8), "float64")})
+
+    assert str(comparison.first).endswith(
+        "Żółw>; <\": 'tin Star>.\\nNext: [É', expected 'Tin Star>.\\nNext: [É'"
+    )
+
+
 def test_truth_values_that_are_no_mask_are_not_called_a_mask(capsys):
     def port(case):
         return {"predicted": Computed(~case.outputs["predicted"], "float64")}

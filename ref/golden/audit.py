@@ -35,11 +35,11 @@ from ref import llama_numpy as definition
 from ref.golden.computed import read_dump
 from ref.golden.copies import copy_of
 from ref.golden.fast_masks import is_as_defined, speed_up_masks
-from ref.golden.plants import descriptions
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS
 from ref.golden.plants.schedule import SCHEDULE
 from ref.golden.plants.segments import SEGMENTS
+from ref.golden.report import print_bug
 
 KINDS = ("IN", "OR", "CR")
 MOST_LAYERS = 10_000
@@ -140,9 +140,14 @@ class Finding:
 
     @property
     def is_right(self):
-        """Whether the layer is what the scheme says."""
+        """Whether the layer can be what the scheme says."""
         is_number = self.nan == 0 and self.nan_at_padding == 0
         return is_number and not self.is_other_mask
+
+    @property
+    def is_untold(self):
+        """Whether it can be another kind, too: then the prompt is one where the kinds are alike."""
+        return self.is_right and len(self.kinds) > 1
 
     @property
     def is_other_mask(self):
@@ -177,8 +182,13 @@ class Audit:
 
     @property
     def is_right(self):
-        """Whether every layer of the dump is what the scheme says."""
+        """Whether every layer of the dump can be what the scheme says."""
         return all(finding.is_right for finding in self.findings)
+
+    @property
+    def untold(self):
+        """The layers of which the prompt does not tell whether they are what the scheme says."""
+        return [finding.layer for finding in self.findings if finding.is_untold]
 
 
 def add_command(commands):
@@ -197,7 +207,9 @@ def add_command(commands):
 
 
 def audit(options):
-    """Print what the dump shows: exit code 0 if every layer is what the scheme says, else 1.
+    """Print what the dump shows; returns the exit code.
+
+    0: every layer is what the scheme says; 1: one is not; 2: the prompt does not tell of all.
 
     Raises FileNotFoundError or ValueError for an unusable dump or scheme.
     """
@@ -212,7 +224,9 @@ def audit(options):
         print(json.dumps(as_json(result), indent=1))
     else:
         print_audit(result)
-    return 0 if result.is_right else 1
+    if not result.is_right:
+        return 1
+    return 2 if result.untold else 0
 
 
 def read(path):
@@ -470,7 +484,7 @@ def is_as_soft(weights, layer):
 
 def as_json(result):
     """What `--json` prints."""
-    values = asdict(result) | {"is_right": result.is_right}
+    values = asdict(result) | {"is_right": result.is_right, "untold": result.untold}
     for value, finding in zip(values["findings"], result.findings, strict=True):
         value["is_right"] = finding.is_right
     return values
@@ -480,8 +494,13 @@ def print_audit(result):
     """Print a line or more for each layer, how many are right, and the known bugs."""
     for finding in result.findings:
         print_finding(finding)
-    num_right = sum(finding.is_right for finding in result.findings)
+    num_right = sum(finding.is_right for finding in result.findings) - len(result.untold)
     print(f"{num_right} of {len(result.findings)} layers are what the scheme says")
+    if result.untold:
+        print(
+            f"this prompt does not tell of layers {', '.join(map(str, result.untold))}: "
+            "take one with two items of several tokens"
+        )
     if result.missing_layers:
         print(f"not in the dump: layers {', '.join(map(str, result.missing_layers))}")
     if any(finding.is_other_mask for finding in result.findings):
@@ -491,6 +510,8 @@ def print_audit(result):
 def print_finding(finding):
     """A line on a layer's kind, and one for each thing that deviates."""
     verdict = "ok  " if finding.is_right else "FAIL"
+    if finding.is_untold:
+        verdict = "?   "
     kinds = " or ".join(finding.kinds) or "none of IN, OR and CR"
     print(f"{verdict}  layer {finding.layer}: {kinds}; the scheme says {finding.scheme_kind}")
     for remark in remarks(finding):
@@ -542,11 +563,9 @@ def remarks_on_numbers(finding):
 
 def print_bugs(bugs):
     """The known bugs with the pattern of the dump."""
-    known = descriptions()
     print("\nDiagnosis")
     for number, bug in enumerate(bugs[:MOST_BUGS], start=1):
-        print(f"{number}. {bug} ({known[bug]['family']}): {known[bug]['what']}")
-        print(f"   Fix: {known[bug]['fix']}")
+        print_bug(bug, f"{number}. ")
     if len(bugs) > 1:
         more = f" and {len(bugs) - MOST_BUGS} more" if len(bugs) > MOST_BUGS else ""
         print(f"This dump does not tell these{more} apart; --json names all.")

@@ -9,13 +9,14 @@ from ref.golden import remarks
 from ref.golden.case import Case
 from ref.golden.stages import STAGES
 
+LENGTH_OF_A_QUOTE = 20  # characters
 TF32_OVER_BFLOAT16 = 1 / 8  # TF32 has three bits more: 11 against 8
 
 
 class Deviation(NamedTuple):
     """The largest difference over the largest expected value, and the index where it is."""
 
-    size: float
+    relative: float
     index: tuple | None  # None where nothing differs, or the shape does
 
 
@@ -55,7 +56,7 @@ class Comparison:
 
     case: Case
     computed: dict = field(default_factory=dict)  # name -> Computed
-    sizes: dict = field(default_factory=dict)  # of each compared tensor its deviation in tolerances
+    in_tolerances: dict = field(default_factory=dict)  # the deviation of each compared tensor
     unknown: list = field(default_factory=list)  # names that the case does not have
     # names of scores that are finite where -inf is expected, and the largest of them there
     softly_masked: dict = field(default_factory=dict)
@@ -66,17 +67,17 @@ class Comparison:
     @property
     def compared(self):
         """The names of the compared tensors, in the order of computation."""
-        return list(self.sizes)
+        return list(self.in_tolerances)
 
     @property
     def largest(self):
         """The largest deviation of a tensor, in tolerances."""
-        return max(self.sizes.values(), default=np.inf)
+        return max(self.in_tolerances.values(), default=np.inf)
 
     @property
     def largest_evidence(self):
         """The largest deviation of a tensor from which a bug is told, in tolerances."""
-        return max((self.sizes[name] for name in self.evidence), default=np.inf)
+        return max((self.in_tolerances[name] for name in self.evidence), default=np.inf)
 
     @property
     def is_right(self):
@@ -86,7 +87,11 @@ class Comparison:
     @property
     def deviating(self):
         """The names of the tensors that deviate by more than their tolerance."""
-        return [name for name, size in self.sizes.items() if not size <= 1]
+        return [name for name, deviation in self.in_tolerances.items() if not deviation <= 1]
+
+    def relative(self, name):
+        """The deviation of a tensor over its largest expected value."""
+        return self.in_tolerances[name] * tolerance(self.case, self.computed[name].precision)
 
     @property
     def evidence(self):
@@ -95,8 +100,10 @@ class Comparison:
         They are the decisive outputs of the stage. The others may differ between two ways of doing
         the same, and are taken only where nothing else was given.
         """
-        decisive = [name for name in STAGES[self.case.stage].decisive if name in self.sizes]
-        return decisive or [name for name in self.sizes if not name.startswith("gradients.")]
+        decisive = [name for name in STAGES[self.case.stage].decisive if name in self.in_tolerances]
+        return decisive or [
+            name for name in self.in_tolerances if not name.startswith("gradients.")
+        ]
 
     @property
     def evidence_is_right(self):
@@ -130,9 +137,9 @@ def tolerance(case, precision):
 def deviation(case, name, values, expected):
     """How far the values of tensor `name` are from the expected ones, where these are specified.
 
-    Whole numbers and truth values must be equal. Returns a Deviation; its size is inf where they
-    are not, where only one of two values is finite, where a shape differs, and where a NaN stands,
-    be it where any number will do. A single number fits in any shape.
+    Whole numbers and truth values must be equal. Returns a Deviation, infinite where they are not,
+    where only one of two values is finite, where a shape differs, and where a NaN stands, be it
+    where any number will do. A single number fits in any shape.
     """
     values = np.asarray(values)
     expected = np.asarray(expected)
@@ -185,16 +192,16 @@ def examine_tensor(comparison, name):
     if is_masked_softly(case, name, values) and shows_masks(comparison, name):
         comparison.softly_masked[name] = values[masked_places(case, name)].max()
         values = np.where(masked_places(case, name), expected, values)
-    size, index = deviation(case, name, values, expected)
+    relative, index = deviation(case, name, values, expected)
     allowed = tolerance(case, precision)
-    comparison.sizes[name] = size / allowed
-    if size <= allowed or comparison.first is not None:
+    comparison.in_tolerances[name] = relative / allowed
+    if relative <= allowed or comparison.first is not None:
         return
     comparison.first = FirstDeviation(
         tensor=name,
         found=number_at(values, index),
         expected=number_at(expected, index),
-        deviation=size,
+        deviation=relative,
         tolerance=allowed,
         precision=precision,
         where=where(case, name, values, index),
@@ -232,13 +239,27 @@ def number_at(values, index):
 def where(case, name, values, index):
     """The place of a deviation in words, or what is wrong with the shape."""
     expected = case.outputs[name]
+    words = ""
     if index is None:
         words = f"shape {values.shape}, expected {expected.shape}"
-    else:
-        words = STAGES[case.stage].place(case, name, index)
+        if values.ndim != 1 or expected.ndim != 1:
+            return words
+        words += "; they part at "
+        index = (first_difference(values, expected),)
+    if index == expected.shape:
+        return words + "the end of what is expected"
+    words += STAGES[case.stage].place(case, name, index)
     if expected.dtype == np.uint8:
-        words += f" ({text_of(values)!r}, expected {text_of(expected)!r})"
+        quotes = [text_of(text[index[0] :])[:LENGTH_OF_A_QUOTE] for text in (values, expected)]
+        words += f": {quotes[0]!r}, expected {quotes[1]!r}"
     return words
+
+
+def first_difference(values, expected):
+    """The first place where two lists differ, the end of the shorter one at most."""
+    common = min(len(values), len(expected))
+    differs = values[:common] != expected[:common]
+    return int(differs.argmax()) if differs.any() else common
 
 
 def text_of(values):

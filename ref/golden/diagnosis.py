@@ -86,8 +86,8 @@ class Suspects:
         for name in comparison.evidence:
             values, precision = comparison.computed[name]
             others = in_precision(outputs[name], precision)
-            size = deviation(comparison.case, name, values, others).size
-            largest = max(largest, size / tolerance(comparison.case, precision))
+            relative = deviation(comparison.case, name, values, others).relative
+            largest = max(largest, relative / tolerance(comparison.case, precision))
         return largest
 
     def explains(self, bugs, comparison):
@@ -287,10 +287,7 @@ def promising_pairs(suspects, possible):
 
 def in_float32_tolerances(comparison):
     """The largest deviation from which a bug is told, in the case's float32 tolerances."""
-    largest = 0.0
-    for name in comparison.evidence:
-        held_to = tolerance(comparison.case, comparison.computed[name].precision)
-        largest = max(largest, comparison.sizes[name] * held_to)
+    largest = max(comparison.relative(name) for name in comparison.evidence)
     return largest / tolerance(comparison.case, "float32")
 
 

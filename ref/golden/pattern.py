@@ -98,7 +98,7 @@ def rounding(comparisons):
     tensors = float_tensors(comparisons)
     sizes = [size for _, _, size in tensors]
     share_failing = np.mean([not comparison.is_right for comparison in comparisons])
-    in_tolerances = max(size for c in comparisons for size in c.sizes.values())
+    in_tolerances = max(size for c in comparisons for size in c.in_tolerances.values())
     if not sizes or not np.isfinite(in_tolerances):
         return []
     if share_failing < MOST_FAIL:
@@ -116,10 +116,10 @@ def float_tensors(comparisons):
     """(Comparison, values, relative deviation) of all compared tensors of real numbers."""
     tensors = []
     for comparison in comparisons:
-        for name, size in comparison.sizes.items():
-            values, precision = comparison.computed[name]
+        for name in comparison.compared:
             if comparison.case.tensors[name].dtype.kind == "f":
-                tensors.append((comparison, values, size * tolerance(comparison.case, precision)))
+                values = comparison.computed[name].values
+                tensors.append((comparison, values, comparison.relative(name)))
     return tensors
 
 

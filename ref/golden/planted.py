@@ -45,7 +45,7 @@ def visible_deviation(bug, case):
     sizes = []
     for name in STAGES[case.stage].decisive:
         if name in case.outputs:
-            sizes.append(deviation(case, name, outputs[name], case.tensors[name]).size)
+            sizes.append(deviation(case, name, outputs[name], case.tensors[name]).relative)
     return max(sizes) / case.info["tolerances"]["float32"]
 
 

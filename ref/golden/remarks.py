@@ -37,12 +37,14 @@ def on_what_is_right(comparison):
 
 def on_finite_scores(comparison):
     """Of scores that are finite where -inf is expected, if what follows shows the masks."""
-    names = [name for name in comparison.softly_masked if comparison.sizes[name] <= 1]
+    names = [name for name in comparison.softly_masked if comparison.in_tolerances[name] <= 1]
     if not names:
         return []
     value = max(comparison.softly_masked[name] for name in names)
     probabilities = [name.replace("scores", "probabilities") for name in names]
-    shown = [name for name in probabilities if name in comparison.sizes] or comparison.evidence
+    shown = [
+        name for name in probabilities if name in comparison.in_tolerances
+    ] or comparison.evidence
     is_right_behind = not set(shown) & set(comparison.deviating)
     if value < FAR_BELOW:
         how = f"masked with about {value:.1g}"
@@ -66,7 +68,7 @@ def on_nan(comparison, name):
             "NaN in the backward pass: usually a softmax over a row without keys, or a where() "
             "that hides such a row in the forward pass only"
         )
-    if name == "loss" and "logits" in comparison.sizes:
+    if name == "loss" and "logits" in comparison.in_tolerances:
         return "NaN in the loss alone: usually a mean over no labelled token"
     if name in BEFORE_SOFTMAX:
         return "NaN before the first softmax: the masks do not make it"
