@@ -1,4 +1,4 @@
-"""The stage `decoding`: its expected values, the executor with a cache, and bugs of steps alone."""
+"""The stage `decoding`: its expected values, its cache, and bugs of steps alone."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import torch
 from ref import llama_numpy
 from ref.golden import fast_masks
 from ref.golden.copies import copy_of
-from ref.golden.definitions import decoding as executor
+from ref.golden.definitions import decoding as cached
 from ref.golden.definitions.paths import path, row_along
 from ref.golden.plants.decoding import STEPS
 from ref.golden.plants.masks import MASKS
@@ -33,9 +33,9 @@ def deviation(case, name, values, expected):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_executor_without_a_bug_makes_the_numbers_of_one_pass(name):
+def test_decoding_with_a_cache_and_no_bug_makes_the_numbers_of_one_pass(name):
     case = case_of(name)
-    outputs = STAGE.compute(copy_of(executor), case)
+    outputs = STAGE.compute(copy_of(cached), case)
     for tensor, expected in case.outputs.items():
         assert deviation(case, tensor, outputs[tensor], expected) < 1e-12
 

@@ -11,6 +11,7 @@ from ref import cli
 from ref.golden import audit, compare, computed, diagnosis, package, recipes, report
 from ref.golden import case as cases
 from ref.golden.adapter import Skipped, compare_adapter, load_adapter
+from ref.golden.stages import STAGES
 
 RIGHT, DEVIATION = 0, 1
 
@@ -150,7 +151,7 @@ def parse_options(arguments):
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("list", help="the cases, and what each catches")
-    command.add_argument("--stage", action="append", choices=[*recipes.BUILDERS])
+    command.add_argument("--stage", action="append", choices=[*STAGES])
     command.add_argument("--json", action="store_true")
     command.set_defaults(execute=list_cases)
 
@@ -167,7 +168,7 @@ def parse_options(arguments):
     command = commands.add_parser("run", help="compare an adapter with all cases")
     command.add_argument("adapter", help="Python file that defines run(case) -> arrays by name")
     command.add_argument("--case", action="append", help="only this case (may be repeated)")
-    command.add_argument("--stage", action="append", choices=[*recipes.BUILDERS])
+    command.add_argument("--stage", action="append", choices=[*STAGES])
     add_options_of_comparing(command)
     command.set_defaults(execute=run)
 
@@ -175,7 +176,7 @@ def parse_options(arguments):
 
     command = commands.add_parser("write", help="write the cases anew")
     command.add_argument("--folder", default=recipes.ROOT)
-    command.add_argument("--stage", action="append", choices=[*recipes.BUILDERS])
+    command.add_argument("--stage", action="append", choices=[*STAGES])
     command.set_defaults(execute=write)
 
     command = commands.add_parser("pack", help="pack the files for another project's tests")

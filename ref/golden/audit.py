@@ -33,8 +33,8 @@ import numpy as np
 
 from ref import llama_numpy as definition
 from ref.golden.computed import read_dump
-from ref.golden.copies import copy_of
-from ref.golden.fast_masks import is_as_defined, speed_up_masks
+from ref.golden.copies import are_unchanged, copy_of
+from ref.golden.fast_masks import speed_up_masks
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS
 from ref.golden.plants.schedule import SCHEDULE
@@ -435,7 +435,7 @@ def plant_bug(plant, case, heads):
         masks = copy.layer_masks(segment_ids, case.config["num_hidden_layers"], case.scheme)
     except (AttributeError, KeyError):  # of the case, or of one of its rows
         return None
-    if is_as_defined(copy, "masked_softmax"):
+    if are_unchanged(copy, definition, ["masked_softmax"]):
         heads = 1  # all heads are alike
     computed = {}  # by mask: most layers share theirs with others
 

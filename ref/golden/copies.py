@@ -13,6 +13,11 @@ def copy_of(module):
     return copy
 
 
+def are_unchanged(copy, module, names):
+    """Whether these functions of a copy are still those of the module."""
+    return all(vars(copy)[name].__code__ == vars(module)[name].__code__ for name in names)
+
+
 @cache
 def code_of(path):
     """The code of a Python file, which is read once."""

@@ -1,7 +1,7 @@
 """The bugs of the model in decoding with a cache: in prompts and steps, or in steps alone.
 
-A plant of the model gets one of the executor's two models as its copy, and as its case the rows
-that stand in the cache.
+A plant of the model gets as its copy one of the two models of `ref.golden.definitions.decoding`,
+and as its case the rows that stand in the cache.
 """
 
 from types import SimpleNamespace

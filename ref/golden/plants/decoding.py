@@ -1,4 +1,4 @@
-"""All bugs of decoding. Each is planted in the executor, `ref.golden.definitions.decoding`.
+"""All bugs of decoding. Each is planted in `ref.golden.definitions.decoding`.
 
 Ports have a kernel for prompts and another for steps: a bug of the model stands in both here, and
 some are there once more in steps alone.

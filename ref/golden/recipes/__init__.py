@@ -16,11 +16,10 @@ from ref.golden import case as cases
 from ref.golden.planted import detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
 from ref.golden.recipes import decoding, loss, metrics, model, prompts, search
-from ref.golden.stages import all_bugs
+from ref.golden.stages import STAGES, all_bugs
 
 ROOT = Path(__file__).parent.parent
 ROUNDING = 1e-12  # of the largest number of a tensor
-# Of each stage, in the order of the stages.
 BUILDERS = {
     "prompts": prompts,
     "model": model,
@@ -37,7 +36,7 @@ def write(root=ROOT, stages=None):
     Returns how many bytes all cases are then.
     """
     built = []
-    for stage in stages or BUILDERS:
+    for stage in stages or STAGES:
         built += BUILDERS[stage].build_all()
     matrix = detection_matrix(built)
     for case in built:
@@ -56,7 +55,7 @@ def write_lists(root, names_in_order):
     Within a stage `names_in_order` come first, then those that the index has already.
     """
     names = list(dict.fromkeys([*names_in_order, *names_in_index(root)]))
-    stages = list(BUILDERS)
+    stages = list(STAGES)
     infos = [info for info in cases.infos(Path(root) / "cases") if info["name"] in names]
     infos.sort(key=lambda info: (stages.index(info["stage"]), names.index(info["name"])))
     write_list(Path(root) / "index.json", [entry_of_index(info, root) for info in infos])

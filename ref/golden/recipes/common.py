@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ref.files import read_json
+from ref.golden.case import FORMAT
 
 
 def read(file_name):
@@ -16,6 +17,31 @@ def read(file_name):
 def random_of(name):
     """A generator of the random numbers of a name, the same in every run."""
     return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def head_of(recipe, stage):
+    """What case.json begins with in every stage."""
+    fields = {"format": FORMAT, "name": recipe["name"], "stage": stage, "what": recipe["what"]}
+    return fields | {"also_for": recipe.get("also_for")}
+
+
+def names_of_true(features):
+    """The names of the features that a case needs: {name: whether it does}."""
+    return [name for name, is_needed in features.items() if is_needed]
+
+
+def filled_up(sequences, filler):
+    """Sequences of different lengths as one array, filled up behind."""
+    longest = max(map(len, sequences))
+    return np.array([[*row, *[filler] * (longest - len(row))] for row in sequences])
+
+
+def marked(lists, shape):
+    """bool of this shape (N, S): each of the first rows is true at the numbers of its list."""
+    is_marked = np.zeros(shape, bool)
+    for row, numbers in zip(is_marked, lists):
+        row[numbers] = True
+    return is_marked
 
 
 def with_outputs(case, outputs):

@@ -7,12 +7,13 @@ make prompts and weights are those of the stage `model`.
 import numpy as np
 
 from ref import llama_numpy
-from ref.golden.case import FORMAT, Case, segment_ids
+from ref.golden.case import Case, segment_ids
 from ref.golden.definitions.paths import row_along, values_along
-from ref.golden.recipes.common import with_outputs
+from ref.golden.recipes.common import head_of, names_of_true, with_outputs
 from ref.golden.recipes.model import (
     LAYOUTS,
     PAD,
+    PADDING,
     draw_weights,
     needs,
     piece_of_text,
@@ -48,11 +49,7 @@ def build(recipe, tokens):
     config = recipe["config"] | {"vocab_size": len(tokens)}
     rows = padded([make_row(row) for row in recipe["prompts"]], recipe.get("pad", "left"))
     info = {
-        "format": FORMAT,
-        "name": recipe["name"],
-        "stage": "decoding",
-        "what": recipe["what"],
-        "also_for": recipe.get("also_for"),
+        **head_of(recipe, "decoding"),
         "needs": [*needs(config, recipe["scheme"], rows), *needs_of_steps(recipe)],
         "config": config,
         "scheme": recipe["scheme"],
@@ -91,7 +88,7 @@ def padded(rows, side):
     longer = []
     for row in rows:
         fields = {}
-        for field, filler in (("tokens", PAD), ("roles", "padding"), ("entries", 0)):
+        for field, filler in PADDING.items():
             padding = [filler] * (P - len(row["tokens"]))
             fields[field] = padding + row[field] if side == "left" else row[field] + padding
         longer.append(row | fields)
@@ -111,11 +108,11 @@ def parents_of_slots(recipe):
 def needs_of_steps(recipe):
     """What an implementation must be able to do in the steps of the case."""
     parents = parents_of_slots(recipe)
-    options = {
+    features = {
         "beams": parents.shape[1] > len(recipe["prompts"]),
         "slots that end": (parents == NOBODY).any(),
     }
-    return [name for name, is_needed in options.items() if is_needed]
+    return names_of_true(features)
 
 
 def step_roles(recipe):

@@ -5,9 +5,16 @@ A title's tokens are its words, numbers and signs, and a newline, the end token.
 
 import numpy as np
 
-from ref.golden.case import FORMAT, Case
+from ref.golden.case import Case
 from ref.golden.definitions import loss as definition
-from ref.golden.recipes.common import random_of, read, with_outputs
+from ref.golden.recipes.common import (
+    filled_up,
+    head_of,
+    names_of_true,
+    random_of,
+    read,
+    with_outputs,
+)
 from ref.golden.recipes.model import PAD, TOKEN, truncated_to_bfloat16
 from ref.golden.stages.loss import compute
 
@@ -30,11 +37,7 @@ def build(recipe):
     rows = padded([row_of_tokens(row) for row in recipe["rows"]])
     vocabulary = vocabulary_of(recipe, rows)
     info = {
-        "format": FORMAT,
-        "name": recipe["name"],
-        "stage": "loss",
-        "what": recipe["what"],
-        "also_for": recipe["also_for"],
+        **head_of(recipe, "loss"),
         "needs": needs(recipe, rows),
         "loss": recipe["loss"],
         "softmax": recipe["softmax"],
@@ -45,11 +48,14 @@ def build(recipe):
         "inputs": ["logits", "input_ids", "item_numbers", "titles"],
     }
     ids = [[vocabulary.index(token) for token, _ in row] for row in rows]
+    titles = []
+    for title in recipe["catalogue"]:
+        titles.append([vocabulary.index(token) for token in tokens_of_title(title)])
     tensors = {
         "logits": draw_logits((len(rows), len(rows[0]), len(vocabulary)), recipe),
         "input_ids": np.array(ids),
         "item_numbers": np.array([[number for _, number in row] for row in rows]),
-        "titles": title_matrix(recipe["catalogue"], vocabulary),
+        "titles": filled_up(titles, PADDING),
     }
     case = Case(info, tensors)
     outputs = compute(definition, case)
@@ -88,15 +94,6 @@ def vocabulary_of(recipe, rows):
     return [PAD, *unused, *sorted(used - {PAD})]
 
 
-def title_matrix(catalogue, vocabulary):
-    """The catalogue as tokens: int (titles, tokens of the longest), -1 behind shorter ones."""
-    sequences = [tokens_of_title(title) for title in catalogue]
-    titles = np.full((len(sequences), max(map(len, sequences))), PADDING)
-    for row, sequence in zip(titles, sequences, strict=True):
-        row[: len(sequence)] = [vocabulary.index(token) for token in sequence]
-    return titles
-
-
 def draw_logits(shape, recipe):
     """Random logits, the same in every run: float32, but exact in bfloat16."""
     random = random_of(recipe["name"])
@@ -106,10 +103,10 @@ def draw_logits(shape, recipe):
 
 def needs(recipe, rows):
     """What an implementation must be able to do for the case, beyond the plainest."""
-    options = {
+    features = {
         "catalogue softmax": recipe["softmax"] == "catalogue",
         "temperature": recipe["temperature"] != 1,
         "padding": any(number == PADDING for row in rows for _, number in row),
         "several rows": len(rows) > 1,
     }
-    return [name for name, is_needed in options.items() if is_needed]
+    return names_of_true(features)

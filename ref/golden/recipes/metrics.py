@@ -6,9 +6,16 @@ are then drawn.
 
 import numpy as np
 
-from ref.golden.case import FORMAT, Case
+from ref.golden.case import Case
 from ref.golden.definitions import metrics as definition
-from ref.golden.recipes.common import random_of, read, with_outputs
+from ref.golden.recipes.common import (
+    head_of,
+    marked,
+    names_of_true,
+    random_of,
+    read,
+    with_outputs,
+)
 from ref.golden.stages.metrics import compute
 
 
@@ -22,11 +29,7 @@ def build(recipe):
     """A case from its recipe, filled with the defaults that metrics.json begins with."""
     tensors = inputs(recipe)
     info = {
-        "format": FORMAT,
-        "name": recipe["name"],
-        "stage": "metrics",
-        "what": recipe["what"],
-        "also_for": recipe["also_for"],
+        **head_of(recipe, "metrics"),
         "needs": needs(recipe),
         "exclude_seen": recipe["exclude_seen"],
         "width": recipe["width"],
@@ -47,8 +50,8 @@ def inputs(recipe):
     if "scores" in tensors:
         tensors["candidates"] = np.ones((U, S), bool)
         if recipe["candidates"]:
-            tensors["candidates"] = chosen_items(recipe["candidates"], S)
-        tensors["seen"] = chosen_items(recipe["seen"] or [[]] * U, S)
+            tensors["candidates"] = marked(recipe["candidates"], (U, S))
+        tensors["seen"] = marked(recipe["seen"] or [], (U, S))
     if recipe["draws"]:
         num_users = len(set(recipe["user_ids"]))
         tensors["draws"] = random.integers(0, num_users, (recipe["draws"], num_users))
@@ -90,17 +93,9 @@ def draw_scores(targets, ranks, recipe, random):
     return scores
 
 
-def chosen_items(rows, S):
-    """bool (rows, S) of lists of items."""
-    is_chosen = np.zeros((len(rows), S), bool)
-    for row, items in zip(is_chosen, rows, strict=True):
-        row[items] = True
-    return is_chosen
-
-
 def needs(recipe):
     """What an implementation must be able to do for the case, beyond the plainest."""
-    options = {
+    features = {
         "lists": "lists" in recipe,
         "candidates": bool(recipe["candidates"]),
         "shared titles": bool(recipe["title_of"]),
@@ -110,4 +105,4 @@ def needs(recipe):
         "two models": any(name.startswith("second_") for name in recipe),
         "intervals": recipe["draws"] is not None,
     }
-    return [name for name, is_needed in options.items() if is_needed]
+    return names_of_true(features)

@@ -9,8 +9,8 @@ import torch
 from ref import llama_numpy
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
-from ref.golden.case import FORMAT, WEIGHTS, Case, segment_ids
-from ref.golden.recipes.common import random_of, read, with_outputs
+from ref.golden.case import WEIGHTS, Case, segment_ids
+from ref.golden.recipes.common import head_of, names_of_true, random_of, read, with_outputs
 from ref.golden.stages.model import compute
 from ref.llama import Llama
 from ref.masks import MaskScheme
@@ -23,6 +23,7 @@ LAYOUTS = {
 }
 TOKEN = re.compile(r"\n|, | ?[A-Za-z]+| ?\d+| ?[^\w\s]")
 PAD = "<pad>"
+PADDING = {"tokens": PAD, "roles": "padding", "entries": 0}  # fields of a row
 GRADIENTS = "gradients."  # how the names of gradients begin
 
 
@@ -84,11 +85,7 @@ def build(recipe, tokens):
     config = recipe["config"] | {"vocab_size": len(tokens)}
     rows = [make_row(row) for row in recipe["rows"]]
     info = {
-        "format": FORMAT,
-        "name": recipe["name"],
-        "stage": "model",
-        "what": recipe["what"],
-        "also_for": recipe.get("also_for"),
+        **head_of(recipe, "model"),
         "needs": needs(config, recipe["scheme"], rows),
         "config": config,
         "scheme": recipe["scheme"],
@@ -108,7 +105,7 @@ def needs(config, scheme, rows):
     """What an implementation must be able to do for the case, beyond the plainest Llama."""
     rope = config["rope_scaling"] or {"rope_type": None}
     is_padded = any("padding" in row["roles"] for row in rows)
-    options = {
+    features = {
         "grouped heads": config["num_key_value_heads"] < config["num_attention_heads"],
         "head_dim": config["head_dim"] * config["num_attention_heads"] != config["hidden_size"],
         "biases": config["attention_bias"] or config["mlp_bias"],
@@ -120,7 +117,7 @@ def needs(config, scheme, rows):
         "cross_self false": not scheme["cross_self"],
         "text isolated": scheme["text"] == "isolated",
     }
-    return [name for name, is_needed in options.items() if is_needed]
+    return names_of_true(features)
 
 
 def inputs(recipe, rows, tokens):
@@ -160,7 +157,7 @@ def token_lists(pieces, holes):
         fields["roles"] += [piece.role] * len(piece.tokens)
         fields["entries"] += [piece.item] * len(piece.tokens)
     for index, count in holes:
-        for field, filler in (("tokens", PAD), ("roles", "padding"), ("entries", 0)):
+        for field, filler in PADDING.items():
             fields[field][index:index] = [filler] * count
     return fields
 

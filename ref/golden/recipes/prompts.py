@@ -11,9 +11,9 @@ import numpy as np
 import sentencepiece
 
 from ref import cli
-from ref.golden.case import FORMAT, Case
+from ref.golden.case import Case
 from ref.golden.definitions import prompts as definition
-from ref.golden.recipes.common import read, with_outputs
+from ref.golden.recipes.common import head_of, names_of_true, read, with_outputs
 from ref.golden.stages.prompts import TOKENIZERS, compute
 
 # A word with the space before it, or any other character.
@@ -52,11 +52,7 @@ def build(recipe, content):
     else:
         inputs["offsets"] = offsets(recipe, layout)
     info = {
-        "format": FORMAT,
-        "name": recipe["name"],
-        "stage": "prompts",
-        "what": recipe["what"],
-        "also_for": recipe["also_for"],
+        **head_of(recipe, "prompts"),
         "needs": needs(recipe),
         "tokenizer": recipe["tokenizer"],
         "layout": layout,
@@ -73,13 +69,13 @@ def build(recipe, content):
 def needs(recipe):
     """What an implementation must be able to do for the case."""
     titles = given_titles(recipe)
-    options = {
+    features = {
         "sentencepiece": recipe["tokenizer"] is not None,
         "cleaning": any(definition.clean(title) != title for title in titles),
         "delimiters text": recipe["scheme"]["delimiters"] == "text",
         "target text": recipe["scheme"]["target"] == "text",
     }
-    return [name for name, is_needed in options.items() if is_needed]
+    return names_of_true(features)
 
 
 def given_titles(recipe):

@@ -8,9 +8,16 @@ S titles of at most M tokens, R prefixes, V vocabulary.
 import numpy as np
 
 from ref import llama_numpy
-from ref.golden.case import FORMAT, Case, segment_ids
+from ref.golden.case import Case, segment_ids
 from ref.golden.definitions import search as definition
-from ref.golden.recipes.common import random_of, with_outputs
+from ref.golden.recipes.common import (
+    filled_up,
+    head_of,
+    marked,
+    names_of_true,
+    random_of,
+    with_outputs,
+)
 from ref.golden.recipes.decoding import make_row, padded
 from ref.golden.recipes.model import (
     LAYOUTS,
@@ -35,13 +42,9 @@ def build_all():
 def build(recipe):
     """A case from its recipe."""
     fields, inputs, weights = table(recipe) if "table" in recipe else model(recipe)
-    inputs["excluded"] = marked(recipe.get("excluded", []), *shape_of_excluded(inputs))
+    inputs["excluded"] = marked(recipe.get("excluded", []), shape_of_excluded(inputs))
     info = {
-        "format": FORMAT,
-        "name": recipe["name"],
-        "stage": "search",
-        "what": recipe["what"],
-        "also_for": recipe.get("also_for"),
+        **head_of(recipe, "search"),
         "needs": fields.pop("needs") + needs_of_search(recipe),
         "width": recipe["width"],
         "softmax": recipe.get("softmax", "full"),
@@ -56,32 +59,18 @@ def build(recipe):
 
 def needs_of_search(recipe):
     """What an implementation must be able to do for the case, beyond the plainest search."""
-    options = {
+    features = {
         "catalogue softmax": recipe.get("softmax") == "catalogue",
         "temperature": recipe.get("temperature", 1.0) != 1.0,
         "excluded titles": "excluded" in recipe,
     }
-    return [name for name, is_needed in options.items() if is_needed]
+    return names_of_true(features)
 
 
 def shape_of_excluded(inputs):
     """(N, S)."""
     of_prompts = inputs.get("prompt_ids", inputs.get("prefix_logits"))
     return len(of_prompts), len(inputs["titles"])
-
-
-def marked(excluded, N, S):
-    """bool (N, S); excluded: for each prompt the numbers of titles."""
-    is_excluded = np.zeros((N, S), dtype=bool)
-    for n, titles in enumerate(excluded):
-        is_excluded[n, titles] = True
-    return is_excluded
-
-
-def filled_up(sequences, filler=FILLER):
-    """Sequences of different lengths as one array, filled up behind."""
-    longest = max(map(len, sequences))
-    return np.array([[*row, *[filler] * (longest - len(row))] for row in sequences])
 
 
 # A table of logits
@@ -93,8 +82,8 @@ def table(recipe):
     prefixes = sorted(prefixes_of(titles), key=lambda prefix: (len(prefix), prefix))
     N = recipe["table"].get("prompts", 1)
     inputs = {
-        "titles": filled_up(titles),
-        "prefixes": filled_up(prefixes),
+        "titles": filled_up(titles, FILLER),
+        "prefixes": filled_up(prefixes, FILLER),
         "prefix_logits": draw_logits(recipe, N, prefixes),
     }
     return {"needs": ["several rows"] if N > 1 else []}, inputs, {}
@@ -152,7 +141,7 @@ def model(recipe):
     scheme, config = recipe["scheme"], recipe["config"] | {"vocab_size": len(tokens)}
     segments = np.array([segment_ids(row, scheme) for row in rows])
     inputs = {
-        "titles": filled_up([ids(row, tokens) for row in titles]),
+        "titles": filled_up([ids(row, tokens) for row in titles], FILLER),
         "title_in_item": filled_up([in_item(row, scheme) for row in titles], filler=False),
         "prompt_ids": np.array([ids(row, tokens) for row in rows]),
         "prompt_segment_ids": segments,

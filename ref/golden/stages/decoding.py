@@ -8,13 +8,13 @@ from ref.golden.plants.decoding import DECODING
 from ref.golden.stages.stage import Stage
 
 
-def compute(definition, case, **changed):
+def compute(copy, case, **changed):
     """Logits of prompts (N, P, V) and of slots at steps (S, W, V).
 
     `changed` replaces inputs by their names, `config` and `weights`, or, only in the steps,
     `step_config` and `step_weights`.
     """
-    for model in (definition.prompt_model, definition.step_model):
+    for model in (copy.prompt_model, copy.step_model):
         speed_up_masks(model)
     values = case.inputs | {"config": case.config, "weights": case.weights} | changed
     for name in ("config", "weights"):
@@ -29,7 +29,7 @@ def compute(definition, case, **changed):
     for step in range(len(values["parents"])):
         of_step = (values[f"step_{name}"][step][:, None] for name in names)
         steps.append(Tokens(*of_step))
-    return definition.decode(prompts, steps, values["parents"], networks)
+    return copy.decode(prompts, steps, values["parents"], networks)
 
 
 def specified(case, name, shape):

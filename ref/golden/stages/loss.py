@@ -12,14 +12,14 @@ from ref.golden.stages.stage import Stage
 OPTIONS = ("loss", "softmax", "temperature")
 
 
-def compute(definition, case, **changed):
+def compute(copy, case, **changed):
     """What the loss is made of, by name, in the order of computation.
 
     `changed` replaces tensors or options of the case.
     """
     options = {name: changed.get(name, case.info[name]) for name in OPTIONS}
     tensors = {name: changed.get(name, tensor) for name, tensor in case.inputs.items()}
-    return definition.trace(**tensors, options=SimpleNamespace(**options))
+    return copy.trace(**tensors, options=SimpleNamespace(**options))
 
 
 def specified(case, name, shape):

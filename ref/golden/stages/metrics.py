@@ -11,13 +11,13 @@ OPTIONS = ("exclude_seen", "width")
 NAMES = ("HR@1", "HR@5", "HR@10", "NDCG@1", "NDCG@5", "NDCG@10", "MRR", "AUC")
 
 
-def compute(definition, case, **changed):
+def compute(copy, case, **changed):
     """Ranks, metrics, means, differences and intervals by name, in the order of computation.
 
     `changed` replaces tensors or options of the case.
     """
     options = {name: case.info[name] for name in OPTIONS}
-    return definition.trace(SimpleNamespace(**(options | case.inputs | changed)))
+    return copy.trace(SimpleNamespace(**(options | case.inputs | changed)))
 
 
 def decisive_outputs():

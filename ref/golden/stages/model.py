@@ -39,16 +39,16 @@ def arguments(case):
     }
 
 
-def compute(definition, case, **changed):
+def compute(copy, case, **changed):
     """Every intermediate and the loss, by name, in the order of computation.
 
     `changed` replaces arguments of `forward`.
     """
-    if definition is not llama_numpy:
-        speed_up_masks(definition)
+    if copy is not llama_numpy:
+        speed_up_masks(copy)
     trace = {}
-    definition.forward(**(arguments(case) | changed), trace=trace)
-    trace["loss"] = np.asarray(definition.loss(trace["logits"], case.labels))
+    copy.forward(**(arguments(case) | changed), trace=trace)
+    trace["loss"] = np.asarray(copy.loss(trace["logits"], case.labels))
     return trace
 
 

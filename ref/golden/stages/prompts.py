@@ -71,17 +71,17 @@ def load_tokenizer(name):
     return SentencePiece(TOKENIZERS / f"{name}.model")
 
 
-def compute(definition, case):
-    """All outputs of `definition.prompt` that the case has, by name."""
+def compute(copy, case):
+    """All outputs of a prompt that the case has, by name."""
     name = case.info["tokenizer"]
     given = {}
     for field in ("history", "target", "layout", "scheme"):
         given[field] = case.info[field]
     if name is not None:
-        task = definition.Task(**given, max_length=int(case.max_length), reserve=int(case.reserve))
-        return definition.prompt(task, load_tokenizer(name))
-    task = definition.Task(**given, max_length=NO_LIMIT, reserve=0)
-    outputs = definition.prompt(task, GivenTokens(case.offsets))
+        task = copy.Task(**given, max_length=int(case.max_length), reserve=int(case.reserve))
+        return copy.prompt(task, load_tokenizer(name))
+    task = copy.Task(**given, max_length=NO_LIMIT, reserve=0)
+    outputs = copy.prompt(task, GivenTokens(case.offsets))
     return {name: array for name, array in outputs.items() if name not in OF_A_TOKENIZER}
 
 

@@ -16,9 +16,10 @@ def specified_everywhere(case, name, shape):
 class Stage:
     """A step between a user's history and a metric, which a porter writes and tests by itself.
 
-    definition: the module that says what is right; plants alter a copy of it.
-    compute: compute(definition, case, **changed) -> {name: array}, all outputs in the order of
-        computation. `changed` is what a plant returned.
+    definition: the module that computes what is right; plants alter a copy of it.
+    compute: compute(copy, case, **changed) -> {name: array}, all outputs in the order of
+        computation. copy: the definition, or a copy with plants. `changed` is what a plant
+        returned.
     plants: {id of a bug: plant}, see ref/golden/plants.
     decisive: the outputs that decide whether a case detects a bug, and which bug it is. The others
         are intermediates, which may differ between two ways of doing the same.
