@@ -14,22 +14,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ref import cli, lora
-from ref.checkpoints import adapters, load_model, save_model
-from ref.checkpoints.config import parse_config
-from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
+from ref import cli
+from ref.checkpoints import adapters, save_model
 from ref.checkpoints.weights import hf_parameters
 from ref.data import dataset
 from ref.data.columns import columns_of
 from ref.files import uninterrupted
-from ref.layouts import load_layout
 from ref.llama import Llama
 from ref.loss import Objective
-from ref.masks import MaskScheme
 from ref.prompt import PromptEncoder
-from ref.protocol import scheme_from
-from ref.settings import Settings, read_settings
-from ref.tokenizer import Tokenizer
+from ref.settings import Settings
 from ref.training import processes, state
 from ref.training.batches import batches_of_similar_length, shares_of_step, titles_of_windows
 from ref.training.folder import (
@@ -39,9 +33,9 @@ from ref.training.folder import (
     refuse_a_lost_model,
     refuse_a_used_folder,
 )
+from ref.training.model import is_autocast, lora_settings, prepare_model
+from ref.training.objectives import prepare_objectives
 from ref.training.options import parse_options
-from ref.training.recompute import recompute_activations
-from ref.trie import build_trie
 
 
 @dataclass
@@ -83,15 +77,6 @@ class NegativeLogLikelihood(torch.nn.Module):
             return objective.summed_nll(self.model, batch)
 
 
-def is_autocast(options):
-    """bfloat16 means float32 weights and bfloat16 products, unless weights are frozen (LoRA)."""
-    return options.dtype == "bfloat16" and not options.lora_rank
-
-
-def dtype_of_weights(options):
-    return torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
-
-
 def prepare(options, data) -> Run:
     """Model, objectives and optimizer, before the first step."""
     model, encoder, settings = prepare_model(options, data)
@@ -122,127 +107,6 @@ def prepare(options, data) -> Run:
     )
 
 
-def prepare_model(options, data):
-    """(model, encoder, settings): from --weights, or a new tokenizer and random weights."""
-    torch.manual_seed(options.seed)
-    if options.weights:
-        model, tokenizer, layout = model_from_weights(options)
-    else:
-        model, tokenizer, layout = new_model(options, data)
-    if options.checkpoint_activations:
-        recompute_activations(model)
-    settings = Settings(
-        layout,
-        softmax=options.softmax,
-        temperature=options.temperature,
-        history=options.history,
-        min_item=options.min_item,
-        min_user=options.min_user,
-        test_items=options.test_items,
-        min_rating=options.min_rating,
-    )
-    max_length = model.config.max_position_embeddings
-    return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
-
-
-def model_from_weights(options):
-    """(model, tokenizer, layout) of the folder --weights, with a new adapter for --lora-rank."""
-    folder = options.weights
-    config, saved_scheme, source = adapters.read_config(folder, options.base)
-    tokenizer = read_tokenizer(folder, options.base)
-    check_vocabulary(tokenizer, config)
-    if options.layout:
-        layout = load_layout(options.layout)
-    else:
-        layout = read_settings(folder).layout
-    if options.lora_rank and source != folder:
-        raise ValueError(
-            f"{folder} is an adapter already; train without --lora-rank to go on from the "
-            "merged model"
-        )
-    scheme = scheme_from(options, saved_scheme)
-    dtype = dtype_of_weights(options)
-    model = load_model(folder, dtype, options.device, scheme, options.base, dropout=options.dropout)
-    if options.lora_rank:
-        lora.refuse_a_large_rank(model, lora_settings(options))
-        lora.add(model, lora_settings(options))
-    return model, tokenizer, layout
-
-
-def new_model(options, data):
-    """(model, tokenizer, layout) with random weights; the tokenizer learns the training titles."""
-    scheme = scheme_from(options, MaskScheme(intra_layers=1, cross_layers=1))
-    layout = load_layout(options.layout or "lines")
-    scheme.kinds(options.layers)  # refuses a scheme that does not fit, before the tokenizer learns
-    titles = [data.titles[title] for title in np.flatnonzero(data.training_counts())]
-    tokenizer = Tokenizer.train(titles, options.vocabulary)
-    model = Llama(new_config(options, tokenizer.vocab_size), scheme, dropout=options.dropout)
-    return model.to(options.device, dtype_of_weights(options)), tokenizer, layout
-
-
-def new_config(options, vocab_size):
-    """A Llama of the asked size; the MLP is 8/3 as wide, rounded up to a multiple of 16."""
-    values = {
-        "vocab_size": vocab_size,
-        "hidden_size": options.hidden_size,
-        "intermediate_size": math.ceil(options.hidden_size * 8 / 3 / 16) * 16,
-        "num_hidden_layers": options.layers,
-        "num_attention_heads": options.heads,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 1024,
-    }
-    return parse_config(values, "the model asked for")
-
-
-def lora_settings(options):
-    targets = options.lora_targets.split(",")
-    return lora.LoraSettings(options.lora_rank, options.lora_alpha, options.lora_dropout, targets)
-
-
-def prepare_objectives(options, data, encoder, settings):
-    """The Objective to train by, and that of validation.
-
-    Raises ValueError if a target fits into no prompt: better now than hours later.
-    """
-    loss = options.loss
-    if loss is None:
-        loss = "titles" if settings.layout.same_everywhere else "target"
-    trie = build_trie(encoder, data.titles)
-    objective = Objective(encoder, trie, data.titles, settings, loss)
-    target_objective = Objective(encoder, trie, data.titles, settings, "target")
-    validation_targets = data.valid[: options.valid_limit].ends - 1
-    places = np.append(validation_targets, data.possible_targets(loss))
-    refuse_a_target_that_fits_nowhere(data, places, target_objective)
-    if len(data.test):
-        refuse_what_cannot_be_evaluated(data, target_objective)
-    return objective, target_objective
-
-
-def refuse_a_target_that_fits_nowhere(data, places, objective):
-    """Raise ValueError if a target is too long for a prompt of it and the item before it alone.
-
-    places: of the targets in data.items, int (targets,).
-    """
-    if len(places):
-        tokens = objective.trie.title_lengths[data.items]
-        with_the_item_before = tokens[places] + tokens[places - 1]
-        longest = places[with_the_item_before.argmax()]  # if these two fit, all do
-        objective.batch([data.items[longest - 1 : longest + 1]])
-
-
-def refuse_what_cannot_be_evaluated(data, objective):
-    """Raise ValueError if evaluate.py would find a prompt too long, as it encodes it.
-
-    evaluate.py keeps room for the longest title behind each prompt, whatever the target is.
-    """
-    last_shown = data.items[data.test.ends - 2]
-    longest = last_shown[objective.trie.title_lengths[last_shown].argmax()]
-    try:
-        objective.encoder.encode([data.titles[longest]], reserve=objective.trie.longest)
-    except ValueError as error:
-        raise ValueError(f"evaluate.py would refuse the model: {error}") from None
-
-
 def make_optimizer(parameters, options):
     """AdamW; weight decay on matrices, not on norms and biases."""
     trained = [p for p in parameters if p.requires_grad]
@@ -256,9 +120,9 @@ def make_optimizer(parameters, options):
 def learning_rate(step, total, options):
     """Linear warm-up to the peak, then a cosine down to a hundredth of it.
 
-    The peak is reached in every training: a warm-up that is longer than `total` is shortened.
+    The warm-up takes half of the training at most.
     """
-    warmup = min(options.warmup, total)
+    warmup = min(options.warmup, total // 2)
     if step < warmup:
         return options.lr * (step + 1) / warmup
     progress = (step - warmup) / max(total - warmup, 1)
@@ -312,9 +176,10 @@ def planned_steps(run):
 
 
 def say_if_warmup_is_shortened(warmup, total):
-    if warmup > total:
+    if warmup > total // 2:
         processes.say(
-            f"--warmup {warmup} is longer than the {total} steps of this training: {total} are used"
+            f"--warmup {warmup} is more than half of the {total} steps of this training: "
+            f"{total // 2} are used"
         )
 
 

@@ -45,6 +45,33 @@ class Parser(argparse.ArgumentParser):
         """Raise ValueError."""
         raise ValueError(f"{message}; --help lists the options")
 
+    def given(self, arguments=None):
+        """{name: value} of the options that a command line gives, also with default values."""
+        left_out = object()
+        names = vars(self.parse_args([]))
+        # argparse puts no default where a value stands already
+        options = self.parse_args(arguments, argparse.Namespace(**dict.fromkeys(names, left_out)))
+        return {name: value for name, value in vars(options).items() if value is not left_out}
+
+    def refuse_without_effect(self, given, needs, excludes):
+        """Raise ValueError for an option that is changed without effect.
+
+        given: as above. needs: (option, another that it belongs to) each. excludes: (option,
+        another beside which it has no effect) each.
+        """
+        changed = {name for name in given if given[name] != self.get_default(name)}
+        for name, other in needs:
+            if name in changed and other not in given:
+                raise ValueError(f"{option(name)} needs {option(other)}, which is not given")
+        for name, other in excludes:
+            if name in changed and other in given:
+                raise ValueError(f"{option(name)} has no effect beside {option(other)}; drop one")
+
+
+def option(name):
+    """An option as it stands on the command line."""
+    return f"--{name.replace('_', '-')}"
+
 
 def run(name, main):
     """Run `main()` and end the process: the one way for every command to end."""

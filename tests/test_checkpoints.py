@@ -43,7 +43,7 @@ from support.checkpoints import (
     write_checkpoint,
 )
 from support.commands import ROOT, run_main, trained
-from support.data import MADE_UP, TINY
+from support.data import MADE_UP
 from support.forked import Fork
 
 RETURN_LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -98,7 +98,7 @@ def test_what_train_py_writes_computes_the_same_in_transformers_and_comes_back(
 ):
     masks = ("--intra-layers", layers, "--cross-layers", layers)
     name = str(dtype).removeprefix("torch.")
-    ours = trained(made_up_data, tmp_path / "ours", *TINY, *masks, "--dtype", name)
+    ours = trained(made_up_data, tmp_path / "ours", *masks, "--dtype", name)
     theirs = tmp_path / "theirs"
     transformers.LlamaForCausalLM.from_pretrained(ours, dtype=dtype).save_pretrained(theirs)
 
@@ -115,7 +115,7 @@ def test_what_train_py_makes_of_a_mistral_computes_the_same_in_transformers(
     assert variant.model == "mistral"
     source = write_checkpoint(tmp_path / "source", variant, vocab_size=450)
     shutil.copy(tiny_model / "tokenizer.model", source)
-    ours = trained(made_up_data, tmp_path / "ours", *TINY, "--weights", source)
+    ours = trained(made_up_data, tmp_path / "ours", "--weights", source)
 
     expected = logits_of_transformers(ours, torch.float32, transformers.LlamaForCausalLM)
     deviation = largest_deviation(ours, logits_of_torch(ours, torch.float32), expected)

@@ -40,7 +40,8 @@ ROOMS = {
     "search":      "llama loss masks prompt trie settings search",
     "checkpoints": "llama masks lora files text tokenizer checkpoints",
     "recommender": "checkpoints prompt settings trie tokenizer search llama",
-    "training":    "checkpoints cli data.columns files loss protocol settings training",
+    "training":    "checkpoints cli data.columns files layouts llama lora loss masks prompt "
+                   "protocol settings tokenizer training trie",
     "report":      "llama masks prompt recommender protocol files cli text data report",
     "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
 }

@@ -17,7 +17,7 @@ from ref.checkpoints import load_model
 from ref.training import state
 
 from support.commands import assert_one_line, run_in_shell
-from support.data import TINY, made_up_rows, write_interactions
+from support.data import FEW_STEPS, TINY, made_up_rows, write_interactions
 from support.forked import Fork, KillAtFile, full_disk, nothing
 
 LONG = (*TINY, *"--max-steps 24 --patience 24 --dropout 0.3 --seed 3".split())
@@ -337,7 +337,7 @@ def test_patience_is_counted_on_after_a_kill(folder, tmp_path):
 def test_the_model_of_a_finished_training_is_trained_further_as_said(
     folder, never_killed, tmp_path
 ):
-    options = (*TINY, "--weights", never_killed, "--out", tmp_path / "m")
+    options = (*FEW_STEPS, "--weights", never_killed, "--out", tmp_path / "m")
     result = train_in_fork("--data", folder, *options)
     assert (result.returncode, result.stderr) == (0, "")
     before, after = (load_file(f / "model.safetensors") for f in (never_killed, tmp_path / "m"))

@@ -23,7 +23,8 @@ from ref.checkpoints import load_model
 from ref.data import dataset
 from ref.golden import __main__ as checker
 from ref.masks import MaskScheme
-from ref.training import batches, state, tally
+from ref.training import batches, objectives, state, tally
+from ref.training.model import new_config
 from ref.trie import build_trie
 
 from support.broken_models import BROKEN_FOR_TRAINING
@@ -36,11 +37,13 @@ from support.commands import (
     read_log,
     run_in_shell,
     run_main,
+    small,
     trained,
     weights_of,
 )
 from support.crowded import CROWDED_TITLES, write_crowded
 from support.data import (
+    FEW_STEPS,
     MADE_UP,
     TINY,
     TITLES,
@@ -221,10 +224,14 @@ def test_the_seed_decides_the_first_weights(prepared):
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("options, dropout", [([], 0.2), (["--weights", "folder"], 0.0)])
-def test_dropout_is_for_new_models_unless_it_is_asked_for(options, dropout):
-    assert train.parse_options(options).dropout == dropout
-    assert train.parse_options([*options, "--dropout", "0.1"]).dropout == 0.1
+@pytest.mark.parametrize(
+    "options, dropout, lr", [([], 0.2, 4e-3), (["--weights", "folder"], 0.0, 1e-4)]
+)
+def test_dropout_and_learning_rate_are_others_for_trained_models(options, dropout, lr):
+    parsed = train.parse_options(options)
+    assert (parsed.dropout, parsed.lr) == (dropout, lr)
+    parsed = train.parse_options([*options, "--dropout", "0.1", "--lr", "0.01"])
+    assert (parsed.dropout, parsed.lr) == (0.1, 0.01)
 
 
 def test_validation_is_without_dropout_and_training_goes_on_with_it(prepared):
@@ -293,21 +300,25 @@ def test_five_steps_are_those_of_adamw_written_out(prepared):
         torch.testing.assert_close(p.detach(), adamw.parameters[name], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("warmup, total", [(100, 12), (12, 12), (3, 12), (0, 12), (100, 1)])
-def test_the_learning_rate_reaches_its_peak_once(warmup, total):
+@pytest.mark.parametrize(
+    "warmup, total, expected", [(100, 12, 6), (6, 12, 6), (3, 12, 3), (0, 12, 0), (100, 1, 0)]
+)
+def test_the_learning_rate_reaches_its_peak_once(warmup, total, expected):
     options = train.parse_options(["--lr", "0.5", "--warmup", str(warmup)])
     rates = [train.learning_rate(step, total, options) for step in range(total)]
-    last_of_warmup = min(warmup, total) - 1
+    last_of_warmup = expected - 1
     for step in range(last_of_warmup):
-        assert rates[step] == pytest.approx(0.5 * (step + 1) / min(warmup, total))
+        assert rates[step] == pytest.approx(0.5 * (step + 1) / expected)
     assert max(rates) == rates[max(last_of_warmup, 0)] == 0.5
 
 
-def test_a_warm_up_longer_than_the_training_is_said_to_be_shortened(tmp_path, run, made_up_data):
-    options = ("--data", made_up_data, *TINY, "--max-steps", 3, "--warmup")
-    longer = run(train, *options, 4, "--out", tmp_path / "a")
-    as_long = run(train, *options, 3, "--out", tmp_path / "b")
-    assert "--warmup 4 is longer than the 3 steps of this training: 3 are used" in longer.out
+def test_a_warm_up_of_more_than_half_the_training_is_said_to_be_shortened(
+    tmp_path, run, made_up_data
+):
+    options = ("--data", made_up_data, *TINY, "--max-steps", 4, "--warmup")
+    longer = run(train, *options, 3, "--out", tmp_path / "a")
+    as_long = run(train, *options, 2, "--out", tmp_path / "b")
+    assert "--warmup 3 is more than half of the 4 steps of this training: 2 are used" in longer.out
     assert "--warmup" not in as_long.out
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
 
@@ -427,7 +438,7 @@ def test_epochs_are_passes_over_all_windows_and_dropped_items_are_said(tmp_path,
 @pytest.mark.parametrize("hidden, inner", [(16, 48), (32, 96), (64, 176)])
 def test_a_new_mlp_is_8_thirds_as_wide_rounded_up_to_a_multiple_of_16(hidden, inner):
     options = train.parse_options(["--hidden-size", str(hidden)])
-    assert train.new_config(options, 450).intermediate_size == inner
+    assert new_config(options, 450).intermediate_size == inner
 
 
 def test_first_weights_are_drawn_from_a_normal_distribution_of_two_hundredths(prepared):
@@ -518,7 +529,7 @@ def test_lora_trains_an_adapter_that_lowers_the_loss_and_leaves_its_base_alone(
     before = weights_of(tiny_model)
     options = ("--weights", tiny_model, "--dtype", dtype, *LORA, "--max-steps", 40, "--dropout", 0)
     out = tmp_path / "a"
-    ended = run(train, "--data", made_up_data, "--out", out, *TINY, *options)
+    ended = run(train, "--data", made_up_data, "--out", out, *small(options))
     assert (ended.code, ended.err) == (0, "") and weights_of(tiny_model) == before
     assert not (out / "model.safetensors").exists()
     _, epochs = read_log(out)
@@ -540,7 +551,7 @@ def test_training_goes_on_from_an_adapter_as_from_the_merged_model(
 
 def test_an_adapter_of_an_adapter_is_refused(tmp_path, run, made_up_data, tiny_model):
     adapter = trained(made_up_data, tmp_path / "a", "--weights", tiny_model, *LORA)
-    options = ("--out", tmp_path / "b", *TINY, "--weights", adapter, *LORA)
+    options = ("--out", tmp_path / "b", *FEW_STEPS, "--weights", adapter, *LORA)
     ended = run(train, "--data", made_up_data, *options)
     assert ended.code == 2
     assert f"{adapter} is an adapter already; train without --lora-rank" in ended.err
@@ -765,7 +776,7 @@ def test_ctrl_c_while_a_file_is_written_leaves_no_half_file(
 def test_ctrl_c_before_training_begins_ends_without_a_traceback(
     tmp_path, run, made_up_data, monkeypatch
 ):
-    monkeypatch.setattr(train, "build_trie", interrupt)
+    monkeypatch.setattr(objectives, "build_trie", interrupt)
     ended = run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY)
     assert ended.code == 130 and "Traceback" not in ended.err
 
@@ -841,7 +852,7 @@ WRONG_OPTIONS = (
     (f"--warmup {10**400}", ("--warmup",)),
     ("--accumulate 0", ("--accumulate", "0")),
     ("--lora-rank 4", ("--lora-rank", "--weights")),
-    ("--lora-rank 0", ("--lora-rank", "0")),
+    (f"--weights {TRAINED_BEFORE} --lora-rank 0", ("--lora-rank is 0",)),
     (f"--weights {TRAINED_BEFORE} --lora-rank 4 --lora-alpha 0", ("--lora-alpha", "0")),
     ("--threads 0", ("--threads", "0")),
     (f"--weights {TRAINED_BEFORE} --lora-rank 4 --lora-targets lm_head",
@@ -856,10 +867,30 @@ WRONG_OPTIONS = (
 # fmt: on
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--data folder", "--data needs --out"),
+        ("--base folder", "--base needs --weights"),
+        ("--weights m --lora-alpha 3", "--lora-alpha needs --lora-rank"),
+        ("--weights m --hidden-size 128", "--hidden-size has no effect beside --weights"),
+        ("--max-steps 5 --epochs 3", "--epochs has no effect beside --max-steps"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        train.parse_options(options.split())
+
+
+def test_an_option_without_effect_may_have_its_default_value():
+    options = "--data folder --out runs/movielens --weights m --layers 4 --max-steps 5 --epochs 12"
+    assert train.parse_options(options.split()).max_steps == 5
+
+
 @pytest.mark.parametrize("options, fragments", WRONG_OPTIONS)
 def test_wrong_options_are_refused_in_one_line(tmp_path, run, made_up_data, options, fragments):
     out = tmp_path / "out"
-    ended = run(train, "--data", made_up_data, "--out", out, *TINY, *options.split())
+    ended = run(train, "--data", made_up_data, "--out", out, *small(options.split()))
     assert_one_line(ended, *fragments)
     assert not (out / "model.safetensors").exists()
 
@@ -914,7 +945,7 @@ def test_a_broken_model_folder_is_refused_in_one_line(
 ):
     changes, fragments = BROKEN_FOR_TRAINING[name]
     broken = changed_copy(tiny_model, tmp_path / "broken", **changes)
-    options = ("--out", tmp_path / "out", *TINY, "--weights", broken)
+    options = ("--out", tmp_path / "out", *FEW_STEPS, "--weights", broken)
     assert_one_line(run(train, "--data", made_up_data, *options), *fragments)
 
 
@@ -932,7 +963,7 @@ def test_an_adapter_of_a_model_of_the_hub_says_how_to_get_it(
     adapter = trained(made_up_data, tmp_path / "a", "--weights", tiny_model, *LORA)
     changed = {"adapter_config": {"base_model_name_or_path": "some-org/llm"}}
     copy = changed_copy(adapter, tmp_path / "b", **changed)
-    options = ("--out", tmp_path / "m", *TINY, "--weights", copy)
+    options = ("--out", tmp_path / "m", *FEW_STEPS, "--weights", copy)
     ended = run(train, "--data", made_up_data, *options)
     assert_one_line(ended, "name it with --base", "hf download some-org/llm --local-dir FOLDER")
 
@@ -942,7 +973,7 @@ def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(
 ):
     larger = sentencepiece_model(TITLES * 3, 470)
     broken = changed_copy(tiny_model, tmp_path / "broken", tokenizer=larger.model)
-    options = ("--out", tmp_path / "out", *TINY, "--weights", broken)
+    options = ("--out", tmp_path / "out", *FEW_STEPS, "--weights", broken)
     assert_one_line(run(train, "--data", made_up_data, *options), "470", "450", "embedding")
     ended = run(evaluate, "--data", made_up_data, "--weights", broken)
     assert_one_line(ended, "470", "450", "embedding")

@@ -15,6 +15,9 @@ python evaluate.py --weights runs/a runs/b    several models; differences are to
 python evaluate.py --ranking full --show 3    exact scores of all titles; three users in detail
 python evaluate.py --attention --svg FILE     where attention goes, in place of the ranking
 """
+NEEDS = (("data", "weights"), ("base", "weights"), ("svg", "attention"))
+# They would have no effect beside --attention.
+OF_RANKING = "ranking beam_width negatives exclude_seen cache_items show wide".split()
 DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
 
 
@@ -28,7 +31,10 @@ def parse_options(arguments=None):
     add_asking_options(asked.add_argument)
     add_mask_options(asked.add_argument, new_models=False)
     add_column_options(parser.add_argument_group("columns of your own data").add_argument)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    excludes = [(name, "attention") for name in OF_RANKING]
+    parser.refuse_without_effect(parser.given(arguments), NEEDS, excludes)
+    return options
 
 
 def add_input_options(add):
@@ -84,7 +90,5 @@ def check_options(options):
     for name, least in smallest.items():
         value = getattr(options, name)
         if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected {least} or more")
+            raise ValueError(f"{cli.option(name)} is {value}; expected {least} or more")
     cli.check_device(options.device)
-    if options.svg and not options.attention:
-        raise ValueError("--svg belongs to --attention, which is not given")

@@ -26,6 +26,24 @@ FIRST = """
     --data --out --weights --resume --intra-layers --cross-layers --loss --epochs --seed --device
 """.split()
 
+LR_OF_A_NEW_MODEL, LR_OF_A_TRAINED_MODEL = 4e-3, 1e-4
+# (option, another that it needs), (option, another beside which it would have no effect)
+NEEDS = (
+    ("data", "out"),
+    ("base", "weights"),
+    ("lora_rank", "weights"),
+    ("lora_alpha", "lora_rank"),
+    ("lora_dropout", "lora_rank"),
+    ("lora_targets", "lora_rank"),
+)
+EXCLUDES = (
+    ("epochs", "max_steps"),
+    ("vocabulary", "weights"),
+    ("layers", "weights"),
+    ("hidden_size", "weights"),
+    ("heads", "weights"),
+)
+
 
 def make_parser():
     """The command line: the options that matter first, then the others group by group."""
@@ -134,12 +152,17 @@ def add_step_options(add):
         default=1,
         help=f"parts that a step is computed in, to save memory {default}",
     )
-    add("--lr", type=float, default=4e-3, help=f"peak learning rate {default}")
+    add(
+        "--lr",
+        type=float,
+        help=f"peak learning rate (default: {LR_OF_A_NEW_MODEL:g}, or {LR_OF_A_TRAINED_MODEL:g} "
+        "with --weights)",
+    )
     add(
         "--warmup",
         type=int,
         default=100,
-        help=f"steps until the peak, at most all {default}",
+        help=f"steps until the peak, at most half of all {default}",
     )
     add("--weight-decay", type=float, default=0.1, help=f"of matrices {default}")
     add("--dropout", type=float, help="(default: 0.2, or 0 with --weights)")
@@ -227,11 +250,15 @@ def parse_options(arguments=None):
     """
     parser = make_parser()
     options = parser.parse_args(arguments)
+    given = parser.given(arguments)
     if options.resume:
-        refuse_options_beside_resume(options.resume, parser, arguments)
+        refuse_options_beside_resume(options.resume, given)
         return resumed_options(options, parser)
+    parser.refuse_without_effect(given, NEEDS, EXCLUDES)
     if options.threads is None:
         options.threads = torch.get_num_threads()
+    if options.lr is None:
+        options.lr = LR_OF_A_TRAINED_MODEL if options.weights else LR_OF_A_NEW_MODEL
     if options.dropout is None:  # a language model has not learned with dropout
         options.dropout = 0.0 if options.weights else 0.2
     if options.lora_rank and options.lora_alpha is None:
@@ -240,19 +267,14 @@ def parse_options(arguments=None):
     return options
 
 
-def refuse_options_beside_resume(folder, parser, arguments):
+def refuse_options_beside_resume(folder, given):
     """Raise ValueError for other options than --resume and --threads, also with default values."""
-    left_out = object()
-    names = vars(parser.parse_args([]))
-    # argparse puts no default where a value stands already
-    given = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(names, left_out)))
-    for name, value in vars(given).items():
-        if name not in ("resume", "threads") and value is not left_out:
-            raise ValueError(
-                f"--resume takes all options but --threads from {folder}; "
-                f"drop --{name.replace('_', '-')}, or train the model of that folder further with "
-                f"options of your choice: --weights {folder} --out OTHER"
-            )
+    for name in sorted(given.keys() - {"resume", "threads"}):
+        raise ValueError(
+            f"--resume takes all options but --threads from {folder}; drop {cli.option(name)}, or "
+            f"train the model of that folder further with options of your choice: "
+            f"--weights {folder} --out OTHER"
+        )
 
 
 def resumed_options(given, parser):
@@ -308,7 +330,7 @@ def check_types(options, parser):
             is_possible = is_possible and value in action.choices
         if not is_left_out and not is_possible:
             raise ValueError(
-                f"--{action.dest.replace('_', '-')} is {value!r}; expected {expected.__name__}"
+                f"{cli.option(action.dest)} is {value!r}; expected {expected.__name__}"
                 + (f", one of {list(action.choices)}" if action.choices else "")
             )
 
@@ -331,21 +353,15 @@ def check_options(options):
     for name in POSITIVE:
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a positive number")
+            raise ValueError(f"{cli.option(name)} is {value}; expected a positive number")
     for name, limit in BELOW.items():
         value = getattr(options, name)
         if value is None or not 0 <= value < limit:
-            raise ValueError(
-                f"--{name.replace('_', '-')} is {value}; expected 0 or more, below {limit}"
-            )
+            raise ValueError(f"{cli.option(name)} is {value}; expected 0 or more, below {limit}")
     cores = os.cpu_count() or 1
     if options.threads > 16 * cores:
         raise ValueError(
             f"--threads is {options.threads}; expected at most {16 * cores} on {cores} cores"
-        )
-    if options.lora_rank and not options.weights:
-        raise ValueError(
-            "--lora-rank trains an adapter of an existing model; name it with --weights"
         )
     if options.shard and "WORLD_SIZE" not in os.environ:
         raise ValueError(

@@ -32,6 +32,7 @@ from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
 from ref.settings import Settings
 from ref.training.batches import batches_of_similar_length, titles_of_windows
+from ref.training.model import prepare_model
 from ref.trie import build_trie
 
 from peers import transformers_peer as peer
@@ -358,7 +359,7 @@ def step_tiny(options, softmax="full"):
     words = f"--dropout 0 --softmax {softmax} --batch-size {batch_size}".split()
     train_options = train.parse_options(words)
     data = dataset.load()
-    model, encoder, settings = train.prepare_model(train_options, data)
+    model, encoder, settings = prepare_model(train_options, data)
     trie = build_trie(encoder, data.titles)
     full_settings = dataclasses.replace(settings, softmax="full")
     objective = Objective(encoder, trie, data.titles, settings, "titles")

@@ -15,7 +15,7 @@ import torch
 import train
 from ref import cli
 
-from support.data import TINY
+from support.data import FEW_STEPS, TINY
 
 ROOT = Path(__file__).parents[2]
 MODEL_FILES = [
@@ -70,9 +70,14 @@ def run_main(module, *arguments):
 
 
 def trained(data_folder, out, *options):
-    """The folder `out` with the tiny model that train.py makes of the data."""
-    assert run_main(train, "--data", data_folder, "--out", out, *TINY, *options) == 0
+    """The folder `out` with the tiny model that train.py makes of the data, or of --weights."""
+    assert run_main(train, "--data", data_folder, "--out", out, *small(options)) == 0
     return Path(out)
+
+
+def small(options):
+    """Options of train.py and, before them, those of a small training of the model they name."""
+    return (*(FEW_STEPS if "--weights" in options else TINY), *options)
 
 
 @contextlib.contextmanager

@@ -40,10 +40,8 @@ TITLES = (
 )
 MADE_UP = ("--min-item", 1, "--min-user", 3)
 # fmt: off
-TINY = (
-    *MADE_UP, "--layers", 2, "--hidden-size", 16, "--heads", 2, "--vocabulary", 450,
-    "--max-steps", 3, "--batch-size", 4, "--threads", 1,
-)
+FEW_STEPS = (*MADE_UP, "--max-steps", 3, "--batch-size", 4, "--threads", 1)
+TINY = (*FEW_STEPS, "--layers", 2, "--hidden-size", 16, "--heads", 2, "--vocabulary", 450)
 # fmt: on
 
 

@@ -1,0 +1,105 @@
+"""The model that a training begins with: that of a folder, or a new one."""
+
+import math
+
+import numpy as np
+import torch
+
+from ref import cli, lora
+from ref.checkpoints import adapters, load_model
+from ref.checkpoints.config import parse_config
+from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
+from ref.layouts import load_layout
+from ref.llama import Llama
+from ref.masks import MaskScheme
+from ref.prompt import PromptEncoder
+from ref.protocol import scheme_from
+from ref.settings import Settings, read_settings
+from ref.tokenizer import Tokenizer
+from ref.training.recompute import recompute_activations
+
+
+def prepare_model(options, data):
+    """(model, encoder, settings): from --weights, or a new tokenizer and random weights."""
+    torch.manual_seed(options.seed)
+    if options.weights:
+        model, tokenizer, layout = model_from_weights(options)
+    else:
+        model, tokenizer, layout = new_model(options, data)
+    if options.checkpoint_activations:
+        recompute_activations(model)
+    settings = Settings(
+        layout,
+        softmax=options.softmax,
+        temperature=options.temperature,
+        history=options.history,
+        min_item=options.min_item,
+        min_user=options.min_user,
+        test_items=options.test_items,
+        min_rating=options.min_rating,
+    )
+    max_length = model.config.max_position_embeddings
+    return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
+
+
+def model_from_weights(options):
+    """(model, tokenizer, layout) of the folder --weights, with a new adapter for --lora-rank."""
+    folder = options.weights
+    config, saved_scheme, source = adapters.read_config(folder, options.base)
+    tokenizer = read_tokenizer(folder, options.base)
+    check_vocabulary(tokenizer, config)
+    if options.layout:
+        layout = load_layout(options.layout)
+    else:
+        layout = read_settings(folder).layout
+    if options.lora_rank and source != folder:
+        raise ValueError(
+            f"{folder} is an adapter already; train without --lora-rank to go on from the "
+            "merged model"
+        )
+    scheme = scheme_from(options, saved_scheme)
+    dtype = dtype_of_weights(options)
+    model = load_model(folder, dtype, options.device, scheme, options.base, dropout=options.dropout)
+    if options.lora_rank:
+        lora.refuse_a_large_rank(model, lora_settings(options))
+        lora.add(model, lora_settings(options))
+    return model, tokenizer, layout
+
+
+def new_model(options, data):
+    """(model, tokenizer, layout) with random weights; the tokenizer learns the training titles."""
+    scheme = scheme_from(options, MaskScheme(intra_layers=1, cross_layers=1))
+    layout = load_layout(options.layout or "lines")
+    scheme.kinds(options.layers)  # refuses a scheme that does not fit, before the tokenizer learns
+    titles = [data.titles[title] for title in np.flatnonzero(data.training_counts())]
+    tokenizer = Tokenizer.train(titles, options.vocabulary)
+    model = Llama(new_config(options, tokenizer.vocab_size), scheme, dropout=options.dropout)
+    return model.to(options.device, dtype_of_weights(options)), tokenizer, layout
+
+
+def new_config(options, vocab_size):
+    """A Llama of the asked size; the MLP is 8/3 as wide, rounded up to a multiple of 16."""
+    values = {
+        "vocab_size": vocab_size,
+        "hidden_size": options.hidden_size,
+        "intermediate_size": math.ceil(options.hidden_size * 8 / 3 / 16) * 16,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.heads,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 1024,
+    }
+    return parse_config(values, "the model asked for")
+
+
+def lora_settings(options):
+    targets = options.lora_targets.split(",")
+    return lora.LoraSettings(options.lora_rank, options.lora_alpha, options.lora_dropout, targets)
+
+
+def is_autocast(options):
+    """bfloat16 means float32 weights and bfloat16 products, unless weights are frozen (LoRA)."""
+    return options.dtype == "bfloat16" and not options.lora_rank
+
+
+def dtype_of_weights(options):
+    return torch.float32 if is_autocast(options) else cli.DTYPES[options.dtype]
