@@ -17,7 +17,7 @@ from ref.data import dataset
 from ref.data.columns import columns_of
 from ref.files import check_writable, write_atomically, write_json
 from ref.loss import Objective
-from ref.protocol import (
+from ref.overrides import (
     has_settings,
     note_on_defaults,
     notes_on_training,

@@ -43,7 +43,7 @@ class LlamaConfig:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 as it is: norms, RoPE and softmax lose too much in 16 bits."""
+    """The type for norms, RoPE and softmax: float32 in place of 16 bits, else the dtype itself."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -69,8 +69,9 @@ class RMSNorm(nn.Module):
 def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
     """Angle per position of each of the D/2 pairs, in radians (RoFormer; scaling: transformers).
 
-    linear: all frequencies divided by `factor`. llama3: wavelengths beyond the original context
-    divided by `factor`, short ones kept, a linear blend between the two.
+    linear: all are divided by `factor`. llama3: a pair that turns fewer than low_freq_factor times
+    within the original context is divided by `factor`, one that turns more than high_freq_factor
+    times is kept; between the two, a linear blend.
     """
     rope = config.rope_parameters
     pair = torch.arange(0, config.head_dim, 2, dtype=dtype, device=device)  # (D/2,)
@@ -86,8 +87,9 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (x[i], x[i + D/2]) by the angle of their token: the half-split layout.
+    """Turn the pairs (x[i], x[i + D/2]) by the angle of their token.
 
+    This is the half-split layout of Hugging Face's weights; RoFormer's own pairs x[2i], x[2i + 1].
     x: (B, heads, Q, D); rotation: cosines and sines of the angles, (B, 1, Q, D/2) each.
     """
     cos, sin = rotation
@@ -96,7 +98,7 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def attention_probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D) + M), the equation line by line: share heads, score, mask, normalize.
+    """softmax(q k^T / sqrt(D) + M), line by line: keys for all heads, scores, mask, softmax.
 
     q: (B, H, Q, D), k: (B, K, T, D), mask M: 0 or -inf, (B, 1, Q, T). Returns (B, H, Q, T), at
     least float32. Query head h uses kv head h // (H / K).

@@ -22,9 +22,9 @@ predicate contains "k <= j": M is the causal mask, too.
 A token j carries a **segment id** s_j: -1 padding, 0 text, 1..n the items of the history in order
 of appearance, n+1 the target. Text is what is no item: an instruction before the history, a header
 between history and target. An item is a title with its *delimiters*, the quotes, commas or newlines
-around it. Segment ids number occurrences: an item bought twice has two. "Query j may attend to key
-k" (OR is the name of a kind of layer, not a disjunction; the first line of IN and of CR is the
-default):
+around it. Segment ids number occurrences: an item bought twice has two. The predicates say whether
+query j may attend to key k. OR is the name of a kind of layer; "and", "or" and "not" are logic. IN
+and CR have two variants each: the first is the default, the field beside it chooses.
 
     OR(j,k) = k <= j  and  s_k != -1                                                 -> _original
     IN(j,k) = OR(j,k) and not (s_j >= 1 and s_k >= 1 and s_j != s_k)  text="visible" -> _intra
@@ -73,20 +73,20 @@ class MaskScheme:
         item, because as text they would carry news from item to item in two IN layers: item 1 ->
         delimiter in the first, delimiter -> item 2 in the second.
     target: is the title being generated an item too ("item") or text ("text")? An item, because a
-        title is one wherever it stands. So in IN layers its tokens see text and the target so far;
-        in CR layers each sees text, the history and, of the target, itself alone. As text it would
-        see everything in both.
+        title is one wherever it stands. So, with the other defaults, in IN layers its tokens see
+        text and the target so far; in CR layers each sees text, the history and, of the target,
+        itself alone. As text it would see everything in both.
     text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
         nothing. Visible, because the paper masks pairs of items and says nothing of text. The
         price: a header behind the history carries news from it to the target, as delimiters would.
         Isolated makes an item's states in IN layers independent of the rest of the prompt.
 
-    `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks. A
-    new field has to be known to ref/protocol.py, ref/llama_numpy.py, ref/search/cache.py and
-    ref/golden (recipes, schemas, fast_masks, audit), too.
+    `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks.
     Raises ValueError for any other value.
     """
 
+    # A new field has to be known to ref/overrides.py, ref/llama_numpy.py, ref/search/cache.py and
+    # ref/golden (recipes, schemas, fast_masks, audit), too.
     intra_layers: int = 0
     cross_layers: int = 0
     cross_self: bool = True
@@ -162,11 +162,11 @@ def build_masks(
 ) -> dict[str, Tensor]:
     """The boolean matrix of each kind of layer: True = query (row) may attend to key (column).
 
-    segment_ids: int (B, T), as in the module docstring.
+    segment_ids: int (B, T), as in the module docstring: B rows of T tokens.
     causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries. By
         default all T tokens are queries, in their order. A search adds a tree of tokens to a prompt
         and passes the tree's rows: each allows the whole prompt and the ancestors of its token
-        (ref/search/decoder.py). To itself a query is never in the future, whatever its row says.
+        (ref/search/decoder.py). A query may always look at itself, whatever its row says.
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.
@@ -178,7 +178,7 @@ def build_masks(
         )
     index = torch.arange(segment_ids.shape[1], device=segment_ids.device)  # (T,)
     if causal is None:
-        causal = index <= index[:, None]  # (T, T): R1
+        causal = (index <= index[:, None])[None]  # (1, T, T): R1
     first_query = len(index) - causal.shape[-2]
     itself = index == index[first_query:, None]  # (Q, T)
     s_j = segment_ids[:, first_query:, None]  # (B, Q, 1)

@@ -13,6 +13,7 @@ from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
 from ref.settings import read_catalogue, read_settings
+from ref.text import clean_title
 from ref.trie import build_trie
 
 LEAST_BEAMS = 10  # a search for fewer titles is as wide as that: wider ones find better titles
@@ -63,27 +64,27 @@ class Recommender:
         """The k best titles behind a history: [(title, log-probability in nats), ...], best first.
 
         history: titles, oldest first; the model reads the last `settings.history` of them. One that
-        the catalogue does not hold is read as text, like the others. exclude_seen: recommend none
-        of the history. candidates: titles of the catalogue to choose from; None is all of them.
+        is not in `titles` to the letter is read as text, like the others, and cannot be excluded
+        (ref/matching.py finds the title behind other spellings). exclude_seen: recommend none of
+        the history. candidates: titles of the catalogue to choose from; None is all of them.
         Fewer than k come back only where fewer may be recommended. Without candidates they are
         found by beam search, which may miss one; with candidates all of these are scored.
         Raises ValueError for an empty history, k below 1 and unknown candidates.
         """
-        if isinstance(history, str):
-            raise ValueError(f"history is the text {history!r}; expected a list of titles")
-        if not history:
-            raise ValueError("the history is empty; expected at least one title")
         return self.recommend_all([history], k, exclude_seen, candidates)[0]
 
     def recommend_all(self, histories, k=10, exclude_seen=True, candidates=None):
         """`recommend` for several histories at once: a list of its results."""
-        if k < 1:
-            raise ValueError(f"k is {k}; expected 1 or more")
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k is {k!r}; expected an integer of 1 or more")
+        histories = [_titles(history, "the history") for history in histories]
+        if not all(histories):
+            raise ValueError("a history is empty; expected at least one title")
+        if candidates is not None:
+            candidates = _titles(candidates, "candidates")
+        if not histories:
+            return []
         longest = self.decoder.trie.longest  # behind each prompt there is room for any title
-        for history in histories:
-            for title in history:
-                if not isinstance(title, str):
-                    raise ValueError(f"the history holds {title!r}; expected titles")
         shown = [history[-self.settings.history :] for history in histories]
         prompts = [self.encoder.encode(titles, reserve=longest) for titles in shown]
         seen = [self._numbers(history) if exclude_seen else set() for history in histories]
@@ -96,11 +97,11 @@ class Recommender:
 
     def _refuse_not_finite(self, best, seen, candidates):
         """Raise ValueError for a model that gives titles no probability."""
-        asked = self.titles if candidates is None else candidates
+        possible = self._numbers(self.titles if candidates is None else candidates)
         for row, excluded in zip(best, seen):
             is_finite = all(math.isfinite(log_prob) for _, log_prob in row)
-            lacks_titles = not row and self._numbers(asked) - excluded
-            if not is_finite or lacks_titles:
+            nothing_came = not row and len(possible - excluded) > 0
+            if not is_finite or nothing_came:
                 raise ValueError(
                     "the model gives the titles no finite probability: its weights, its adapter "
                     "or its temperature is too extreme"
@@ -122,3 +123,10 @@ class Recommender:
             order = numbers[np.argsort(-row[numbers], kind="stable")]
             best.append([(title, float(row[title])) for title in order if title not in excluded])
         return best
+
+
+def _titles(titles, where):
+    """Cleaned titles as a list; raises ValueError, beginning with `where`, for anything else."""
+    if isinstance(titles, str):
+        raise ValueError(f"{where}: found the text {titles!r}; expected a list of titles")
+    return [clean_title(title, where) for title in titles]

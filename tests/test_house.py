@@ -33,16 +33,16 @@ ROOMS = {
     "matching":    "",
     "layouts":     "prompt files text",
     "settings":    "layouts prompt files text",
-    "protocol":    "layouts masks settings",
+    "overrides":   "layouts masks settings",
     "chunked":     "llama",
     "loss":        "chunked llama prompt trie settings",
     "data":        "files text data",
     "search":      "llama loss masks prompt trie settings search",
     "checkpoints": "llama masks lora files text tokenizer checkpoints",
-    "recommender": "checkpoints prompt settings trie tokenizer search llama",
+    "recommender": "checkpoints prompt settings text trie tokenizer search llama",
     "training":    "checkpoints cli data.columns files layouts llama lora loss masks prompt "
-                   "protocol settings tokenizer training trie",
-    "report":      "llama masks prompt recommender protocol files cli text data report",
+                   "overrides settings tokenizer training trie",
+    "report":      "llama masks prompt recommender overrides files cli text data report",
     "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
 }
 # fmt: on

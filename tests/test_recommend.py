@@ -166,14 +166,33 @@ def test_a_title_that_the_catalogue_lacks_is_read_as_text(recommender):
     "arguments, message",
     [
         (([],), "history is empty"),
-        (("Heat",), "expected a list of titles"),
+        (("Heat",), "the history: found the text 'Heat'; expected a list of titles"),
+        (([3],), "the history: the title is 3; expected text"),
+        ((["Heat (1995)", None],), "the history: the title is None; expected text"),
         ((["Heat"], 0), "k is 0"),
+        ((["Heat"], 2.0), "k is 2.0; expected an integer"),
+        ((["Heat"], 3, True, "Heat"), "candidates: found the text 'Heat'"),
         ((["Heat"], 3, True, ["nothing"]), "candidate 'nothing' is no title"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(recommender, arguments, message):
     with pytest.raises(ValueError, match=message):
         recommender.recommend(*arguments)
+
+
+def test_a_text_in_place_of_a_history_among_others_is_refused(recommender):
+    with pytest.raises(ValueError, match="expected a list of titles"):
+        recommender.recommend_all([["Heat"], "Heat"])
+    assert recommender.recommend_all([]) == []
+
+
+def test_titles_may_come_in_any_iterable_and_are_cleaned(recommender):
+    history, candidates = recommender.titles[:2], recommender.titles[3:6]
+    expected = recommender.recommend(history, k=3, candidates=candidates)
+    assert recommender.recommend(iter(history), k=3, candidates=iter(candidates)) == expected
+    assert recommender.recommend(np.array(history), k=3, candidates=candidates) == expected
+    with_spaces = [title.replace(" ", "\n ") for title in history]
+    assert recommender.recommend(with_spaces, k=3, candidates=candidates) == expected
 
 
 def test_the_command_shows_what_it_understood_and_what_it_recommends(run, tiny_model, recommender):
@@ -209,12 +228,6 @@ def test_a_line_of_standard_input_that_cannot_be_used_is_named(run, tiny_model, 
     stdin(f"{recommender.titles[0]}\n\nCasablanca\n")
     ended = run(recommend, "--weights", tiny_model)
     assert "standard input, line 3: 'Casablanca' is no title" in ended.err
-
-
-@pytest.mark.parametrize("history", [[3], ["Heat (1995)", None]])
-def test_a_history_that_holds_no_titles_is_refused(recommender, history):
-    with pytest.raises(ValueError, match=f"the history holds {history[-1]}; expected titles"):
-        recommender.recommend(history)
 
 
 def test_an_unknown_title_is_refused_unless_it_is_to_stay_as_text(run, tiny_model):

@@ -6,7 +6,7 @@ import torch
 
 from ref import cli
 from ref.data.columns import add_column_options
-from ref.protocol import add_asking_options, add_mask_options
+from ref.overrides import add_mask_options, add_override_options
 
 USAGE = """Rank the next item of every test user, and report how well.
 
@@ -27,9 +27,9 @@ def parse_options(arguments=None):
     add_input_options(parser.add_argument)
     add_ranking_options(parser.add_argument)
     add_report_options(parser.add_argument)
-    asked = parser.add_argument_group("how models are asked, all of them, whatever they say")
-    add_asking_options(asked.add_argument)
-    add_mask_options(asked.add_argument, new_models=False)
+    overrides = parser.add_argument_group("for all models, in place of what their folders say")
+    add_override_options(overrides.add_argument)
+    add_mask_options(overrides.add_argument, new_models=False)
     add_column_options(parser.add_argument_group("columns of your own data").add_argument)
     options = parser.parse_args(arguments)
     excludes = [(name, "attention") for name in OF_RANKING]

@@ -9,9 +9,9 @@ branch that holds only excluded titles takes no beam: `width` titles are found w
 left.
 
 Of the trie (ref/trie.py) the search uses `title`, the title that ends at a node or -1, and
-`first_title`, the first one at or below a node; `closed_nodes` goes up from `leaf` by `parent`. A
-Decoder (ref/search/decoder.py) gives the log-probabilities of the children of nodes, and computes
-new nodes behind a prompt.
+`first_title`, the first one at or below a node; `closed_nodes`, at and below which all titles are
+excluded, are found upwards from `leaf` by `parent`. A Decoder (ref/search/decoder.py) gives the
+log-probabilities of the children of nodes, and computes new nodes behind a prompt.
 
 Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated, C
 hidden.
@@ -72,7 +72,7 @@ def beam_search(decoder, prompts, width, excluded=None):
     users = np.arange(len(prompts))  # whose search goes on; a row of everything below for each
     states, last_hidden = decoder.read_prompts(prompts)
     beams, hidden = Beams.at_root(len(users)), last_hidden[:, None]  # (U, W, C)
-    found = [[] for _ in prompts]
+    finished = [[] for _ in prompts]
     closed = [closed_nodes(trie, titles) for titles in excluded or []]
     while True:
         candidates = extended(decoder, beams, hidden)
@@ -80,14 +80,14 @@ def beam_search(decoder, prompts, width, excluded=None):
             exclude(candidates, [closed[user] for user in users])
         survivors = []  # for each user, which of the candidates live on
         for row, user in enumerate(users):
-            finished, unfinished = best_candidates(candidates, row, width, trie)
-            found[user] = keep_best(found[user] + finished, width)
-            if is_done(found[user], unfinished, candidates.scores[row], width):
+            ending, unfinished = best_candidates(candidates, row, width, trie)
+            finished[user] = keep_best(finished[user] + ending, width)
+            if is_done(finished[user], unfinished, candidates.scores[row], width):
                 unfinished = []
             survivors.append(unfinished)
         going_on = np.array([len(chosen) > 0 for chosen in survivors])
         if not going_on.any():
-            return found
+            return finished
         beams = surviving_beams(beams, candidates, survivors, trie.leaf[0])
         # A finished user may stay, with dead beams only: to copy the cache costs more than it saves
         # until a quarter are finished.
@@ -134,29 +134,24 @@ def best_candidates(candidates, row, width, trie):
     """
     nodes, scores = candidates.nodes[row], candidates.scores[row]
     possible = np.flatnonzero(scores > -np.inf)
-    # Before the sort, leave out what cannot matter. If E candidates end, at most E of the best
-    # width + E do, so at least `width` of them do not. Ties with the last stay.
-    enough = width + (trie.title[nodes[possible]] >= 0).sum()
-    if len(possible) > enough:
-        least = np.partition(scores[possible], -enough)[-enough]
-        possible = possible[scores[possible] >= least]
     order = possible[np.lexsort((trie.first_title[nodes[possible]], -scores[possible]))]
     title = trie.title[nodes[order]]  # -1: does not end
-    ending = np.flatnonzero(title[:width] >= 0)
-    finished = [(int(title[rank]), float(scores[order[rank]])) for rank in ending]
-    return finished, order[title < 0][:width]
+    ranks = np.flatnonzero(title[:width] >= 0)
+    ending = [(int(title[rank]), float(scores[order[rank]])) for rank in ranks]
+    return ending, order[title < 0][:width]
 
 
-def keep_best(found, width):
+def keep_best(finished, width):
     """The best `width` of [(title, score), ...], ties by the order of the catalogue."""
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:width]
+    return sorted(finished, key=lambda pair: (-pair[1], pair[0]))[:width]
 
 
-def is_done(found, unfinished, scores, width):
-    """Can no unfinished title pass the last of `width` found ones?"""
+def is_done(finished, unfinished, scores, width):
+    """Can no unfinished title pass the last of `width` finished ones?"""
     if len(unfinished) == 0:
         return True
-    return len(found) == width and scores[unfinished[0]] < found[-1][1]  # an equal one may win
+    # one of an equal score may win
+    return len(finished) == width and scores[unfinished[0]] < finished[-1][1]
 
 
 def surviving_beams(beams, candidates, survivors, a_leaf):
@@ -173,5 +168,5 @@ def surviving_beams(beams, candidates, survivors, a_leaf):
         scores[row, places] = candidates.scores[row, chosen]
         parents[row, places] = np.asarray(chosen, np.int64) // candidates.per_beam
     inherited = np.take_along_axis(beams.ancestors, parents[:, :, None], axis=1)  # (U, W, G)
-    own = np.broadcast_to(np.eye(W, dtype=bool), (U, W, W))
-    return Beams(nodes, scores, np.concatenate((inherited, own), axis=2))
+    itself = np.broadcast_to(np.eye(W, dtype=bool), (U, W, W))
+    return Beams(nodes, scores, np.concatenate((inherited, itself), axis=2))

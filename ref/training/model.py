@@ -12,8 +12,8 @@ from ref.checkpoints.tokenizers import check_vocabulary, read_tokenizer
 from ref.layouts import load_layout
 from ref.llama import Llama
 from ref.masks import MaskScheme
+from ref.overrides import scheme_from
 from ref.prompt import PromptEncoder
-from ref.protocol import scheme_from
 from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
 from ref.training.recompute import recompute_activations

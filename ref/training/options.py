@@ -9,7 +9,7 @@ import torch
 
 from ref import cli
 from ref.data.columns import add_column_options
-from ref.protocol import LAYOUT_CHOICES, add_mask_options
+from ref.overrides import LAYOUT_CHOICES, add_mask_options
 from ref.training import processes, state
 
 USAGE = """Train a HatLLM recommender.

@@ -1,6 +1,6 @@
-"""How a model is asked, where the command line says it otherwise than the model's folder.
+"""Options of the command line that replace what a model folder says.
 
-That is its masks, layout, softmax and temperature, and which titles and users count.
+They are masks, layout, softmax and temperature, and which titles and users count.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from ref.settings import CATALOGUE, SETTINGS_FILE, Settings, read_catalogue, rea
 
 LAYOUT_CHOICES = f"{', '.join(LAYOUTS)} or a JSON file"
 _FILTERS = ("min_item", "min_user", "min_rating")
-_ASKED = ("softmax", "temperature", "history", "min_item", "min_user", "min_rating")
+_REPLACEABLE = ("softmax", "temperature", "history", "min_item", "min_user", "min_rating")
 
 
 def add_mask_options(add, new_models=True):
@@ -50,7 +50,7 @@ def add_mask_options(add, new_models=True):
     )
 
 
-def add_asking_options(add):
+def add_override_options(add):
     """The options of a command line that replace Settings of a model folder."""
     saved = "(default: what the folder says)"
     add("--layout", help=f"{LAYOUT_CHOICES} {saved}")
@@ -69,7 +69,7 @@ def scheme_from(options, saved) -> MaskScheme:
 
 def settings_from(options, folder) -> Settings:
     """The Settings of a model folder, changed as the command line says."""
-    given = {name: getattr(options, name) for name in _ASKED}
+    given = {name: getattr(options, name) for name in _REPLACEABLE}
     changes = {name: value for name, value in given.items() if value is not None}
     if options.layout:
         changes["layout"] = load_layout(options.layout)
@@ -77,19 +77,19 @@ def settings_from(options, folder) -> Settings:
 
 
 def has_settings(folder) -> bool:
-    """Does a folder say how its model is asked? A language model from elsewhere does not."""
+    """Does a folder say how its model is used? A language model from elsewhere does not."""
     return (Path(folder) / SETTINGS_FILE).exists()
 
 
 def note_on_defaults(folder, settings, scheme) -> str | None:
-    """A sentence on how a folder without recommender.json is asked; None for all others."""
+    """A sentence on how a folder without recommender.json is used; None for all others."""
     if has_settings(folder):
         return None
     masks = f"{scheme.intra_layers} IN and {scheme.cross_layers} CR layers"
     if not scheme.intra_layers and not scheme.cross_layers:
         masks = "plain causal attention"
     return (
-        f"{folder} has no {SETTINGS_FILE}: asked as a language model with {masks}, layout "
+        f"{folder} has no {SETTINGS_FILE}: used as a language model with {masks}, layout "
         f"{settings.layout.name}, softmax {settings.softmax}; options can say otherwise"
     )
 
@@ -97,7 +97,7 @@ def note_on_defaults(folder, settings, scheme) -> str | None:
 def notes_on_training(folder, settings, data) -> list:
     """Sentences on a model that may have been trained on targets of this data, or on other titles.
 
-    settings: how it is asked now.
+    settings: how it is used now.
     """
     if not has_settings(folder):
         return []
