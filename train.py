@@ -61,7 +61,7 @@ class Run:
 
 
 class NegativeLogLikelihood(torch.nn.Module):
-    """Of all predicted tokens of a batch, summed, in nats.
+    """The summed negative log-likelihood of the predicted tokens of a batch, in nats.
 
     A module, because DistributedDataParallel and FSDP wrap modules.
     """

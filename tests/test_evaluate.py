@@ -197,6 +197,7 @@ def test_each_of_several_targets_is_ranked_behind_the_true_items_before_it(
 def test_targets_are_counted_where_users_have_several():
     assert report_targets.size_text(np.array([0, 0, 0, 1, 1, 1])) == "2 users, 6 targets"
     assert report_targets.size_text(np.array([0, 1, 2]), "test users") == "3 test users"
+    assert report_targets.size_text(np.array([0])) == "1 user"
 
 
 def test_full_ranking_and_nll_are_those_of_a_loop_over_titles(

@@ -159,7 +159,7 @@ def _as_text(value):
 
 
 class _BoundedGzip(gzip.GzipFile):
-    """A .gz file that is no bomb: unpacked, a table is 10 times as large, and never 1,000 times."""
+    """A .gz file that is no bomb: unpacked at most 50 times as large, or 16 MiB; tables have 10."""
 
     def read1(self, size=-1):
         """Some bytes, as of any file. Raises gzip.BadGzipFile where they have become too many."""

@@ -60,7 +60,7 @@ class Attention:
 
 
 def values_of(models: dict[str, Attention]) -> dict:
-    """All of it for JSON, null for NaN; models: the Attention of each, by name."""
+    """The measurements as values for JSON, null for NaN; models: the Attention of each, by name."""
     values = {}
     for name, attention in models.items():
         values[name] = {

@@ -31,7 +31,7 @@ class Targets:
 
 
 def targets_of(data, options) -> Targets:
-    """Those of the users to rank for; with --ranking sampled each has negatives of its own."""
+    """The Targets of the users to rank for, with --ranking sampled each with its own negatives."""
     limit = np.inf if options.limit is None else options.limit
     is_wanted = data.test_users < limit
     windows = data.test[is_wanted]
@@ -61,7 +61,7 @@ def draw_candidates(number, targets, data, options):
 def size_text(user_ids, users="users"):
     """How many users, and how many targets where a user has several: "576 users, 5760 targets"."""
     num_users = len(np.unique(user_ids))
-    text = f"{num_users} {users}"
+    text = f"{num_users} {users if num_users != 1 else users.removesuffix('s')}"
     if len(user_ids) > num_users:
         text += f", {len(user_ids)} targets"
     return text

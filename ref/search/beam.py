@@ -128,7 +128,7 @@ def exclude(candidates, closed):
 
 
 def best_candidates(candidates, row, width, trie):
-    """Of one user: titles that end among the best `width`, and the best `width` that do not end.
+    """A user's titles that end among the best `width`, and the best `width` that do not end.
 
     Returns [(title, score), ...], and the indices of the others among the candidates; best first.
     """

@@ -40,11 +40,11 @@ class PromptStates:
     target_segments: np.ndarray
 
     def fork(self):
-        """The same, to be continued without a trace in this one."""
+        """A copy that can be continued without a change of this one."""
         return replace(self, cache=self.cache.fork())
 
     def rows(self, rows, device):
-        """Those of some users; rows: bool (U,)."""
+        """The states of some users; rows: bool (U,)."""
         cache = self.cache.rows(torch.from_numpy(rows).to(device))
         return PromptStates(cache, self.lengths[rows], self.target_segments[rows])
 

@@ -97,7 +97,7 @@ def lora_settings(options):
 
 
 def is_autocast(options):
-    """bfloat16 means float32 weights and bfloat16 products, unless weights are frozen (LoRA)."""
+    """Multiply in bfloat16 with float32 weights? With LoRA frozen weights are bfloat16 instead."""
     return options.dtype == "bfloat16" and not options.lora_rank
 
 

@@ -73,7 +73,7 @@ class Progress:
         return self.best is None or record["valid"] < self.best["valid"]
 
     def is_finished(self, patience):
-        """Is nothing left to do? Not while the last epoch is trained but not yet validated."""
+        """Is the last epoch trained and validated, or --patience run out?"""
         if self.last is None:
             return False
         return self.last["step"] >= self.total or self.waited >= patience
@@ -87,7 +87,7 @@ class Progress:
         return {"epoch": self.epoch + 1, "step": self.step, "of": self.total, **counted}
 
     def to_json(self):
-        """All of it for a JSON file. All processes have to call it."""
+        """The Progress as values for JSON. All processes have to call it."""
         return vars(self) | {"tally": self.tally.to_json(self.step)}
 
     @classmethod

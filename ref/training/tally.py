@@ -54,7 +54,10 @@ class Tally:
             step.dropped += share.batch.dropped
 
     def recent_loss(self):
-        """Mean loss of the last 100 steps, as far as this process can tell."""
+        """Mean loss of the last steps of this process, at most 100.
+
+        Only those count since the epoch began or a state was written.
+        """
         steps = self.steps[-100:]
         nats = sum(step.nats for step in steps)
         return processes.WORLD * nats / sum(step.num_predicted for step in steps)
