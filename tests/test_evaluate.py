@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 import evaluate
-from ref import cli, protocol, recommender
+from ref import cli, overrides, recommender
 from ref.data import dataset
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
@@ -579,12 +579,12 @@ def test_what_cannot_be_known_of_a_training_is_not_noted(tiny_model, data, tmp_p
     shutil.copytree(tiny_model, bare, ignore=shutil.ignore_patterns("catalogue.json"))
     fewer = replace(data, titles=data.titles[1:])
     asked = replace(read_settings(tiny_model), min_item=3)
-    assert len(protocol.notes_on_training(tiny_model, asked, fewer)) == 2
-    assert len(protocol.notes_on_training(bare, asked, fewer)) == 1
+    assert len(overrides.notes_on_training(tiny_model, asked, fewer)) == 2
+    assert len(overrides.notes_on_training(bare, asked, fewer)) == 1
     split = replace(data, presplit=True)  # no filter was applied to it
-    assert protocol.notes_on_training(tiny_model, asked, split) == []
+    assert overrides.notes_on_training(tiny_model, asked, split) == []
     (bare / "recommender.json").unlink()
-    assert protocol.notes_on_training(bare, asked, fewer) == []
+    assert overrides.notes_on_training(bare, asked, fewer) == []
 
 
 def test_models_trained_with_other_filters_are_not_compared(
@@ -651,13 +651,13 @@ def test_a_seen_title_is_excluded_under_every_name_that_reads_the_same(report_of
 )
 def test_a_folder_without_settings_says_with_which_masks_it_is_asked(tmp_path, scheme, words):
     settings = Settings(LAYOUTS["lines"], "full", 1.0)
-    assert words in protocol.note_on_defaults(tmp_path, settings, scheme)
+    assert words in overrides.note_on_defaults(tmp_path, settings, scheme)
 
 
 def test_a_folder_with_settings_needs_no_such_note(tmp_path):
     settings = Settings(LAYOUTS["lines"], "full", 1.0)
     settings.save(tmp_path)
-    assert protocol.note_on_defaults(tmp_path, settings, MaskScheme()) is None
+    assert overrides.note_on_defaults(tmp_path, settings, MaskScheme()) is None
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -378,7 +378,7 @@ def _is_whole_number(text):
 
 
 def microseconds(text, where) -> int:
-    """Microseconds since 1970 of a number of seconds, or of a date in ISO 8601 (without zone: UTC)."""
+    """Microseconds since 1970 of a number of seconds, or of a date in ISO 8601 (in UTC if bare)."""
     if _DECIMAL_NUMBER.fullmatch(text):
         return int(Fraction(text) * _MICROSECONDS)
     try:

@@ -68,13 +68,17 @@ def model_from_weights(options):
 
 def new_model(options, data):
     """(model, tokenizer, layout) with random weights; the tokenizer learns the training titles."""
-    scheme = scheme_from(options, MaskScheme(intra_layers=1, cross_layers=1))
+    scheme = scheme_of_new_model(options)
     layout = load_layout(options.layout or "lines")
-    scheme.kinds(options.layers)  # refuses a scheme that does not fit, before the tokenizer learns
     titles = [data.titles[title] for title in np.flatnonzero(data.training_counts())]
     tokenizer = Tokenizer.train(titles, options.vocabulary)
     model = Llama(new_config(options, tokenizer.vocab_size), scheme, dropout=options.dropout)
     return model.to(options.device, dtype_of_weights(options)), tokenizer, layout
+
+
+def scheme_of_new_model(options):
+    """Its MaskScheme: an IN and a CR layer, unless options say otherwise."""
+    return scheme_from(options, MaskScheme(intra_layers=1, cross_layers=1))
 
 
 def new_config(options, vocab_size):

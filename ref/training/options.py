@@ -11,6 +11,7 @@ from ref import cli
 from ref.data.columns import add_column_options
 from ref.overrides import LAYOUT_CHOICES, add_mask_options
 from ref.training import processes, state
+from ref.training.model import new_config, scheme_of_new_model
 
 USAGE = """Train a HatLLM recommender.
 
@@ -370,6 +371,8 @@ def check_options(options):
         )
     if not options.weights:
         refuse_a_model_beyond_memory(options)
+        new_config(options, vocab_size=1)  # refuses sizes that do not fit; any vocabulary will do
+        scheme_of_new_model(options).kinds(options.layers)  # refuses too many layers with masks
     cli.check_device(options.device)
 
 
