@@ -15,6 +15,7 @@ the arrays of this tree, whose first title has the nodes [1, 3, 6]:
     parent       -1  0  0  1  1  2  3  4
     num_children  2  2  1  1  1  0  0  0
     first_child   1  3  5  6  7  8  8  8
+    title        -1 -1 -1 -1 -1  2  0  1
     first_title   0  0  2  0  1  2  0  1
 
 Shapes: N nodes, S titles.
@@ -49,8 +50,14 @@ class Trie:
         self._describe_titles(titles)
 
     def _add_nodes(self, sequences, in_item, titles):
+        """Number the nodes, level by level: all titles that are long enough go on by a token.
+
+        Those that go on from the same node by the same token come to the same node. In the example
+        above "ab|" and "ac|" go from the root, 0, by a: one pair (0, a), so one node, 1. A pair is
+        coded as one number, parent * vocabulary + token, so their order is that of the nodes.
+        """
         lengths = np.array([len(sequence) for sequence in sequences])
-        tokens = np.concatenate(sequences)
+        tokens = np.concatenate(sequences)  # of all titles, side by side
         in_item = np.concatenate(in_item).astype(bool)  # of all tokens, like `tokens`
         starts = lengths.cumsum() - lengths
         vocabulary = int(tokens.max()) + 1
@@ -61,7 +68,6 @@ class Trie:
         for depth in range(lengths.max()):
             going_on = np.flatnonzero(lengths > depth)
             place = starts[going_on] + depth
-            # a node is a pair (parent, token): titles with equal pairs go to the same node
             pairs = reached[going_on] * vocabulary + tokens[place]
             nodes, first, node_of = np.unique(pairs, return_index=True, return_inverse=True)
             reached[going_on] = self.levels[-1] + node_of
