@@ -10,6 +10,7 @@ import pytest
 
 from ref.data import dataset, readers
 from ref.data.columns import Columns
+from ref.data.times import Times
 
 from support.data import made_up_rows, write_interactions
 
@@ -318,7 +319,7 @@ def test_every_filter_says_what_it_removes(form, tmp_path):
 
 
 def test_dates_with_and_without_a_zone_are_ordered_in_time():
-    times = readers.Times()
+    times = Times()
     for text in ("2015-03-01", "2015-03-01T02:00:00+02:00", "2015-03-01 00:00:00.5Z", "1e3"):
         times.append(text, "here")
     day = 16495 * 86400 * 10**6  # days from 1970 to March 2015
@@ -327,7 +328,7 @@ def test_dates_with_and_without_a_zone_are_ordered_in_time():
 
 def test_a_large_number_is_read_before_and_behind_a_date():
     for texts in (("1427784000000", "2015-03-31"), ("2015-03-31", "1427784000000")):
-        times = readers.Times()
+        times = Times()
         for text in texts:
             times.append(text, "here")
         assert sorted(times.values) == [16525 * 86400 * 10**6, 1427784000000 * 10**6]

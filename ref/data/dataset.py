@@ -17,6 +17,7 @@ import numpy as np
 
 from ref.data import readers
 from ref.data.columns import KNOWN_COLUMNS
+from ref.data.presplit import PresplitWindows
 
 EMBEDDED = Path(__file__).parent / "movielens"
 MIN_HISTORY = 4  # a training window of the losses "target" and "all" has at least as long a history
@@ -164,7 +165,7 @@ def load(
     _check_at_least("test_items", test_items, 1)
     source = "MovieLens latest-small (embedded)" if folder is None else str(folder)
     data = readers.read(data_folder(folder), columns)
-    if isinstance(data, readers.PresplitWindows):
+    if isinstance(data, PresplitWindows):
         if test_items != 1:
             raise ValueError(
                 f"test_items is {test_items}, but {source} comes split into training and test; "

@@ -7,6 +7,7 @@ import numpy as np
 from ref.data import readers
 from ref.data.columns import KNOWN_COLUMNS
 from ref.data.dataset import data_folder, in_order
+from ref.data.presplit import PresplitWindows
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def load_histories(folder=None, columns=KNOWN_COLUMNS) -> Histories:
     Raises ValueError or FileNotFoundError naming the file.
     """
     data = readers.read(data_folder(folder), columns)
-    if isinstance(data, readers.PresplitWindows):
+    if isinstance(data, PresplitWindows):
         by_user = _joined_windows(data.train + data.test)
         return Histories(data.titles, list(by_user), list(by_user.values()), data.notes)
     if not len(data.items):

@@ -9,27 +9,23 @@ rating, and a file of items with their titles. They are called
 
 The first may hold the titles itself; then there need not be a second.
 
-*Windows*, divided into training and test already: `id2name4Rec.json` (item id: title), `train.csv`
-and `test.csv` (user_id, item_ids, timestamp). The last item of a row is its target.
+*Windows*, divided into training and test already: ref/data/presplit.py.
 
 Every error is a ValueError or FileNotFoundError that names the file and what is wrong.
 """
 
-import json
 import math
 import re
 from array import array
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ref.data import tables
 from ref.data.columns import KNOWN_COLUMNS
-from ref.files import read_json
+from ref.data.presplit import is_presplit, read_presplit
+from ref.data.times import Times
 from ref.text import clean_title
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".dat")
@@ -41,8 +37,6 @@ DAT_HEADERS = {
 }
 _YEAR = re.compile(r"[0-9]{4}")
 _ENDS_IN_YEAR = re.compile(r"\([0-9]{4}\)\s*$")
-_DECIMAL_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]+)?([eE][+]?[0-9]{1,2})?")
-_MICROSECONDS = 10**6
 
 
 @dataclass(frozen=True)
@@ -63,28 +57,6 @@ class Interactions:
     times: np.ndarray
     user_ids: list
     notes: tuple = ()
-
-
-@dataclass(frozen=True)
-class PresplitWindows:
-    """Windows for training and for the test, in the order of the files.
-
-    titles: the cleaned title of each item. train, test: lists of PresplitWindow. notes: what was
-    left out, a sentence each.
-    """
-
-    titles: list
-    train: list
-    test: list
-    notes: tuple
-
-
-class PresplitWindow(NamedTuple):
-    """time: an integer. items: indices into titles; the last is the target. user_id: as it came."""
-
-    time: int
-    items: list
-    user_id: str
 
 
 def read(folder, columns=KNOWN_COLUMNS):
@@ -152,16 +124,8 @@ def _find_pair(folder, interactions, items):
 def _find(folder, name):
     """The path of FOLDER/name with any of SUFFIXES, or None."""
     for suffix in SUFFIXES:
-        path = _plain_or_gz(folder, f"{name}{suffix}")
+        path = tables.plain_or_gz(folder, f"{name}{suffix}")
         if path is not None:
-            return path
-    return None
-
-
-def _plain_or_gz(folder, name):
-    """FOLDER/name or FOLDER/name.gz, or None if neither is there."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
             return path
     return None
 
@@ -346,164 +310,3 @@ def _without_repetitions(data):
         times=data.times[kept],
         notes=(*data.notes, f"{is_repeated.sum():,} rows that repeat an earlier one left out"),
     )
-
-
-class Times:
-    """A column of times, int64: whole numbers as they are.
-
-    From the first fraction or date on, they count microseconds: of a number, or since 1970.
-    """
-
-    def __init__(self):
-        self.values = array("q")
-        self.in_microseconds = False
-
-    def append(self, text, where):
-        """Take in a time. Raises ValueError, beginning with `where`, if it is none."""
-        if not self.in_microseconds:
-            if _is_whole_number(text):
-                self.values.append(int(text))
-                return
-            microseconds(text, where)  # refuses what is no time, before anything is changed
-            self.in_microseconds = True
-            self.values = array(
-                "q", [_bounded(time * _MICROSECONDS, where) for time in self.values]
-            )
-        self.values.append(_bounded(microseconds(text, where), where))
-
-
-def _is_whole_number(text):
-    """Is it one below 10^18, in the digits 0 to 9 alone?"""
-    return len(text) <= 18 and text.isascii() and text.isdigit()
-
-
-def microseconds(text, where) -> int:
-    """Microseconds since 1970 of a number of seconds, or of a date in ISO 8601 (in UTC if bare)."""
-    if _DECIMAL_NUMBER.fullmatch(text):
-        return int(Fraction(text) * _MICROSECONDS)
-    try:
-        date = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ValueError(
-            f"{where}: timestamp is {text[:40]!r}; expected a number of 0 or more (an integer "
-            "below 10^18, or a decimal fraction) or a date like 2015-03-31 or 2015-03-31T12:00:00"
-        ) from None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return round((date - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * _MICROSECONDS)
-
-
-def _bounded(number, where):
-    if abs(number) >= 2**63:
-        raise ValueError(f"{where}: the timestamp is too large beside fractions or dates")
-    return number
-
-
-def is_presplit(folder):
-    """Does the folder hold windows rather than interactions?"""
-    return (folder / "id2name4Rec.json").exists()
-
-
-def read_presplit(folder):
-    """The PresplitWindows in id2name4Rec.json, train.csv and test.csv.
-
-    An item without a title cannot be shown: it is left out of the windows, and so are the windows
-    of which it is the target, or which have fewer than two items left. A note says how many.
-    """
-    names_path = folder / "id2name4Rec.json"
-    numbers, titles = _read_names(names_path)
-    train, dropped_from_train = _read_windows(folder, "train.csv", numbers, names_path.name)
-    test, dropped_from_test = _read_windows(folder, "test.csv", numbers, names_path.name)
-    untitled = [item_id for item_id, number in numbers.items() if number is None]
-    notes = ()
-    if untitled:
-        examples = ", ".join(map(repr, untitled[:5]))
-        dropped = dropped_from_train + dropped_from_test
-        notes = (
-            f"{len(untitled)} items without a title left out ({examples}), and {dropped} rows",
-        )
-    return PresplitWindows(titles, train, test, notes)
-
-
-def _read_names(path):
-    """{item id: number of the item, None if it has no title}, and the title of each number."""
-    numbers = {}
-    titles = []
-    for item_id, title in read_json(path).items():
-        clean_title(item_id, f"{path}, item id {item_id!r}")  # refuses what no CSV file can hold
-        if isinstance(title, str) and not title.strip():
-            numbers[item_id] = None
-        else:
-            numbers[item_id] = len(titles)
-            titles.append(clean_title(title, f"{path}, item {item_id!r}"))
-    return numbers, titles
-
-
-def _read_windows(folder, name, numbers, names_file):
-    """The PresplitWindows of one file, and how many rows were dropped."""
-    windows = []
-    dropped = 0
-    columns = ("user_id", "item_ids", "timestamp")
-    for where, (user_id, item_ids, time) in rows(_presplit_file(folder, name), columns):
-        items = [numbers[item_id] for item_id in _item_ids(item_ids, where, numbers, names_file)]
-        titled = [item for item in items if item is not None]
-        if items[-1] is None or len(titled) < 2:
-            dropped += 1
-        else:
-            windows.append(PresplitWindow(whole_time(time, where), titled, user_id))
-    if len(windows) < 2:
-        raise ValueError(f"{folder / name}: {len(windows)} usable rows; expected at least 2")
-    return windows, dropped
-
-
-def _item_ids(text, where, numbers, names_file):
-    """The item ids of a JSON list, as strings; all of them stand in `numbers`."""
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        items = None
-    is_list_of_two = isinstance(items, list) and len(items) >= 2
-    if not is_list_of_two or not all(type(item) in (int, str) for item in items):
-        raise ValueError(
-            f"{where}: item_ids is {text[:60]!r}; expected a list of at least 2 item ids"
-        )
-    for item in items:
-        if str(item) not in numbers:
-            raise ValueError(f"{where}: item {item!r} has no title in {names_file}")
-    return [str(item) for item in items]
-
-
-def whole_time(text, where) -> int:
-    """The whole number that a field holds. Raises ValueError, beginning with `where`, if none."""
-    if not _is_whole_number(text):
-        raise ValueError(
-            f"{where}: timestamp is {text[:40]!r}; expected an integer of 0 or more (below 10^18)"
-        )
-    return int(text)
-
-
-def _presplit_file(folder, name):
-    """The path of FOLDER/name or FOLDER/name.gz. Raises FileNotFoundError if neither is there."""
-    path = _plain_or_gz(folder, name)
-    if path is None:
-        raise FileNotFoundError(f"{folder}: has neither {name} nor {name}.gz")
-    return path
-
-
-def rows(path, columns):
-    """Yield (Place, [the value in each of `columns`]) for each row of a table.
-
-    Raises ValueError naming file and line.
-    """
-    with tables.opened(path) as table:
-        places = [_place(column, table) for column in columns]
-        for row in table.rows:
-            yield table.place, [row[place] for place in places]
-
-
-def _place(column, table):
-    if column not in table.header:
-        raise ValueError(f"{table.path}: column {column!r} is missing; found {table.header[:10]}")
-    if table.header.count(column) > 1:
-        raise ValueError(f"{table.path}: column {column!r} stands twice")
-    return table.header.index(column)

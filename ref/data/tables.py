@@ -61,6 +61,14 @@ def opened(path, header=None):
         raise ValueError(f"{path}: broken gzip: {error}") from None
 
 
+def plain_or_gz(folder, name):
+    """FOLDER/name or FOLDER/name.gz, or None if neither is there."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    return None
+
+
 def suffix_of(path):
     """ ".csv" of "a.csv" and of "a.csv.gz"."""
     return Path(path.name.removesuffix(".gz")).suffix

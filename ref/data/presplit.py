@@ -1,0 +1,137 @@
+"""Windows that come divided into training and test already.
+
+They are `id2name4Rec.json` (item id: title), `train.csv` and `test.csv` (user_id, item_ids,
+timestamp). The last item of a row is its target. Every error names the file and what is wrong.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ref.data import tables
+from ref.data.times import whole_time
+from ref.files import read_json
+from ref.text import clean_title
+
+
+@dataclass(frozen=True)
+class PresplitWindows:
+    """Windows for training and for the test, in the order of the files.
+
+    titles: the cleaned title of each item. train, test: lists of PresplitWindow. notes: what was
+    left out, a sentence each.
+    """
+
+    titles: list
+    train: list
+    test: list
+    notes: tuple
+
+
+class PresplitWindow(NamedTuple):
+    """time: an integer. items: indices into titles; the last is the target. user_id: as it came."""
+
+    time: int
+    items: list
+    user_id: str
+
+
+def is_presplit(folder):
+    """Does the folder hold windows rather than interactions?"""
+    return (folder / "id2name4Rec.json").exists()
+
+
+def read_presplit(folder):
+    """The PresplitWindows in id2name4Rec.json, train.csv and test.csv.
+
+    An item without a title cannot be shown: it is left out of the windows, and so are the windows
+    of which it is the target, or which have fewer than two items left. A note says how many.
+    """
+    names_path = folder / "id2name4Rec.json"
+    numbers, titles = _read_names(names_path)
+    train, dropped_from_train = _read_windows(folder, "train.csv", numbers, names_path.name)
+    test, dropped_from_test = _read_windows(folder, "test.csv", numbers, names_path.name)
+    untitled = [item_id for item_id, number in numbers.items() if number is None]
+    notes = ()
+    if untitled:
+        examples = ", ".join(map(repr, untitled[:5]))
+        dropped = dropped_from_train + dropped_from_test
+        notes = (
+            f"{len(untitled)} items without a title left out ({examples}), and {dropped} rows",
+        )
+    return PresplitWindows(titles, train, test, notes)
+
+
+def _read_names(path):
+    """{item id: number of the item, None if it has no title}, and the title of each number."""
+    numbers = {}
+    titles = []
+    for item_id, title in read_json(path).items():
+        clean_title(item_id, f"{path}, item id {item_id!r}")  # refuses what no CSV file can hold
+        if isinstance(title, str) and not title.strip():
+            numbers[item_id] = None
+        else:
+            numbers[item_id] = len(titles)
+            titles.append(clean_title(title, f"{path}, item {item_id!r}"))
+    return numbers, titles
+
+
+def _read_windows(folder, name, numbers, names_file):
+    """The PresplitWindows of one file, and how many rows were dropped."""
+    windows = []
+    dropped = 0
+    columns = ("user_id", "item_ids", "timestamp")
+    for where, (user_id, item_ids, time) in rows(_presplit_file(folder, name), columns):
+        items = [numbers[item_id] for item_id in _item_ids(item_ids, where, numbers, names_file)]
+        titled = [item for item in items if item is not None]
+        if items[-1] is None or len(titled) < 2:
+            dropped += 1
+        else:
+            windows.append(PresplitWindow(whole_time(time, where), titled, user_id))
+    if len(windows) < 2:
+        raise ValueError(f"{folder / name}: {len(windows)} usable rows; expected at least 2")
+    return windows, dropped
+
+
+def _item_ids(text, where, numbers, names_file):
+    """The item ids of a JSON list, as strings; all of them stand in `numbers`."""
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        items = None
+    is_list_of_two = isinstance(items, list) and len(items) >= 2
+    if not is_list_of_two or not all(type(item) in (int, str) for item in items):
+        raise ValueError(
+            f"{where}: item_ids is {text[:60]!r}; expected a list of at least 2 item ids"
+        )
+    for item in items:
+        if str(item) not in numbers:
+            raise ValueError(f"{where}: item {item!r} has no title in {names_file}")
+    return [str(item) for item in items]
+
+
+def _presplit_file(folder, name):
+    """The path of FOLDER/name or FOLDER/name.gz. Raises FileNotFoundError if neither is there."""
+    path = tables.plain_or_gz(folder, name)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: has neither {name} nor {name}.gz")
+    return path
+
+
+def rows(path, columns):
+    """Yield (Place, [the value in each of `columns`]) for each row of a table.
+
+    Raises ValueError naming file and line.
+    """
+    with tables.opened(path) as table:
+        places = [_place(column, table) for column in columns]
+        for row in table.rows:
+            yield table.place, [row[place] for place in places]
+
+
+def _place(column, table):
+    if column not in table.header:
+        raise ValueError(f"{table.path}: column {column!r} is missing; found {table.header[:10]}")
+    if table.header.count(column) > 1:
+        raise ValueError(f"{table.path}: column {column!r} stands twice")
+    return table.header.index(column)
