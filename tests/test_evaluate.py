@@ -403,10 +403,23 @@ def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path
     np.testing.assert_allclose(result.metrics["NLL"], -np.array(scores), rtol=1e-4)
 
 
-def test_evaluation_says_that_items_of_histories_did_not_fit(tmp_path, run):
-    folder, llm = write_crowded(tmp_path, max_length=290)
-    ended = run(evaluate, "--data", folder, "--weights", llm)
-    assert ended.code == 0 and "left out" in ended.out
+@pytest.mark.parametrize("option, max_length", [("--wide", 290), ("--attention", 250)])
+def test_evaluation_says_how_many_items_of_histories_did_not_fit(tmp_path, run, option, max_length):
+    folder, llm = write_crowded(tmp_path, max_length)
+    _, encoder, _ = recommender.load(llm)
+    data = dataset.load(folder)
+    dropped = 0
+    for start, end in zip(data.test.starts, data.test.ends):
+        *history, target = [data.titles[title] for title in data.items[start:end]]
+        if option == "--attention":
+            dropped += encoder.encode(history, target).dropped
+        else:
+            longest = max(map(len, (encoder.encode_target(title)[0] for title in data.titles)))
+            dropped += encoder.encode(history, reserve=longest).dropped
+    ended = run(evaluate, "--data", folder, "--weights", llm, option)
+    assert ended.code == 0 and dropped > 0
+    said = " ".join((ended.out + ended.err).split())
+    assert f": {dropped} items of histories did not fit into {max_length} tokens" in said
 
 
 def test_ctrl_c_before_the_work_begins_ends_without_a_traceback(
@@ -700,3 +713,11 @@ def test_a_language_model_is_asked_for_as_many_targets_as_the_model_beside_it(
     report = report_of(made_up_data, [model, llm])
     assert report["users"] == 12
     assert report["targets"] == 24
+
+
+def test_each_target_has_negatives_of_its_own():
+    data = SimpleNamespace(titles=list("abcdefghijklmnopqrstuvwxyz"))
+    targets = report_targets.Targets([np.array([1])] * 2, np.array([0, 0]), np.array([0, 1]))
+    options = SimpleNamespace(seed=0, exclude_seen=False, negatives=5)
+    one, other = (report_targets.draw_candidates(n, targets, data, options) for n in (0, 1))
+    assert set(one) != set(other)

@@ -469,6 +469,46 @@ def test_numbers_of_jax_in_bfloat16_are_taken_as_such():
     assert values.tolist() == [[1.5, 1.5]] and precision == "bfloat16"
 
 
+class ArrayOfAnotherLibrary:
+    """What NumPy can read, with a dtype that prints as other libraries print theirs."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones((1, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    "dtype, precision",
+    [
+        ("mlx.core.float32", "float32"),
+        ("<dtype: 'float32'>", "float32"),
+        ("mlx.core.bfloat16", "bfloat16"),
+        ("<dtype: 'float16'>", "bfloat16"),
+        ("float64", "float64"),
+        ("int32", "float64"),
+    ],
+)
+def test_the_precision_is_that_of_the_array_however_its_type_is_spelled(dtype, precision):
+    computed = computed_by_adapter({"logits": ArrayOfAnotherLibrary(dtype)})
+    assert computed["logits"].precision == precision
+
+
+def test_the_command_write_makes_the_cases_of_a_stage(tmp_path, capsys):
+    assert command.main(["write", "--folder", str(tmp_path), "--stage", "metrics"]) == 0
+    assert "bytes of cases" in capsys.readouterr().out
+    written = sorted(path.parent.name for path in tmp_path.glob("cases/*/case.json"))
+    assert written == sorted(i["name"] for i in cases.infos() if i["stage"] == "metrics")
+
+
+def test_where_an_adapter_skips_all_cases_a_reason_is_told(tmp_path, capsys):
+    text = "def run(case):\n    raise NotImplementedError('no layouts yet')\n"
+    adapter = write_adapter(tmp_path, text)
+    assert command.main(["run", adapter, "--case", "biases"]) == 2
+    assert "every case was skipped (biases: no layouts yet)" in capsys.readouterr().err
+
+
 def test_an_adapter_imports_its_neighbours_and_what_it_prints_is_no_part_of_the_report(
     tmp_path, capsys
 ):

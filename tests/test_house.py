@@ -5,6 +5,8 @@ new word in ROOMS.
 """
 
 import ast
+import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -320,3 +322,26 @@ def test_a_file_that_ruff_would_change_or_complain_about_is_seen(tmp_path):
     assert ruff("format", "--check", tmp_path)[0] == 1
     code, output = ruff("check", tmp_path)
     assert code == 1 and "F401" in output
+
+
+PUBLIC = {
+    "ref.masks.MaskScheme": "(intra_layers=0, cross_layers=0, cross_self=True, text='visible', "
+    "delimiters='item', target='item')",
+    "ref.llama.Llama.forward": "(self, input_ids, segment_ids, position_ids=None)",
+    "ref.llama_numpy.forward": "(weights, config, input_ids, segment_ids, scheme, "
+    "position_ids=None, trace=None)",
+    "ref.checkpoints.load_model": "(folder, dtype=torch.float32, device='cpu', scheme=None, "
+    "base=None, dropout=0.0)",
+    "ref.recommender.Recommender.load": "(folder, device='cpu', dtype=torch.float32, base=None)",
+    "ref.recommender.Recommender.recommend": "(self, history, k=10, exclude_seen=True, "
+    "candidates=None)",
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_others_call_has_the_parameters_and_defaults_that_they_know(name):
+    function = pydoc.locate(name)
+    parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        parameters.append(str(parameter.replace(annotation=inspect.Parameter.empty)))
+    assert f"({', '.join(parameters)})" == PUBLIC[name]

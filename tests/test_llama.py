@@ -10,7 +10,8 @@ import transformers
 from ref.checkpoints import load_model, save_model
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
-from ref.llama import Llama
+from ref.llama import Llama, RMSNorm, attention_probabilities
+from ref.llama import additive as additive_mask
 from ref.masks import MaskScheme
 from ref.search.cache import KVCache
 from ref.search.decoder import cached_hidden_states
@@ -219,3 +220,23 @@ def test_another_scheme_can_be_given_while_loading(tmp_path):
 
     assert load_model(tmp_path).scheme == MaskScheme(1, 1)
     assert load_model(tmp_path, scheme=MaskScheme(0, 2)).scheme == MaskScheme(0, 2)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16, torch.float16))
+def test_a_masked_score_is_minus_infinity_in_every_type(dtype):
+    mask = additive_mask(torch.tensor([[[True, False]]]), dtype)
+    assert mask.dtype == dtype and mask.tolist() == [[[[0.0, -torch.inf]]]]
+
+
+def test_the_norm_of_bfloat16_is_computed_in_float32_and_rounded_once():
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wide = x.double()
+    expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    assert torch.equal(RMSNorm(96, 1e-6).bfloat16()(x), expected.bfloat16())
+
+
+def test_the_softmax_of_bfloat16_is_in_float32():
+    q, k = torch.randn(2, 1, 4, 5, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    probabilities = attention_probabilities(q, k, torch.zeros(1, 1, 5, 5, dtype=torch.bfloat16))
+    assert probabilities.dtype == torch.float32
+    assert_close(probabilities.sum(-1), torch.ones(1, 4, 5), 1e-6)

@@ -349,3 +349,13 @@ def test_a_title_whose_tokens_are_not_those_of_the_trie_is_refused(objective_for
 
     with pytest.raises(ValueError, match="other tokens behind this prompt"):
         objective.batch(WINDOWS)
+
+
+@pytest.mark.parametrize("softmax", ("full", "catalogue"))
+def test_log_probabilities_of_a_model_in_bfloat16_are_normalized_in_float32(
+    model_for, objective_for, softmax
+):
+    objective = objective_for("target", softmax)
+    model = model_for(SCHEMES[1], dtype=torch.bfloat16)
+    batch = objective.batch([np.array(window) for window in WINDOWS])
+    assert objective.token_log_probs(model, batch).dtype == torch.float32

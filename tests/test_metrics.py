@@ -9,6 +9,7 @@ from ref.data.dataset import load
 from ref.report import metrics as metrics_module
 from ref.report.baselines import Baselines
 from ref.report.metrics import bootstrap, metrics_of, paired_difference, rank_and_auc, slices
+from ref.report.ranking import Result, summarize
 
 from support.data import made_up_rows, write_interactions
 
@@ -251,3 +252,27 @@ def test_baselines_do_not_see_validation_or_test(tmp_path):
         for start, end in zip(data.test.starts, data.test.ends):
             scores = scorer(data.items[start : end - 1])
             assert not scores[hidden].any()
+
+
+def result_of(name, values):
+    """A Result with one metric, "x"."""
+    return Result(name, [], {"x": np.asarray(values, float)}, None, "")
+
+
+def test_intervals_of_a_report_draw_users_and_not_their_targets():
+    rng = np.random.default_rng(0)
+    values, others, users = rng.random(60), rng.random(60), np.arange(60)
+    of_users = [result_of("a", values), result_of("b", others)]
+    of_targets = [result_of("a", np.repeat(values, 10)), result_of("b", np.repeat(others, 10))]
+    single = summarize(of_users, users, {}, seed=0)
+    tenfold = summarize(of_targets, np.repeat(users, 10), {}, seed=0)
+    for part in ("overall", "differences"):
+        for name, row in getattr(single, part).items():
+            assert getattr(tenfold, part)[name]["x"] == pytest.approx(row["x"], abs=1e-12)
+
+
+def test_a_slice_of_a_report_has_the_mean_of_its_targets_alone():
+    values, users = np.array([0.0, 1.0, 5.0, 7.0]), np.array([0, 1, 2, 2])
+    result = result_of("a", values)
+    slices = summarize([result], users, {"late": np.array([False, False, True, True])}, 0).slices
+    assert slices["late (1 user, 2 targets)"]["a"]["x"] == (6.0, 6.0, 6.0)

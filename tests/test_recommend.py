@@ -204,6 +204,36 @@ def test_the_command_shows_what_it_understood_and_what_it_recommends(run, tiny_m
         assert recommended in ended.out
 
 
+def test_the_command_recommends_titles_of_the_history_if_it_is_asked_to(
+    run, tiny_model, recommender
+):
+    (title, _), *_ = recommender.recommend(recommender.titles[:1], k=1, exclude_seen=False)
+    asked = ("--weights", tiny_model, "-k", 50, "--json", title)
+    for options, is_there in (((), False), (("--include-seen",), True)):
+        values = json.loads(run(recommend, *asked, *options).out)
+        assert (title in [each["title"] for each in values["recommended"]]) == is_there
+
+
+def test_titles_of_the_command_line_are_cleaned(run, tiny_model, recommender):
+    title = recommender.titles[0]
+    ended = run(recommend, "--weights", tiny_model, "--json", f" {title.replace(' ', '&#32; ')} ")
+    assert json.loads(ended.out)["history"] == [title]
+
+
+def test_candidates_of_equal_scores_come_in_the_order_of_the_catalogue():
+    recommender = Recommender.load(SHIPPED)
+    with torch.no_grad():
+        recommender.decoder.model.lm_head.weight.zero_()
+    of_length = {}
+    for title, length in zip(recommender.titles, recommender.decoder.trie.title_lengths.tolist()):
+        of_length.setdefault(length, []).append(title)
+    candidates = max(of_length.values(), key=len)[:200]
+    best = recommender.recommend(["Heat (1995)"], k=200, candidates=candidates[::-1])
+    for (title, score), (other, other_score) in zip(best, best[1:]):
+        if score == other_score:
+            assert candidates.index(title) < candidates.index(other)
+
+
 def test_each_line_of_standard_input_is_a_history(run, tiny_model, recommender, stdin):
     first, second = recommender.titles[:2]
     stdin(f"{first}\t{second}\n\n{second}\n")

@@ -585,3 +585,17 @@ def test_beam_scores_are_the_exact_log_probs_of_their_titles(decoders):
     for ranking, exact in zip(rankings, title_log_probs(decoder, prompts)):
         wanted = exact[titles_of(ranking)]
         np.testing.assert_allclose(scores_of(ranking), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("softmax", ("full", "catalogue"))
+def test_exact_scores_of_a_model_in_bfloat16_are_normalized_in_float32(
+    model_for, encoder_for, softmax
+):
+    encoder, settings = encoder_for(), Settings(encoder_for().layout, softmax)
+    model = model_for(MaskScheme(), dtype=torch.bfloat16)
+    decoder = Decoder(model, build_trie(encoder, TITLES), settings)
+    prompts = [encoder.encode(history, reserve=decoder.trie.longest) for history in HISTORIES]
+    scores = title_log_probs(decoder, prompts)
+    assert np.isfinite(scores).all()
+    if softmax == "catalogue":  # then one of the titles is certain
+        np.testing.assert_allclose(np.exp(scores).sum(1), 1, atol=1e-5)

@@ -86,8 +86,9 @@ def test_one_model_without_baselines_has_no_table_of_differences(summary):
     assert "differences" not in tables.summary_text(alone)
 
 
-def test_the_heading_is_wrapped_and_says_the_same_words():
-    options = evaluate.parse_options([])
+@pytest.mark.parametrize("words, removed", [([], "not removed"), (["--exclude-seen"], "removed")])
+def test_the_heading_is_wrapped_and_says_the_same_words(words, removed):
+    options = evaluate.parse_options(words)
     note = "2,245 of 9,061 titles and 81,915 of 99,997 interactions are left " * 2
     data = SimpleNamespace(source="data", notes=[note], titles=["a", "b"])
     targets = SimpleNamespace(user_ids=np.arange(3))
@@ -95,7 +96,7 @@ def test_the_heading_is_wrapped_and_says_the_same_words():
     assert max(map(len, lines)) <= 80
     words = " ".join(" ".join(lines).split())
     assert note.strip() in words
-    assert "beam search of width 10; items of the history not removed; means over users" in words
+    assert f"beam search of width 10; items of the history {removed}; means over users" in words
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from ref import files, recommend, recommender
 from ref.checkpoints import load_model
 from ref.data import dataset
 from ref.golden import __main__ as checker
+from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
+from ref.settings import Settings, read_settings
 from ref.training import batches, objectives, state, tally
 from ref.training.model import new_config
 from ref.trie import build_trie
@@ -865,6 +867,42 @@ WRONG_OPTIONS = (
     ("--layers 10001", ("num_hidden_layers is 10001", "10000 at most")),
 )
 # fmt: on
+
+
+def test_the_folder_records_all_that_was_asked(prepared):
+    asked = {"temperature": 2.0, "history": 4, "min_item": 2, "min_user": 4, "softmax": "full"}
+    words = "--temperature 2 --history 4 --min-item 2 --min-user 4 --softmax full --layout lines"
+    settings = prepared(*words.split()).settings
+    assert {name: getattr(settings, name) for name in asked} == asked
+
+
+def test_settings_are_read_as_they_were_written(tmp_path):
+    written = Settings(LAYOUTS["lines"], "catalogue", 0.5, 4, 2, 3, 2, 3.5)
+    written.save(tmp_path)
+    assert read_settings(tmp_path) == written
+
+
+def test_columns_and_ratings_are_those_that_the_options_name(tmp_path, run):
+    rows = []
+    for user in range(30):
+        rows += [(f"u{user}", f"i{(user + time) % 7}", time, 1 + time % 5) for time in range(9)]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = ["who,what,when,stars", *(",".join(map(str, row)) for row in rows)]
+    (folder / "interactions.csv").write_text("\n".join(lines) + "\n")
+    titles = "".join(f"i{item},Title {item}\n" for item in range(7))
+    (folder / "items.csv").write_text("what,title\n" + titles)
+    columns = (
+        "--user-column who --item-column what --time-column when --rating-column stars".split()
+    )
+    out = tmp_path / "out"
+    options = small((*columns, "--min-rating", 3))
+    trained = run(train, "--data", folder, "--out", out, *options)
+    evaluated = run(evaluate, "--data", folder, "--weights", out, *columns)
+    num_lower = sum(stars < 3 for *_, stars in rows)
+    for ended in (trained, evaluated):
+        assert f"{num_lower} interactions rated lower than asked for left out" in ended.out
+    assert read_settings(out).min_rating == 3.0
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from ref import llama_numpy
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters
-from ref.llama import Llama, count_positions, rotate
-from ref.masks import MaskScheme, build_masks
+from ref.llama import Llama, attention_probabilities, rotate
+from ref.masks import MaskScheme
 
 ROPES = [
     {"rope_type": "default"},
@@ -118,34 +118,32 @@ def torch_trace(model, input_ids, segment_ids):
     from that.
     """
     segment_ids = torch.from_numpy(segment_ids)
-    inputs, outputs = recorded_calls(model, torch.from_numpy(input_ids), segment_ids)
-    masks = build_masks(segment_ids, model.scheme)
-    rotation = model.rotation(count_positions(segment_ids))
+    arguments, outputs = recorded_calls(model, torch.from_numpy(input_ids), segment_ids)
     trace = {"embedding": outputs["embed_tokens"], "norm": outputs["norm"], "logits": outputs[""]}
-    for i, kind in enumerate(model.kinds):
+    for i, layer in enumerate(model.layers):
         name = f"layers.{i}"
+        x, mask, rotation, _ = arguments[f"{name}.self_attn"]
         values = {
-            "mask": masks[kind],
-            "normed": outputs[f"{name}.input_layernorm"],
+            "mask": mask[:, 0] == 0,
+            "normed": x,
             "attention": outputs[f"{name}.self_attn"],
-            "residual": inputs[f"{name}.post_attention_layernorm"],
+            "residual": arguments[f"{name}.post_attention_layernorm"][0],
             "mlp": outputs[f"{name}.mlp"],
             "output": outputs[name],
         }
-        attention = model.layers[i].self_attn
-        values |= inside_attention(attention, values["normed"], masks[kind], rotation)
+        values |= inside_attention(layer.self_attn, x, mask, rotation)
         for part, value in values.items():
             trace[f"{name}.{part}"] = value
     return {name: tensor.numpy() for name, tensor in trace.items()}
 
 
 def recorded_calls(model, *arguments):
-    """The first input and the output of each module by its name, "" for the model itself."""
+    """The arguments and the output of each module by its name, "" for the model itself."""
     inputs, outputs, hooks = {}, {}, []
     for name, module in model.named_modules():
 
         def record(module, arguments, output, name=name):
-            inputs[name], outputs[name] = arguments[0], output
+            inputs[name], outputs[name] = arguments, output
 
         hooks.append(module.register_forward_hook(record))
     model(*arguments)
@@ -155,14 +153,13 @@ def recorded_calls(model, *arguments):
 
 
 def inside_attention(attention, x, mask, rotation):
-    """q, k, v, scores and probabilities of an Attention on x (B, T, C) under mask (B, T, T)."""
+    """q, k, v, scores and probabilities of an Attention, which was given x, mask and rotation."""
     q = rotate(attention.split_heads(attention.q_proj(x)), rotation)  # (B, H, T, D)
     k = rotate(attention.split_heads(attention.k_proj(x)), rotation)  # (B, K, T, D)
     v = attention.split_heads(attention.v_proj(x))  # (B, K, T, D)
-    k_of_query_head = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, T, D)
-    scores = q @ k_of_query_head.mT / q.shape[-1] ** 0.5
-    scores = scores.masked_fill(~mask[:, None], -torch.inf)  # (B, H, T, T)
-    return {"q": q, "k": k, "v": v, "scores": scores, "probabilities": scores.softmax(-1)}
+    scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], dim=1).mT / q.shape[-1] ** 0.5
+    probabilities = attention_probabilities(q, k, mask)  # (B, H, T, T)
+    return {"q": q, "k": k, "v": v, "scores": scores + mask, "probabilities": probabilities}
 
 
 def relative(values, expected):

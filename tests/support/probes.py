@@ -313,6 +313,12 @@ PROBES = {
     "NaN at queries of padding": Probe(
         intermediates("probabilities", nan_at_padding_queries), "NaN stands at padding alone"
     ),
+    "scores masked with -1e9, and with NaN for padding queries": Probe(
+        in_cases(
+            intermediates("scores", masked_with_but_at_padding_queries(-1e9, np.nan)), has_padding
+        ),
+        "NaN stands at padding alone",
+    ),
     "NaN at an item": Probe(
         logits(nan_at(first_item)), "a softmax over a row without keys", (), ("at padding alone",)
     ),
