@@ -207,20 +207,6 @@ def test_attention_is_that_of_loops_over_the_numpy_model(model_for, encoder_for,
         np.testing.assert_allclose(array, expected, rtol=1e-10, atol=1e-12)
 
 
-@LAYOUTS
-def test_the_four_shares_sum_to_one_and_masks_leave_nothing(model_for, encoder_for, layout):
-    scheme = MaskScheme(1, 1)
-    measured = attention.measure(model_for(scheme), encoded(encoder_for(scheme, layout)))
-    np.testing.assert_allclose(measured.share.sum(-1), 1, atol=1e-12)
-    intra, original, cross = measured.share[:, :, [HISTORY_TOKENS, TARGET_TOKENS]]
-    assert (intra[..., OTHER] == 0).all()
-    assert (cross[..., SAME] == 0).all()
-    assert (original[..., [SAME, OTHER]] > 0).all()
-    assert np.isnan(measured.per_pair[0, :, HISTORY_TOKENS, OTHER]).all()
-    assert np.isnan(measured.per_pair[2, :, HISTORY_TOKENS, SAME]).all()
-    assert ((measured.share[..., TEXT] > 0) == (layout == "instruction")).all()
-
-
 def test_measuring_leaves_the_model_without_hooks_also_after_an_error(model_for, encoder_for):
     scheme = MaskScheme(1, 1)
     model = model_for(scheme)

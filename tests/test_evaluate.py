@@ -422,17 +422,6 @@ def test_evaluation_says_how_many_items_of_histories_did_not_fit(tmp_path, run, 
     assert f": {dropped} items of histories did not fit into {max_length} tokens" in said
 
 
-def test_ctrl_c_before_the_work_begins_ends_without_a_traceback(
-    run, made_up_data, tiny_model, monkeypatch
-):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(evaluate, "targets_of", interrupt)
-    ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model)
-    assert ended.code == 130 and "Traceback" not in ended.err
-
-
 # --- to the end
 
 

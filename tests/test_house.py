@@ -264,6 +264,14 @@ def test_packages_are_seen_without_the_standard_library_and_inside_functions_too
     assert packages_of(source) == {"torch", "ref.masks", "tqdm"}
 
 
+def test_the_definitions_of_the_oracle_use_nothing_of_what_is_compared_with_them():
+    sources = read_sources()
+    definitions = [module for module in sources if module.startswith("ref.golden.definitions.")]
+    assert len(definitions) >= 7
+    for module in definitions:
+        assert packages_of(sources[module]) <= {"numpy", "ref.llama_numpy", "ref.golden"}, module
+
+
 def test_only_the_oracle_imports_the_planted_bugs():
     assert users_of_planted_bugs(read_sources()) == []
 

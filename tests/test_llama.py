@@ -13,8 +13,6 @@ from ref.checkpoints.weights import hf_parameters
 from ref.llama import Llama, RMSNorm, attention_probabilities
 from ref.llama import additive as additive_mask
 from ref.masks import MaskScheme
-from ref.search.cache import KVCache
-from ref.search.decoder import cached_hidden_states
 
 from peers.transformers_peer import additive, give_masks
 from support.masks import kinds_of, mask_table
@@ -91,27 +89,6 @@ def test_logits_under_masks_are_those_of_transformers_with_a_mask_for_each_layer
     wanted = peer(input_ids=INPUT, position_ids=POSITIONS).logits
     assert logits.isfinite().all()
     assert_close(logits[REAL], wanted[REAL], 2e-5)
-
-
-@torch.no_grad()
-def test_a_forked_cache_leaves_the_one_it_came_from_as_it_was():
-    model = random_model(config_of(), MaskScheme(1, 1), dtype=torch.float64)
-    cache = KVCache(model.kinds)
-    cached_hidden_states(model, cache, INPUT[:, :6], SEGMENTS[:, :6])
-
-    cached_hidden_states(model, cache.fork(), INPUT[:, 2:5], SEGMENTS[:, 2:5])
-
-    rest = cached_hidden_states(model, cache, INPUT[:, 6:], SEGMENTS[:, 6:])
-    assert_close(model.lm_head(rest), model(INPUT, SEGMENTS)[:, 6:], 1e-10)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES, ids=named)
-@torch.no_grad()
-def test_the_fused_kernel_and_the_equation_agree(scheme):
-    fused = random_model(config_of(), scheme, dtype=torch.float64)
-    equation = random_model(config_of(), scheme, dtype=torch.float64, attention="eager")
-
-    assert_close(fused(INPUT, SEGMENTS)[REAL], equation(INPUT, SEGMENTS)[REAL], 1e-11)
 
 
 @torch.no_grad()

@@ -256,17 +256,3 @@ def test_a_gradient_is_exactly_zero_where_every_layer_masks_the_path(attention, 
     (gradient,) = torch.autograd.grad(loss, embedded)
     of_tokens = gradient[0].abs().sum(-1).numpy()
     assert np.array_equal(of_tokens > 0, paths(s, scheme)[read] > 0)
-
-
-@few
-@given(n=st.integers(2, 4), length=st.integers(1, 3), data=st.data())
-def test_in_numpy_a_masked_token_moves_nothing_by_a_single_bit(n, length, data):
-    s = np.repeat(np.arange(1, n + 1), length)
-    read = data.draw(st.integers(0, len(s) - 1))
-    moved = data.draw(st.integers(0, len(s) - 1))
-    input_ids = counting_up(len(s))
-    other = other_tokens(input_ids, np.arange(len(s)) == moved)
-    before = traced(s, MaskScheme(3, 0), "numpy", input_ids)["logits"][0, read]
-    after = traced(s, MaskScheme(3, 0), "numpy", other)["logits"][0, read]
-    is_reachable = s[moved] == s[read] and moved <= read
-    assert np.array_equal(before, after) == (not is_reachable)

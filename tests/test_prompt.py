@@ -287,21 +287,6 @@ def test_any_titles_get_the_segments_of_the_loop_or_are_refused_where_a_title_ha
 
 
 @pytest.mark.parametrize("layout", ALL_LAYOUTS)
-@pytest.mark.parametrize("reserve", (0, 7))
-def test_the_oldest_items_are_dropped_and_counted(tokenizers, layout, reserve):
-    tokenizer, layout = tokenizers["language model"], ALL_LAYOUTS[layout]
-    history = list(TITLES[:10])
-    # from dropping none to dropping all but the last
-    shorter = [expected_prompt(tokenizer, layout, history[k:], "A") for k in range(len(history))]
-    lengths = [len(expected.input_ids) + reserve for expected in shorter]
-    for max_length in range(lengths[-1], lengths[0] + 3, 9):
-        encoder = PromptEncoder(tokenizer, layout, DEFAULT, max_length)
-        prompt = encoder.encode(history, "A", reserve)
-        assert prompt.dropped == next(k for k in range(10) if lengths[k] <= max_length)
-        assert_as_expected(prompt, shorter[prompt.dropped])
-
-
-@pytest.mark.parametrize("layout", ALL_LAYOUTS)
 @pytest.mark.parametrize("name", ("trained here", "language model", "dummy prefix"))
 def test_what_is_dropped_is_what_dropping_one_after_the_other_drops(tokenizers, name, layout):
     tokenizer, layout = tokenizers[name], ALL_LAYOUTS[layout]
@@ -312,9 +297,10 @@ def test_what_is_dropped_is_what_dropping_one_after_the_other_drops(tokenizers, 
             expected_prompt(tokenizer, layout, history[k:], "A") for k in range(len(history))
         ]
         lengths = [len(expected.input_ids) for expected in shorter]
-        max_length = rng.randint(lengths[-1], lengths[0])
-        prompt = PromptEncoder(tokenizer, layout, DEFAULT, max_length).encode(history, "A")
-        assert prompt.dropped == next(k for k, length in enumerate(lengths) if length <= max_length)
+        room, reserve = rng.randint(lengths[-1], lengths[0]), rng.randrange(8)
+        encoder = PromptEncoder(tokenizer, layout, DEFAULT, room + reserve)
+        prompt = encoder.encode(history, "A", reserve=reserve)
+        assert prompt.dropped == next(k for k, length in enumerate(lengths) if length <= room)
         assert_as_expected(prompt, shorter[prompt.dropped])
 
 

@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 import evaluate
 import train
-from ref import files, recommend, recommender
+from ref import recommend, recommender
 from ref.checkpoints import load_model
 from ref.data import dataset
 from ref.golden import __main__ as checker
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.settings import Settings, read_settings
-from ref.training import batches, objectives, state, tally
+from ref.training import batches, state, tally
 from ref.training.model import new_config
 from ref.trie import build_trie
 
@@ -218,12 +218,6 @@ def test_the_training_loss_falls(tmp_path, made_up_data):
 
 
 # --- steps and validation
-
-
-def test_the_seed_decides_the_first_weights(prepared):
-    first, again, other = (prepared("--seed", seed).model.embed_tokens.weight for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(
@@ -759,28 +753,6 @@ def test_what_ctrl_c_says_is_true_when_it_comes_while_the_model_is_written(
     assert (ended.code, ended.err) == (130, "")
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "holds no model yet" not in ended.out
-
-
-def test_ctrl_c_while_a_file_is_written_leaves_no_half_file(
-    tmp_path, run, made_up_data, monkeypatch
-):
-    save_model, mkstemp = train.save_model, files.tempfile.mkstemp
-
-    def save_interrupted(*arguments):
-        monkeypatch.setattr(files.tempfile, "mkstemp", press_ctrl_c_after(mkstemp))
-        save_model(*arguments)
-
-    monkeypatch.setattr(train, "save_model", save_interrupted)
-    assert run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY).code == 130
-    assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
-
-
-def test_ctrl_c_before_training_begins_ends_without_a_traceback(
-    tmp_path, run, made_up_data, monkeypatch
-):
-    monkeypatch.setattr(objectives, "build_trie", interrupt)
-    ended = run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY)
-    assert ended.code == 130 and "Traceback" not in ended.err
 
 
 def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, made_up_data):
