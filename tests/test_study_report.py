@@ -551,7 +551,7 @@ def mean_nll(of_seeds):
     "data, start, schedules",
     [
         ("movielens", None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
-        ("ml-100k", None, ("0/1", "1/0", "1/1", "SASRec")),
+        ("ml-100k", None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
         ("movielens", "SmolLM2", ("6/6",)),
     ],
 )
@@ -580,6 +580,9 @@ def test_the_committed_differences_are_the_means_of_the_packed_numbers(data, sta
         ("movielens", "2/2", "1/2", "2/2 is behind 1/2 by {}", False),
         ("ml-100k", "1/0", "0/0", "1/0 differs by {}", False),
         ("ml-100k", "1/1", "0/0", "(1/1) the difference is {}", False),
+        ("ml-100k", "1/1", "1/0", "1/1 differs from 1/0 by {}", False),
+        ("ml-100k", "1/2", "1/1", "1/2 and 1/1 differ by {} here", False),
+        ("ml-100k", "2/1", "1/1", "2/1 is behind 1/1 by {}", False),
     ],
 )
 def test_the_differences_of_two_schedules_in_the_text_are_those_of_the_runs(
