@@ -316,5 +316,5 @@ def test_the_report_is_of_the_prompts_of_the_users(data_folder, hat_folder, tmp_
 
 def test_a_picture_without_attention_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--svg", "picture.svg"])
-    with pytest.raises(ValueError, match="--svg belongs to --attention"):
+    with pytest.raises(ValueError, match="--svg needs --attention"):
         evaluate.main()

@@ -40,13 +40,13 @@ train.cli.run("train.py", train.main)
 """
 FAILS_ALONE = """
 import train
-from ref.training import processes
-build_trie = train.build_trie
+from ref.training import objectives, processes
+build_trie = objectives.build_trie
 def fails_in_process_1(*arguments):
     if processes.RANK == 1:
         raise ValueError("the disk of this machine is gone")
     return build_trie(*arguments)
-train.build_trie = fails_in_process_1
+objectives.build_trie = fails_in_process_1
 train.cli.run(processes.name_of("train.py"), train.main)
 """
 

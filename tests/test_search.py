@@ -144,7 +144,7 @@ def test_the_arrays_in_the_description_of_the_trie_are_those_of_its_example():
 
     shown = re.findall(r"^    ([a-z_]+) +((?:-?\d+ *){8})", trie_module.__doc__, re.MULTILINE)
 
-    assert len(shown) == 5
+    assert len(shown) == 6
     for name, numbers in shown:
         values = range(8) if name == "node" else getattr(trie, name).tolist()
         assert list(map(int, numbers.split())) == list(values), name
