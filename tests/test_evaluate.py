@@ -704,6 +704,18 @@ def test_a_language_model_is_asked_for_as_many_targets_as_the_model_beside_it(
     assert report["targets"] == 24
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--data folder", "--data needs --weights"),
+        ("--attention --beam-width 3", "--beam-width has no effect beside --attention"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(options.split())
+
+
 def test_each_target_has_negatives_of_its_own():
     data = SimpleNamespace(titles=list("abcdefghijklmnopqrstuvwxyz"))
     targets = report_targets.Targets([np.array([1])] * 2, np.array([0, 0]), np.array([0, 1]))

@@ -17,7 +17,7 @@ python evaluate.py --attention --svg FILE     where attention goes, in place of 
 """
 NEEDS = (("data", "weights"), ("base", "weights"), ("svg", "attention"))
 # They would have no effect beside --attention.
-OF_RANKING = "ranking beam_width negatives exclude_seen cache_items show wide".split()
+OF_RANKING = "ranking beam_width negatives exclude_seen cache_items show".split()
 DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
 
 

@@ -38,7 +38,6 @@ NEEDS = (
     ("lora_targets", "lora_rank"),
 )
 EXCLUDES = (
-    ("epochs", "max_steps"),
     ("vocabulary", "weights"),
     ("layers", "weights"),
     ("hidden_size", "weights"),
