@@ -238,6 +238,12 @@ def test_of_a_list_of_another_length_the_place_is_told_where_it_parts(length, wo
     assert f"begins has the shape {words}" in str(comparison.first)
 
 
+def test_a_single_number_that_deviates_is_of_the_whole_batch():
+    case = known_bugs.case_of("three-kinds")
+    comparison = compare.examine(case, {"loss": Computed(2 * case.outputs["loss"], "float64")})
+    assert str(comparison.first).endswith("at the whole batch")
+
+
 def test_of_a_text_that_differs_only_what_stands_there_is_quoted():
     case = known_bugs.case_of("prompt-accents")
     text = case.outputs["text"].tobytes().replace(b"Tin Star", b"tin Star")

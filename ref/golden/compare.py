@@ -246,8 +246,8 @@ def where(case, name, values, index):
             return words
         words += "; they part at "
         index = (first_difference(values, expected),)
-    if index == expected.shape:
-        return words + "the end of what is expected"
+        if index == expected.shape:
+            return words + "the end of what is expected"
     words += STAGES[case.stage].place(case, name, index)
     if expected.dtype == np.uint8:
         quotes = [text_of(text[index[0] :])[:LENGTH_OF_A_QUOTE] for text in (values, expected)]
