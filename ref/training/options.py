@@ -272,7 +272,7 @@ def refuse_options_beside_resume(folder, given):
     for name in sorted(given.keys() - {"resume", "threads"}):
         raise ValueError(
             f"--resume takes all options but --threads from {folder}; drop {cli.option(name)}, or "
-            f"train the model of that folder further with options of your choice: "
+            "train the model of that folder further with options of your choice: "
             f"--weights {folder} --out OTHER"
         )
 
