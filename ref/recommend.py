@@ -95,7 +95,7 @@ def main(arguments=None):
     for source, texts in histories(options):
         history = [known_title(text, source, matcher, options) for text in texts]
         best = recommender.recommend(history, options.k, not options.include_seen, candidates)
-        show(texts, history, best, options)
+        show(texts, history, recommender.num_read(history), best, options)
 
 
 def histories(options):
@@ -149,15 +149,18 @@ def read_candidates(path, matcher):
     return candidates
 
 
-def show(texts, history, best, options):
-    """Print the recommendations for one history."""
+def show(texts, history, num_read, best, options):
+    """Print the recommendations for one history, of which the model reads the last `num_read`."""
     if options.json:
-        print(json.dumps({"history": history} | as_json(best)))  # ASCII: safe for any terminal
+        values = {"history": history, "num_read": num_read} | as_json(best)
+        print(json.dumps(values))  # ASCII: safe for any terminal
         return
     print("Because of")
     for text, title in zip(texts, history):
         line = title if text == title else f"{title}   (you wrote: {text})"
         print(f"  {cli.printable(line)}")
+    if num_read < len(history):
+        print(f"of which the model reads the last {num_read},")
     print("recommended, with probabilities")
     for rank, (title, log_prob) in enumerate(best, start=1):
         print(f"  {rank:2d}  {percent_text(math.exp(log_prob)):>6}  {cli.printable(title)}")

@@ -84,9 +84,7 @@ class Recommender:
             candidates = _titles(candidates, "candidates")
         if not histories:
             return []
-        longest = self.decoder.trie.longest  # behind each prompt there is room for any title
-        shown = [history[-self.settings.history :] for history in histories]
-        prompts = [self.encoder.encode(titles, reserve=longest) for titles in shown]
+        prompts = [self._prompt(history) for history in histories]
         seen = [self._numbers(history) if exclude_seen else set() for history in histories]
         if candidates is None:
             best = beam_search(self.decoder, prompts, max(k, LEAST_BEAMS), seen)
@@ -94,6 +92,15 @@ class Recommender:
             best = self._best_candidates(prompts, candidates, seen)
         self._refuse_not_finite(best, seen, candidates)
         return [[(self.titles[title], score) for title, score in row[:k]] for row in best]
+
+    def num_read(self, history):
+        """How many of the last titles of a history the model reads; it knows nothing of others."""
+        return min(len(history), self.settings.history) - self._prompt(history).dropped
+
+    def _prompt(self, history):
+        """The Prompt of the last titles, with room behind it for any title."""
+        shown = history[-self.settings.history :]
+        return self.encoder.encode(shown, reserve=self.decoder.trie.longest)
 
     def _refuse_not_finite(self, best, seen, candidates):
         """Raise ValueError for a model that gives titles no probability."""

@@ -23,7 +23,8 @@ from ref.recommender import Recommender
 from ref.search.exact import title_log_probs
 from ref.settings import Settings
 
-from support.commands import ROOT, assert_one_line, changed_copy, run_main
+from support.commands import ROOT, assert_one_line, changed_copy, run_main, trained
+from support.crowded import CROWDED_TITLES, write_crowded
 from support.data import MADE_UP, made_up_rows, write_interactions, write_presplit
 from support.data import TITLES as MADE_UP_TITLES
 from support.models import config_of, random_model
@@ -212,6 +213,22 @@ def test_the_command_recommends_titles_of_the_history_if_it_is_asked_to(
     for options, is_there in (((), False), (("--include-seen",), True)):
         values = json.loads(run(recommend, *asked, *options).out)
         assert (title in [each["title"] for each in values["recommended"]]) == is_there
+
+
+def test_how_many_titles_the_model_reads_is_told_where_it_reads_fewer(tmp_path, run):
+    history = [*CROWDED_TITLES.values()][::-1] * 2
+    data, _ = write_crowded(tmp_path, max_length=250)
+    model = trained(data, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100}))
+    recommender = Recommender.load(model)
+    prompt = recommender.encoder.encode(history[-10:], reserve=recommender.decoder.trie.longest)
+    assert prompt.dropped > 0
+    asked = ("--weights", model, "--include-seen", *history)
+    ended = run(recommend, *asked)
+    assert f"of which the model reads the last {10 - prompt.dropped}," in ended.out, ended.err
+    assert json.loads(run(recommend, *asked, "--json").out)["num_read"] == 10 - prompt.dropped
+    assert "of which" not in run(recommend, "--weights", model, "--include-seen", history[0]).out
 
 
 def test_titles_of_the_command_line_are_cleaned(run, tiny_model, recommender):
