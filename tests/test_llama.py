@@ -15,7 +15,7 @@ from ref.llama import additive as additive_mask
 from ref.masks import MaskScheme
 
 from peers.transformers_peer import additive, give_masks
-from support.masks import kinds_of, mask_table
+from support.masks import mask_tables
 from support.models import config_of, random_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,22 +67,14 @@ def peer_of(model):
     return peer.eval()
 
 
-def additive_masks(scheme):
-    """What each layer of transformers has to add under SEGMENTS: 0 or -inf, (B, 1, T, T)."""
-    masks = []
-    for kind in kinds_of(scheme, 3):
-        tables = [mask_table(kind, row, scheme) for row in SEGMENTS.tolist()]
-        masks.append(additive(torch.tensor(tables)))
-    return masks
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=named)
 @torch.no_grad()
 def test_logits_under_masks_are_those_of_transformers_with_a_mask_for_each_layer(scheme, attention):
     model = random_model(config_of(), scheme, attention=attention)
     peer = peer_of(model)
-    give_masks(peer).update(enumerate(additive_masks(scheme)))
+    masks = mask_tables(SEGMENTS.tolist(), scheme, num_layers=3)
+    give_masks(peer).update({i: additive(torch.tensor(mask)) for i, mask in enumerate(masks)})
 
     logits = model(INPUT, SEGMENTS)
 

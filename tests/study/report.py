@@ -1,8 +1,8 @@
 """All tables and pictures of README.md: python tests/study/report.py --pictures FOLDER
 
 First those of the study with ten targets a user (of the committed runs, or of another file, such as
-the runs.jsonl that run.py writes), then those of the earlier one with one target. It takes twenty
-seconds.
+the runs.jsonl that run.py writes), then those of the earlier one with one target. It takes half a
+minute.
 """
 
 import argparse

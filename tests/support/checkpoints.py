@@ -21,9 +21,10 @@ from transformers.models.mistral import modeling_mistral
 
 from ref import llama_numpy
 from ref.checkpoints import load_model
-from ref.masks import MaskScheme, build_masks
+from ref.masks import MaskScheme
 
 from peers.transformers_peer import additive, give_masks
+from support.masks import mask_tables
 
 transformers.utils.logging.disable_progress_bar()
 LIMITS = {torch.float64: 1e-10, torch.float32: 2e-5}
@@ -215,9 +216,8 @@ def logits_of_transformers(folder, dtype, kind=transformers.AutoModelForCausalLM
         model = kind.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
         if segments_of(folder) is TEXT:
             return model(INPUT).logits.double().numpy()
-        masks = build_masks(SEGMENTS, scheme_of(folder))
-        kinds = scheme_of(folder).kinds(len(model.model.layers))
-        give_masks(model).update({i: additive(masks[kind]) for i, kind in enumerate(kinds)})
+        masks = mask_tables(SEGMENTS.tolist(), scheme_of(folder), len(model.model.layers))
+        give_masks(model).update({i: additive(torch.tensor(mask)) for i, mask in enumerate(masks)})
         real = SEGMENTS != -1
         position_ids = (real.cumsum(1) - 1) * real
         return model(INPUT, position_ids=position_ids).logits.double().numpy()

@@ -32,6 +32,14 @@ def mask_table(kind, s, scheme):
     return [[allowed(kind, s, j, k, scheme) for k in range(T)] for j in range(T)]
 
 
+def mask_tables(segment_ids, scheme, num_layers):
+    """The masks (B, T, T) of each layer as nested lists; segment_ids: a list a row."""
+    of_kind = {}
+    for kind in ("IN", "OR", "CR"):
+        of_kind[kind] = [mask_table(kind, s, scheme) for s in segment_ids]
+    return [of_kind[kind] for kind in kinds_of(scheme, num_layers)]
+
+
 def kinds_of(scheme, num_layers):
     """The kind of each layer: the first are IN, the last CR, those between OR."""
     kinds = ["OR"] * num_layers
