@@ -242,7 +242,7 @@ def test_titles_of_users_cannot_steer_the_terminal():
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_recommended_titles_cannot_steer_the_terminal(as_json, capsys):
-    recommend.show([EVIL], [EVIL], [(EVIL, -1.0)], Namespace(json=as_json))
+    recommend.show([EVIL], [EVIL], 1, [(EVIL, -1.0)], Namespace(json=as_json))
     printed = capsys.readouterr().out
     assert re.search(r"[\x1b\x9b\u2028]", printed) is None
     if as_json:

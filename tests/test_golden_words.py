@@ -246,13 +246,13 @@ def test_a_single_number_that_deviates_is_of_the_whole_batch():
 
 def test_of_a_text_that_differs_only_what_stands_there_is_quoted():
     case = known_bugs.case_of("prompt-accents")
-    text = case.outputs["text"].tobytes().replace(b"Tin Star", b"tin Star")
+    text = case.outputs["text"].tobytes().replace(b"Liked: <", b"liked: <")
 
     comparison = compare.examine(case, {"text": Computed(np.frombuffer(text, np.uint8), "float64")})
 
-    assert ": 'tin Star>.\\nNext: [" in str(comparison.first)
-    assert ", expected 'Tin Star>.\\nNext: [" in str(comparison.first)
-    assert "Next: [Été]" not in str(comparison.first)
+    assert ": 'liked: <N" in str(comparison.first)
+    assert ", expected 'Liked: <N" in str(comparison.first)
+    assert "Tin Star" not in str(comparison.first)
 
 
 def test_truth_values_that_are_no_mask_are_not_called_a_mask(capsys):
