@@ -195,6 +195,13 @@ def test_a_near_bug_is_told_with_the_number_of_cases_that_it_explains(capsys):
     assert f"Alone it makes {explained}" in text
 
 
+def test_logits_alone_refute_the_bugs_that_would_show_in_them():
+    port = PROBES["two bugs that show in few cases, from the logits alone"].port
+    possible = diagnosis.Suspects(comparisons_of(port)).possible()
+    of_the_loss = {bug for bug in possible if bug.startswith("loss-")}
+    assert set(possible) - of_the_loss == {"kv-heads-tiled", "in-isolation-ignored"}
+
+
 def test_near_bugs_are_looked_for_in_small_and_larger_cases_but_not_in_the_largest_quarter():
     assert diagnosis.spread(list(range(40))) == [0, 4, 8, 12, 16, 20, 24, 29]
     assert diagnosis.spread(list(range(9))) == list(range(8))
@@ -250,8 +257,8 @@ def test_of_a_text_that_differs_only_what_stands_there_is_quoted():
 
     comparison = compare.examine(case, {"text": Computed(np.frombuffer(text, np.uint8), "float64")})
 
-    assert ": 'liked: <N" in str(comparison.first)
-    assert ", expected 'Liked: <N" in str(comparison.first)
+    assert ': "liked: <N' in str(comparison.first)
+    assert ', expected "Liked: <N' in str(comparison.first)
     assert "Tin Star" not in str(comparison.first)
 
 
