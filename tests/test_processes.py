@@ -18,13 +18,14 @@ import train
 from ref.checkpoints.weights import write_tensors
 from ref.training import processes
 
+from support.commands import small
 from support.data import TINY, made_up_rows, write_interactions
 from support.forked import Fork, KillAtFile, free_port, nothing, together
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node=2".split()]
-LONG = (*TINY, "--max-steps", 14, "--patience", 99, "--dropout", 0, "--threads", 1)
+LONG = ("--max-steps", 14, "--patience", 99, "--dropout", 0, "--threads", 1)
 
 # Scripts that torchrun starts: train.py with something changed.
 KILLED_AT_FILE_12 = """
@@ -142,9 +143,9 @@ def assert_trained_alike(tmp_path, processes, folder, *options):
     data = ("--data", folder)
     without_shard = [option for option in options if option != "--shard"]
 
-    of_alone = (*data, "--out", alone, *LONG, *without_shard)
+    of_alone = (*data, "--out", alone, *small((*LONG, *without_shard)))
     output_alone = run(0, "train.py", *of_alone, prepare=say_the_norms)
-    of_many = (*data, "--out", many, *LONG, *options)
+    of_many = (*data, "--out", many, *small((*LONG, *options)))
     output = run(processes, "train.py", *of_many, prepare=say_the_norms)
 
     assert output.count("best validation") == 1
@@ -214,7 +215,7 @@ def test_many_processes_fine_tune_as_one(
 def test_torchrun_ends_all_when_one_is_killed_and_resumed_they_end_with_the_same_bytes(
     tmp_path, folder
 ):
-    options = ("--data", folder, *LONG, "--dropout", 0.3)
+    options = ("--data", folder, *TINY, *LONG, "--dropout", 0.3)
     never_killed, killed, resumed = (tmp_path / name for name in ("never", "killed", "resumed"))
     run(2, "train.py", *options, "--out", never_killed)
 
@@ -233,7 +234,7 @@ def test_torchrun_ends_all_when_one_is_killed_and_resumed_they_end_with_the_same
 def test_sharded_a_killed_process_lets_none_wait_and_resumed_they_end_with_the_same_bytes(
     tmp_path, folder
 ):
-    options = ("--data", folder, *LONG, "--dropout", 0.3, "--shard")
+    options = ("--data", folder, *TINY, *LONG, "--dropout", 0.3, "--shard")
     never_killed, killed = tmp_path / "never", tmp_path / "killed"
     run(2, "train.py", *options, "--out", never_killed)
 
@@ -262,7 +263,7 @@ def assert_each_process_keeps_its_random_state(out):
 
 
 def test_an_error_of_one_process_ends_all_with_its_line(tmp_path, folder):
-    options = ("--data", folder, "--out", tmp_path / "m", *LONG)
+    options = ("--data", folder, "--out", tmp_path / "m", *TINY, *LONG)
     error = run_to_its_error(tmp_path / "script.py", FAILS_ALONE, *options)
     assert "train.py, process 1: the disk of this machine is gone" in error
 
