@@ -891,6 +891,18 @@ def test_an_option_that_would_have_no_effect_is_refused(options, message):
         train.parse_options(options.split())
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--hidden-size 65", "hidden_size 65"),
+        ("--intra-layers 3 --cross-layers 2", "is more than the 4 layers"),
+    ],
+)
+def test_a_new_model_that_cannot_be_is_refused_before_data_are_read(options, message):
+    with pytest.raises(ValueError, match=message):
+        train.parse_options(options.split())
+
+
 def test_an_option_without_effect_may_have_its_default_value():
     options = "--data folder --out runs/movielens --weights m --layers 4"
     assert train.parse_options(options.split()).layers == 4
