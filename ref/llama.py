@@ -69,9 +69,9 @@ class RMSNorm(nn.Module):
 def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
     """Angle per position of each of the D/2 pairs, in radians (RoFormer; scaling: transformers).
 
-    linear: all are divided by `factor`. llama3: a pair that turns fewer than low_freq_factor times
-    within the original context is divided by `factor`, one that turns more than high_freq_factor
-    times is kept; between the two, a linear blend.
+    linear: all are divided by `factor`. llama3: that of a pair which turns fewer than
+    low_freq_factor times within the original context is divided by `factor`, that of one which
+    turns more than high_freq_factor times is kept; between the two, a linear blend.
     """
     rope = config.rope_parameters
     pair = torch.arange(0, config.head_dim, 2, dtype=dtype, device=device)  # (D/2,)
