@@ -11,6 +11,7 @@ from ref.data.dataset import load
 from ref.training.options import parse_options
 
 from study import (
+    amount_picture,
     differences,
     intervals,
     one_target,
@@ -162,6 +163,50 @@ def test_the_picture_of_ten_targets_has_a_row_for_each_schedule(ten_target_runs)
     )
     assert {"m", "1/0", "1/1"} <= set(texts_of(svg))
     assert len(list(svg.iter(SVG + "circle"))) == 2 * (1 + 5)
+
+
+def with_half_of_the_users(runs):
+    """The runs, and the same with half of the users, where 1/1 is as good as causal."""
+    halves = {}
+    for name, of_run in runs.items():
+        if "nll" in of_run:
+            nll = runs[name.replace("[1, 1]", "[0, 0]")]["nll"]
+            halves[f"{name}/50"] = of_run | {"percent": 50, "nll": nll}
+    return runs | halves
+
+
+def test_the_picture_of_the_amount_of_data_has_what_each_part_of_the_users_brings(ten_target_runs):
+    runs = with_half_of_the_users(records.read(ten_target_runs))
+    runs["m/25"] = runs["m/[0, 0]/0"] | {"percent": 25}  # causal alone: not drawn
+    assert amount_picture.percents_of("m", runs) == [50, 100]
+    svg = ElementTree.fromstring(amount_picture.picture("m", runs))
+    assert {"50 %", "100 %"} == {text for text in texts_of(svg) if text.endswith("0 %")}
+    all_targets, short_titles, *_ = lines_in_nats(svg, "#188038")
+    assert all_targets == pytest.approx([0, -0.5], abs=0.001)
+    assert short_titles == all_targets
+    of_all, of_short, of_long, *_ = lines_in_nats(svg, "#1a73e8")
+    causal = np.array([numbers_by_hand(runs[f"m/[0, 0]/{seed}"]["nll"]) for seed in range(5)]) / 100
+    difference = causal[:, ::-1] - causal  # of 1/0: see the fixture
+    assert of_all == pytest.approx([0, 0], abs=0.01)
+    assert of_short == pytest.approx([difference[:, :20].mean()] * 2, abs=0.01)
+    assert of_long == pytest.approx([difference[:, 20:].mean()] * 2, abs=0.01)
+
+
+def lines_in_nats(svg, colour):
+    """The heights of the lines of a colour, panel by panel of the upper row, in nats."""
+    heights = {}
+    for text in svg.iter(SVG + "text"):
+        heights.setdefault(text.text, float(text.get("y")) - 4)
+    pixels = (heights["-0.5"] - heights["0"]) / -0.5  # of a nat
+    assert pixels < 0  # the better, the lower
+    lines = [line for line in svg.iter(SVG + "polyline") if line.get("stroke") == colour]
+    return [[(y - heights["0"]) / pixels for y in heights_of(line)] for line in lines[:3]]
+
+
+def test_a_slice_without_targets_has_no_panel_in_the_picture_of_the_amount_of_data(ten_target_runs):
+    runs = with_half_of_the_users(records.read(ten_target_runs))
+    texts = texts_of(ElementTree.fromstring(amount_picture.picture("m", runs)))
+    assert "50 times or more" in texts and "10 to 49 times" not in texts
 
 
 def smollm_record(schedule, seed, curve):

@@ -15,7 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ref import cli
 from ref.files import write_atomically
 
-from study import one_target, one_target_pictures, pretrained_picture, records, ten_targets
+from study import (
+    amount_picture,
+    one_target,
+    one_target_pictures,
+    pretrained_picture,
+    records,
+    ten_targets,
+)
 from study.differences import picture
 
 HERE = Path(__file__).parent
@@ -47,6 +54,9 @@ def main():
             "study.svg": picture(one_target_pictures.differences(rows), one_target.LEVEL),
             "curves.svg": one_target_pictures.curves(rows),
         }
+        first = groups[0].data
+        if len(amount_picture.percents_of(first, runs)) > 1:
+            pictures["amount_of_data.svg"] = amount_picture.picture(first, runs)
         for group in groups:
             if group.start is not None:
                 pictures["pretrained.svg"] = pretrained_picture.picture(group, runs)
