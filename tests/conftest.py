@@ -66,15 +66,6 @@ def presplit_folder(tmp_path):
     return write_presplit(tmp_path / "presplit", train, test, titles)
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """PyTorch computes in one thread: tiny models are slower in several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def run(capfd):
     """Call a script in this process: (exit code, standard output, standard error)."""

@@ -16,8 +16,6 @@ ROWS = {row.name: row for row in bench.ROWS}
 QUICK = ["forward", "step-135m", "step-all", "beam-135m", "peak-step-135m"]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ROWS if name not in QUICK]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_both_sides_of_a_row_compute_the_same_and_are_measured(name):

@@ -6,8 +6,6 @@ from torch.nn import functional
 
 from ref import chunked
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(params=[1, 3, 7, 100])
 def rows(request, monkeypatch):

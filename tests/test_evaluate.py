@@ -27,7 +27,6 @@ from support.commands import ROOT, assert_one_line, changed_copy, run_main, trai
 from support.crowded import write_crowded
 from support.data import TITLES, made_up_rows, sentencepiece_model, write_interactions, write_llm
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RANKINGS = {
     "beam": (),
     "full": ("--ranking", "full"),

@@ -26,8 +26,6 @@ from support.commands import trained
 from support.data import write_interactions
 from support.models import config_of, random_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ISOLATED = MaskScheme(2, 1, text="isolated")
 
 

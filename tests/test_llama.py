@@ -18,8 +18,6 @@ from peers.transformers_peer import additive, give_masks
 from support.masks import mask_tables
 from support.models import config_of, random_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,

@@ -16,8 +16,6 @@ from ref.trie import build_trie
 
 from support.catalogue import TITLES, WINDOWS, continuations
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CASES = [  # loss, softmax, layout
     ("target", "full", "lines"),
     ("target", "full", "instruction"),

@@ -26,8 +26,6 @@ from ref.trie import Trie, build_trie
 
 from support.catalogue import TITLES, continuations
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SCHEMES = {
     "plain": MaskScheme(),
     "default": MaskScheme(1, 1),

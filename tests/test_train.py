@@ -55,7 +55,6 @@ from support.data import (
 )
 from support.forked import Fork
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 UNUSUAL = "--seed 11 --lr 0.01 --dropout 0.1 --no-cross-self --text isolated --history 4"
 LORA = "--lora-rank 4 --lora-targets q_proj,v_proj,up_proj --lr 0.05".split()
 
