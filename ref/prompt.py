@@ -106,8 +106,9 @@ class PromptEncoder:
 
         The oldest items are dropped, whole, until prompt, target and `reserve` more tokens fit into
         max_length. A token that reaches from one item into the next belongs to the first. Raises
-        ValueError where nothing more can be dropped, where no token begins inside a title, and
-        where a token reaches from the prompt into the target (check_border=False: not looked at).
+        ValueError where nothing more can be dropped, where the prompt is empty, where no token
+        begins inside a title, and where a token reaches from the prompt into the target
+        (check_border=False: not looked at).
         """
         prompt = self._encode(history, target, dropped=0)
         if len(prompt.input_ids) + reserve > self.max_length:

@@ -57,7 +57,7 @@ def parse_options(arguments=None):
     all_users = parser.add_argument_group("every user of a data set").add_argument
     all_users("--all-users", metavar="FILE", help="write to this .jsonl or .csv file")
     all_users("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
-    add_column_options(all_users)
+    add_column_options(all_users, of_a_model=True)
     return parser.parse_args(arguments)
 
 

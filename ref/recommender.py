@@ -69,7 +69,8 @@ class Recommender:
         the history. candidates: titles of the catalogue to choose from; None is all of them.
         Fewer than k come back only where fewer may be recommended. Without candidates they are
         found by beam search, which may miss one; with candidates all of these are scored.
-        Raises ValueError for an empty history, k below 1 and unknown candidates.
+        Raises ValueError for an empty history, a text in place of a list, k below 1, candidates
+        that are no titles of the catalogue, and a model that gives no finite probabilities.
         """
         return self.recommend_all([history], k, exclude_seen, candidates)[0]
 

@@ -177,6 +177,17 @@ def test_columns_of_any_name_are_read_where_options_name_them(tmp_path, expected
     assert by_title(data) == by_title(expected)
 
 
+def test_titles_that_stand_beside_interactions_are_found_by_the_name_that_an_option_says(
+    tmp_path, expected
+):
+    rows = [(user, TITLES[item], time, "not") for user, item, time in ROWS]
+    files = {"interactions.csv": table(("user", "wie", "time", "title"), rows)}
+    folder = write(tmp_path / "form", files)
+    assert by_title(load(folder, title_column="wie")) == by_title(expected)
+    with pytest.raises(FileNotFoundError, match=r"interactions.csv holds no titles.* no items.csv"):
+        load(folder, title_column="was")
+
+
 def test_low_ratings_are_left_out_and_counted(tmp_path):
     folder = write(tmp_path / "form", FORMS["MovieLens, csv"])
     kept = [(user, item, time) for user, item, rating, time in RATED if rating >= 3]

@@ -66,7 +66,7 @@ def test_a_long_name_stands_in_a_line_of_its_own_and_keeps_its_end(summary):
 def test_the_rows_of_differences_name_the_model_that_differs_alone(summary):
     text = tables.summary_text(summary)
     _, difference, *_ = text.split("\n\n")
-    assert difference.startswith("differences to weights/movielens-hat, user by user\n")
+    assert difference.startswith("differences to weights/movielens-hat, target by target\n")
     assert " - weights" not in text
 
 

@@ -26,20 +26,24 @@ class Columns:
     rating_column: str | None = None
     min_rating: float | None = None
 
+    def names_of(self, what):
+        """What the column that holds `what`, a key of KNOWN, may be called."""
+        option = getattr(self, f"{what}_column")
+        return (option,) if option else KNOWN[what]
+
     def find(self, what, table, is_needed=True):
         """The place of the column that holds `what`, a key of KNOWN: an index, or None.
 
         Raises ValueError naming the file if it is needed, or named by an option, and not there.
         """
-        option = getattr(self, f"{what}_column")
-        names = [option] if option else KNOWN[what]
+        names = self.names_of(what)
         lower = [name.lower() for name in table.header]
         for name in names:
             if lower.count(name.lower()) > 1:
                 raise ValueError(f"{table.path}: column {name!r} stands twice")
             if name.lower() in lower:
                 return lower.index(name.lower())
-        if is_needed or option:
+        if is_needed or names != KNOWN[what]:
             raise ValueError(
                 f"{table.path}: column {names[0]!r} is missing; found {table.header[:10]}; "
                 f"--{what}-column names another"
@@ -50,12 +54,16 @@ class Columns:
 KNOWN_COLUMNS = Columns()
 
 
-def add_column_options(add):
-    """The options of a command line that become Columns."""
+def add_column_options(add, of_a_model=False):
+    """The options of a command line that become Columns.
+
+    of_a_model: does a model's folder say which ratings count, if the options do not?
+    """
     for what, names in KNOWN.items():
         known = ", ".join(names[:3])
         add(f"--{what}-column", metavar="NAME", help=f"(default: {known}, ...)")
-    add("--min-rating", type=float, metavar="R", help="leave out what was rated lower")
+    default = " (default: as the model's folder says)" if of_a_model else ""
+    add("--min-rating", type=float, metavar="R", help=f"leave out what was rated lower{default}")
 
 
 def columns_of(options) -> Columns:

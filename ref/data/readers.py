@@ -76,7 +76,7 @@ def read(folder, columns=KNOWN_COLUMNS):
 
 def read_interactions(folder, columns=KNOWN_COLUMNS):
     """The Interactions in a folder. What has no title, or too low a rating, is left out."""
-    path, items_path = find_tables(folder)
+    path, items_path = find_tables(folder, columns)
     numbers, titles, notes = _read_titles(items_path, columns) if items_path else ({}, [], [])
     reading = _Reading(numbers, titles, notes, grows=items_path is None)
     with tables.opened(path, header_of(path)) as table:
@@ -90,9 +90,10 @@ def read_interactions(folder, columns=KNOWN_COLUMNS):
     return _without_repetitions(data) if reading.has_times else data
 
 
-def find_tables(folder):
+def find_tables(folder, columns):
     """(file of interactions, file of items or None) of a folder.
 
+    columns: the Columns that say what a column of titles is called.
     Raises FileNotFoundError if there are none, and says what else is there.
     """
     pairs = [_find_pair(folder, *names) for names in NAMES]
@@ -102,7 +103,7 @@ def find_tables(folder):
             continue
         if items_path is not None and items_path.is_file():
             return path, items_path
-        if _holds_titles(path):
+        if _holds_titles(path, columns):
             return path, None
         raise FileNotFoundError(
             f"{folder}: {path.name} holds no titles, and there is no {items_path.name} beside it; "
@@ -130,9 +131,10 @@ def _find(folder, name):
     return None
 
 
-def _holds_titles(path):
+def _holds_titles(path, columns):
     with tables.opened(path, header_of(path)) as table:
-        return KNOWN_COLUMNS.find("title", table, is_needed=False) is not None
+        lower = [name.lower() for name in table.header]
+        return any(name.lower() in lower for name in columns.names_of("title"))
 
 
 def _what_is_there(folder):

@@ -1,8 +1,8 @@
 """All golden files in one archive, for the tests of a project in another language.
 
-The archive holds a folder hatllm-golden with README.md, index.json, bugs.json, the schemas and the
-cases, VERSION and SHA256SUMS (`sha256sum --check SHA256SUMS` inside the folder). The same files
-give the same bytes.
+The archive holds a folder hatllm-golden with README.md and its pictures, index.json, bugs.json, the
+schemas, the cases and the tokenizers, VERSION and SHA256SUMS (`sha256sum --check SHA256SUMS` inside
+the folder). The same files give the same bytes.
 """
 
 import gzip

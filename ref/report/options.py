@@ -30,7 +30,8 @@ def parse_options(arguments=None):
     overrides = parser.add_argument_group("for all models, in place of what their folders say")
     add_override_options(overrides.add_argument)
     add_mask_options(overrides.add_argument, new_models=False)
-    add_column_options(parser.add_argument_group("columns of your own data").add_argument)
+    add_columns = parser.add_argument_group("columns of your own data").add_argument
+    add_column_options(add_columns, of_a_model=True)
     options = parser.parse_args(arguments)
     excludes = [(name, "attention") for name in OF_RANKING]
     parser.refuse_without_effect(parser.given(arguments), NEEDS, excludes)

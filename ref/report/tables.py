@@ -103,7 +103,7 @@ def summary_text(summary: Summary, is_wide=False) -> str:
         differences = {
             name.removesuffix(f" - {first}"): values for name, values in summary.differences.items()
         }
-        heading = "\n".join(wrapped(f"differences to {first}, user by user"))
+        heading = "\n".join(wrapped(f"differences to {first}, target by target"))
         blocks.append(f"{heading}\n{table(differences, columns)}")
     small = []
     for name, rows in summary.slices.items():

@@ -107,7 +107,7 @@ def add_prompt_options(add):
         "--min-user",
         type=int,
         default=5,
-        help="fewest interactions of a user (default: %(default)s)",
+        help="fewest interactions of a user, 3 or more (default: %(default)s)",
     )
     add(
         "--test-items",
@@ -124,7 +124,7 @@ def add_loss_options(add):
         "--loss",
         choices=("target", "all", "titles"),
         help="tokens that are predicted (default: titles, or target where a layout such as "
-        "instruction does not let every item read the same)",
+        "instruction does not let every item read the same); all needs --softmax full",
     )
     add(
         "--softmax",

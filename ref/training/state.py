@@ -92,7 +92,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, values):
-        """Raises TypeError for what `to_json` did not write."""
+        """Raises KeyError or TypeError for what `to_json` did not write."""
         return cls(**values | {"tally": Tally(**values["tally"])})
 
 

@@ -2,7 +2,7 @@
 
 FOLDER/runs.jsonl gets a line for each finished run; the same command again does those that are not
 in there, and a training that was stopped goes on after its last epoch. FOLDER/models keeps the
-models, FOLDER/logs the output of each run. A run takes 8 to 85 minutes of one core; those of SASRec
+models, FOLDER/logs the output of each run. A run takes 4 to 85 minutes of one core; those of SASRec
 need requirements.txt of this folder. MovieLens 100K is run where --ml-100k names its folder, and
 what starts from a language model where --smollm names the folder that smollm.py made.
 Nothing of the titles gets into runs.jsonl: figures only, of which report.py makes tables and a
