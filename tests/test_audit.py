@@ -290,6 +290,7 @@ WEIGHTS = "layers.0.probabilities"
         ),
         ({"segment_ids": np.zeros((0, 13), int)}, "expected integers (B, T), at least one"),
         ({"segment_ids": np.full((3, 13), -2)}, "segment_ids has -2; expected -1 or more"),
+        ({"segment_ids": np.full((3, 13), 2**63, np.uint64)}, "expected -1 or more, below 2^31"),
         ({"segment_ids": np.zeros((3, 9), int)}, "expected (3, heads, queries, 9)"),
         ({WEIGHTS: np.zeros((3, 3, 13, 13), int)}, f"{WEIGHTS} is int64; expected floating"),
         ({WEIGHTS: np.zeros((3, 13, 13))}, "shape (3, 13, 13); expected (3, heads, queries, 13)"),

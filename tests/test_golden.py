@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from ref import llama_numpy
 from ref.golden import __main__ as command
 from ref.golden import case as cases
-from ref.golden import detection, diagnosis, package, planted, recipes
+from ref.golden import detection, diagnosis, package, planted, recipes, remarks
 from ref.golden.computed import computed_by_adapter
 from ref.golden.copies import copy_of
 from ref.golden.plants import descriptions
@@ -262,6 +262,14 @@ def test_numbers_of_no_known_bug_are_said_to_be_of_none(golden_cases, check):
     assert "No known bug makes these numbers" in report
 
 
+def test_orders_of_axes_are_not_tried_where_their_number_is_another(monkeypatch):
+    tried = []
+    monkeypatch.setattr(remarks, "permutations", lambda axes: tried.append(axes) or [])
+    expected = np.arange(6.0).reshape(2, 3, 1)
+    assert remarks.on_values("logits", 2 * expected.reshape([1] * 12 + [6]), expected) == []
+    assert tried == []
+
+
 @pytest.mark.parametrize("axes, is_told", [((0, 2, 1), True), ((0, 1, 2), False)])
 def test_json_says_whether_remarks_tell_all(golden_cases, check, axes, is_told):
     wrong = golden_cases["plain-causal"].outputs["logits"].transpose(axes) + (not is_told)
@@ -431,6 +439,9 @@ def test_an_unusable_adapter_is_one_clear_line_and_exit_code_2(text, message, tm
         ("raise KeyError('mask')", "run(case) raised KeyError: 'mask', at adapter.py:3\n"),
         ("assert False", "run(case) raised AssertionError, at adapter.py:3\n"),
         ("import sys; sys.exit(4)", "run(case) raised SystemExit: 4, at adapter.py:3\n"),
+        ("raise Speechless", "run(case) raised Speechless, at adapter.py:3\n"),
+        ("raise ValueError('x' * 10_000)", "run(case) raised ValueError: xxx"),
+        ("return {'logits': Exits()}", "SystemExit: 0"),
         ("return {'logits': case.outputs['logits'] * 1j}", "an array of complex128"),
         ("return {'logits': [[1.0], 'a', None]}", "inhomogeneous"),
         ("return {'logits': case.outputs['logits'].astype(object)}", "an array of object"),
@@ -447,12 +458,24 @@ def test_a_case_that_fails_does_not_lose_the_results_of_the_others(
         f"def run(case):\n"
         f"    if case.name == 'three-kinds':\n"
         f"        {fails}\n"
-        f"    return {{'logits': case.outputs['logits']}}\n",
+        f"    return {{'logits': case.outputs['logits']}}\n"
+        f"class Speechless(Exception):\n"
+        f"    def __str__(self): raise self\n"
+        f"class Exits:\n"
+        f"    def __array__(self, *_, **__): raise SystemExit(0)\n",
     )
     assert command.main(["run", adapter, "--case", "three-kinds", "--case", "biases"]) == 1
     report = capsys.readouterr().out
     assert message in report
     assert "1 of 2 cases are right, 1 could not be compared" in report
+    assert max(map(len, report.splitlines())) < 700
+
+
+def test_an_adapter_may_use_the_memory_of_its_arrays_again():
+    array = np.ones(3)
+    computed = computed_by_adapter({"logits": array})
+    array[:] = 0
+    assert computed["logits"].values.tolist() == [1, 1, 1]
 
 
 def test_an_error_names_the_innermost_line_of_the_files_beside_the_adapter(tmp_path, capsys):
@@ -500,6 +523,20 @@ def test_the_command_write_makes_the_cases_of_a_stage(tmp_path, capsys):
     assert "bytes of cases" in capsys.readouterr().out
     written = sorted(path.parent.name for path in tmp_path.glob("cases/*/case.json"))
     assert written == sorted(i["name"] for i in cases.infos() if i["stage"] == "metrics")
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [("bugs.json", '{"mine": 1}', "is not empty"), ("index.json", "[1]", "is no list of golden")],
+)
+def test_the_command_write_leaves_a_folder_of_other_files_alone(
+    name, text, message, tmp_path, capsys
+):
+    (tmp_path / name).write_text(text)
+    assert command.main(["write", "--folder", str(tmp_path), "--stage", "metrics"]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
 
 
 def test_where_an_adapter_skips_all_cases_a_reason_is_told(tmp_path, capsys):

@@ -12,6 +12,8 @@ from ref.golden import compare
 from ref.golden.computed import computed_by_adapter, held_to
 from ref.golden.remarks import short_list
 
+MOST_CHARACTERS = 500  # of a message
+
 
 class Skipped(NotImplementedError):
     """A case is not compared: its adapter cannot run it, or returns nothing that it holds."""
@@ -63,9 +65,13 @@ def compare_adapter(adapter, name, precision=None):
         problem = f"run(case) raised {in_one_line(error)}{line_of(error)}"
         return compare.Comparison(case, problem=problem)
     try:
-        computed = computed_by_adapter(arrays)
-    except Exception as error:  # what was returned is the adapter's, too
-        return compare.Comparison(case, problem=in_one_line(error, with_type=False))
+        with redirect_stdout(sys.stderr):
+            computed = computed_by_adapter(arrays)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what was returned is the adapter's, too
+        is_own = isinstance(error, ValueError)
+        return compare.Comparison(case, problem=in_one_line(error, with_type=not is_own))
     known = set(computed) & outputs_of_stage(case.stage)
     if known and not known & set(case.outputs):
         raise Skipped(f"it holds none of what was returned: {short_list(sorted(known))}")
@@ -99,8 +105,11 @@ def read_only(case):
 
 
 def in_one_line(error, with_type=True):
-    """An exception as one line."""
-    message = " ".join(str(error).split())
+    """An exception as one line, of a bounded length."""
+    try:
+        message = " ".join(str(error).split())[:MOST_CHARACTERS]
+    except Exception:  # the exception is the adapter's, too
+        message = ""
     if not with_type:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

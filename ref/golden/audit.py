@@ -43,7 +43,7 @@ from ref.golden.report import print_bug
 
 KINDS = ("IN", "OR", "CR")
 MOST_LAYERS = 10_000
-NAME = re.compile(r"(?:layers\.(\d+)\.probabilities|attentions\.(\d+))")
+NAME = re.compile(r"(?:layers\.(\d{1,9})\.probabilities|attentions\.(\d{1,9}))")
 # Where the lower half of the exponents ends, at the root of the smallest number: that is 6e-8 in
 # float16, and 1e-38 in float32 and bfloat16 (smaller ones exist, but many kernels make them 0).
 LOWER_HALF_OF_FLOAT16, LOWER_HALF = 2.4e-4, 1e-19
@@ -258,8 +258,9 @@ def check_segment_ids(segment_ids, path):
     found = f"{path}: segment_ids is {segment_ids.dtype} {segment_ids.shape}"
     if segment_ids.dtype.kind not in "iu" or segment_ids.ndim != 2 or segment_ids.size == 0:
         raise ValueError(f"{found}; expected integers (B, T), at least one")
-    if segment_ids.min() < -1:
-        raise ValueError(f"{path}: segment_ids has {segment_ids.min()}; expected -1 or more")
+    for value in (segment_ids.min(), segment_ids.max()):
+        if not -1 <= value < 2**31:
+            raise ValueError(f"{path}: segment_ids has {value}; expected -1 or more, below 2^31")
 
 
 def check_weights(weights, shape, where):

@@ -264,4 +264,5 @@ def first_difference(values, expected):
 
 def text_of(values):
     """The text whose bytes in UTF-8 a tensor holds."""
-    return np.asarray(values).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+    with np.errstate(invalid="ignore"):  # NaN becomes any byte
+        return np.asarray(values).astype(np.uint8).tobytes().decode("utf-8", errors="replace")

@@ -33,8 +33,9 @@ BUILDERS = {
 def write(root=ROOT, stages=None):
     """Write the cases of some stages anew, or of all, and the two lists, index.json and bugs.json.
 
-    Returns how many bytes all cases are then.
+    Returns how many bytes all cases are then. Raises ValueError for a folder of other files.
     """
+    refuse_a_folder_of_others(root)
     built = []
     for stage in stages or STAGES:
         built += BUILDERS[stage].build_all()
@@ -47,6 +48,14 @@ def write(root=ROOT, stages=None):
         write_case(case, folder / case.name)
     write_lists(root, [case.name for case in built])
     return sum(path.stat().st_size for path in folder.rglob("*.*"))
+
+
+def refuse_a_folder_of_others(root):
+    """Raise ValueError for a folder in which something stands, but no golden cases."""
+    if Path(root).is_dir() and any(Path(root).iterdir()) and not names_in_index(root):
+        raise ValueError(
+            f"{root}: is not empty, and holds no golden cases; choose another --folder"
+        )
 
 
 def write_lists(root, names_in_order):
@@ -65,7 +74,12 @@ def write_lists(root, names_in_order):
 def names_in_index(root=ROOT):
     """The names of the cases in the order in which to take them; none where there is no index."""
     path = Path(root) / "index.json"
-    return [entry["name"] for entry in read_json(path, list)] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        return [entry["name"] for entry in read_json(path, list)]
+    except (TypeError, KeyError):
+        raise ValueError(f"{path}: is no list of golden cases") from None
 
 
 def entry_of_index(info, root):
