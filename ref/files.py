@@ -138,7 +138,7 @@ def read_json(path, kind=dict):
 def parse_json(text, source, kind=dict):
     """The value of a JSON text. Raises ValueError naming `source` if it is broken or no `kind`."""
     try:
-        value = json.loads(text, object_pairs_hook=_object_without_repeated_keys)
+        value = json.loads(text, object_pairs_hook=object_without_repeated_keys)
     except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise ValueError(f"{source}: broken JSON: {error}") from None
     if not isinstance(value, kind):
@@ -146,7 +146,8 @@ def parse_json(text, source, kind=dict):
     return value
 
 
-def _object_without_repeated_keys(pairs):
+def object_without_repeated_keys(pairs):
+    """What JSON's pairs of an object become. Raises ValueError where a key stands twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]

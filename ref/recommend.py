@@ -119,7 +119,7 @@ def known_title(text, source, matcher, options):
     Raises ValueError, beginning with `source`, where there is none, or several; with --as-text the
     text itself stays.
     """
-    text = clean_title(text, source)
+    text = cleaned(text, source, matcher)
     match = matcher.match(text)
     if match.title:
         return match.title
@@ -133,13 +133,18 @@ def known_title(text, source, matcher, options):
     )
 
 
+def cleaned(text, source, matcher):
+    """A text cleaned, or as it is if it is a title: "&amp;" may be part of one."""
+    return text if text in matcher.titles else clean_title(text, source)
+
+
 def read_candidates(path, matcher):
     """The titles of the catalogue that the lines of a file mean."""
     candidates = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
-        match = matcher.match(clean_title(line, f"{path}, line {number}"))
+        match = matcher.match(cleaned(line, f"{path}, line {number}", matcher))
         if match.title is None:
             nearest = f"; nearest: {', '.join(match.suggestions)}" if match.suggestions else ""
             raise ValueError(f"{path}, line {number}: {line!r} is no title{nearest}")

@@ -78,11 +78,11 @@ class Recommender:
         """`recommend` for several histories at once: a list of its results."""
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"k is {k!r}; expected an integer of 1 or more")
-        histories = [_titles(history, "the history") for history in histories]
+        histories = [self._cleaned(history, "the history") for history in histories]
         if not all(histories):
             raise ValueError("a history is empty; expected at least one title")
         if candidates is not None:
-            candidates = _titles(candidates, "candidates")
+            candidates = self._cleaned(candidates, "candidates")
         if not histories:
             return []
         prompts = [self._prompt(history) for history in histories]
@@ -96,7 +96,21 @@ class Recommender:
 
     def num_read(self, history):
         """How many of the last titles of a history the model reads; it knows nothing of others."""
+        history = self._cleaned(history, "the history")
         return min(len(history), self.settings.history) - self._prompt(history).dropped
+
+    def _cleaned(self, titles, where):
+        """Cleaned titles as a list; those of the catalogue stay: "&amp;" may be part of one.
+
+        Raises ValueError, beginning with `where`, for anything else.
+        """
+        if isinstance(titles, str):
+            raise ValueError(f"{where}: found the text {titles!r}; expected a list of titles")
+        cleaned = []
+        for title in titles:
+            is_known = isinstance(title, str) and title in self.number
+            cleaned.append(title if is_known else clean_title(title, where))
+        return cleaned
 
     def _prompt(self, history):
         """The Prompt of the last titles, with room behind it for any title."""
@@ -131,10 +145,3 @@ class Recommender:
             order = numbers[np.argsort(-row[numbers], kind="stable")]
             best.append([(title, float(row[title])) for title in order if title not in excluded])
         return best
-
-
-def _titles(titles, where):
-    """Cleaned titles as a list; raises ValueError, beginning with `where`, for anything else."""
-    if isinstance(titles, str):
-        raise ValueError(f"{where}: found the text {titles!r}; expected a list of titles")
-    return [clean_title(title, where) for title in titles]

@@ -3,13 +3,14 @@
 That is `recommender.json`, the Settings, and `catalogue.json`, the list of titles.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ref.files import read_json, write_json
 from ref.layouts import LAYOUTS, layout_from_dict
 from ref.prompt import Layout
-from ref.text import clean_title
+from ref.text import refuse_no_title
 
 SETTINGS_FILE = "recommender.json"
 CATALOGUE = "catalogue.json"
@@ -46,7 +47,8 @@ class Settings:
                 raise ValueError(
                     f"{name} is {value!r}; expected an integer of 1 or more, below 2^31"
                 )
-        if type(self.min_rating) not in (int, float, type(None)):
+        is_number = type(self.min_rating) in (int, float) and math.isfinite(self.min_rating)
+        if self.min_rating is not None and not is_number:
             raise ValueError(f"min_rating is {self.min_rating!r}; expected a number or null")
 
     def save(self, folder):
@@ -87,11 +89,7 @@ def read_catalogue(folder) -> list:
         )
     titles = read_json(path, list)
     for number, title in enumerate(titles):
-        if clean_title(title, f"{path}, title {number}") != title:
-            raise ValueError(
-                f"{path}, title {number}: {title[:80]!r} is not clean; expected one "
-                f"line without HTML entities: {clean_title(title, path)[:80]!r}"
-            )
+        refuse_no_title(title, f"{path}, title {number}")
     if len(set(titles)) < len(titles) or not titles:
         raise ValueError(
             f"{path}: {len(titles)} titles, {len(set(titles))} distinct; expected "

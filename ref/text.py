@@ -16,13 +16,28 @@ def clean_title(title, where) -> str:
 
     Raises ValueError, beginning with `where`, for what is no text or leaves no title.
     """
+    _refuse_no_text(title, where)
+    try:
+        cleaned = " ".join(html.unescape(title).split())
+    except ValueError as error:  # of "&#999...9;", a number of thousands of digits
+        raise ValueError(f"{where}: {title[:40]!r} cannot be read as HTML: {error}") from None
+    refuse_no_title(cleaned, where)
+    return cleaned
+
+
+def refuse_no_title(text, where):
+    """Raise ValueError, beginning with `where`, for what `clean_title` never returns."""
+    _refuse_no_text(text, where)
+    if not text:
+        raise ValueError(f"{where}: the title is empty")
+    if " ".join(text.split()) != text:
+        raise ValueError(f"{where}: {text[:80]!r} has white space that is not one space")
+    if "\0" in text:
+        raise ValueError(f"{where}: the title holds a NUL character")
+    if holds_half_a_surrogate_pair(text):
+        raise ValueError(f"{where}: holds half a surrogate pair, which is no character")
+
+
+def _refuse_no_text(title, where):
     if not isinstance(title, str):
         raise ValueError(f"{where}: the title is {title!r}; expected text")
-    cleaned = " ".join(html.unescape(title).split())
-    if not cleaned:
-        raise ValueError(f"{where}: the title is empty")
-    if "\0" in cleaned:
-        raise ValueError(f"{where}: the title holds a NUL character")
-    if holds_half_a_surrogate_pair(cleaned):
-        raise ValueError(f"{where}: holds half a surrogate pair, which is no character")
-    return cleaned

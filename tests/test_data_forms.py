@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -370,6 +371,18 @@ def test_what_is_no_time_is_refused_with_its_line(text, tmp_path):
         ({"interactions.jsonl": "[1]\n"}, ("line 1: a JSON array", "an object a line", "jq")),
         ({"interactions.jsonl": "1\n"}, ("interactions.jsonl, line 1", "JSON object a line")),
         ({"interactions.jsonl": '{"title"\n'}, ("interactions.jsonl, line 1", "broken JSON")),
+        (
+            {"interactions.jsonl": '{"user": 1, "title": "A"}\n{"user": 1, "Time": 5}\n'},
+            ("interactions.jsonl, line 2", "has 'Time'"),
+        ),
+        (
+            {"interactions.jsonl": '{"user": 1, "title": "A", "title": "B"}\n'},
+            ("interactions.jsonl, line 1", "twice"),
+        ),
+        (
+            {"interactions.jsonl": '{"user": "half \\ud83d", "title": "A"}\n'},
+            ("interactions.jsonl, line 1", "user is 'half"),
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_line(files, fragments, tmp_path):
@@ -378,6 +391,21 @@ def test_what_cannot_be_read_is_one_clear_line(files, fragments, tmp_path):
         readers.read(folder)
     assert all(fragment in str(error.value) for fragment in (str(folder), *fragments))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_pipe_that_is_called_like_a_file_of_recbole_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "x.inter")
+    (tmp_path / "x.item").write_text("item_id\ttitle\n")
+    with pytest.raises(FileNotFoundError, match="found x.inter, x.item"):
+        readers.read(tmp_path)
+
+
+def test_a_column_that_nobody_reads_may_begin_in_a_later_object(tmp_path, expected):
+    form = FORMS["JSON lines, packed"]
+    lines = form["interactions.jsonl.gz"].splitlines()
+    lines[3] = lines[3].replace("{", '{"votes": 3, ', 1)
+    files = {"interactions.jsonl": "\n".join(lines), "items.jsonl": form["items.jsonl.gz"]}
+    assert by_title(load(write(tmp_path / "form", files))) == by_title(expected)
 
 
 def test_a_rating_that_is_no_number_is_refused_where_ratings_count(tmp_path):

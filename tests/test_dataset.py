@@ -573,7 +573,19 @@ WRONG = {
     "NUL in a JSON title": (
         "id2name4Rec.json", b'{"1": "A", "2": "B\\u0000"}', ("id2name4Rec.json", "'2'", "NUL"),
     ),
-    "NUL in a user": ("interactions.csv", INTERACTIONS + b"u\0,1,4\n", ("interactions.csv", "NUL")),
+    "NUL in a user": (
+        "interactions.csv", INTERACTIONS + b"u\0,1,4\n", ("interactions.csv, line 5", "NUL"),
+    ),
+    "carriage return in a user": (
+        "interactions.csv", INTERACTIONS + b'"u\rv",1,4\n', ("interactions.csv, line", "one line"),
+    ),
+    "HTML with a number of 5,000 digits": (
+        "items.csv", ITEMS + b"4,&#" + b"9" * 5000 + b";\n", ("items.csv, line 5", "HTML"),
+    ),
+    "timestamp of 5,000 decimals": (
+        "interactions.csv", INTERACTIONS + b"u,1,1." + b"0" * 5000 + b"\n",
+        ("interactions.csv, line 5", "decimal"),
+    ),
     "NUL in a timestamp": (
         "interactions.csv", INTERACTIONS + b"u,1,\x004\n", ("interactions.csv, line 5",),
     ),

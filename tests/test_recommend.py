@@ -237,6 +237,23 @@ def test_titles_of_the_command_line_are_cleaned(run, tiny_model, recommender):
     assert json.loads(ended.out)["history"] == [title]
 
 
+def test_a_title_whose_html_was_encoded_twice_is_a_title_like_any_other(tmp_path, run):
+    title = "Tom &amp; Jerry"  # in the file "Tom &amp;amp; Jerry", and decoded once
+    titles = NAMES | {"i0": "Tom &amp;amp; Jerry"}
+    data = write_interactions(tmp_path / "data", made_up_rows(), titles)
+    model = trained(data, tmp_path / "model")
+    recommender = Recommender.load(model)
+    assert title in recommender.titles
+    best = recommender.recommend([title], k=100, candidates=[title, recommender.titles[1]])
+    assert [each for each, _ in best] == [recommender.titles[1]]
+    assert json.loads(run(recommend, "--weights", model, "--json", title).out)["history"] == [title]
+    (tmp_path / "candidates").write_text(f"{title}\n")
+    asked = ("--weights", model, "--candidates", tmp_path / "candidates", "--include-seen")
+    assert (
+        f"  {title}\n" in run(recommend, *asked, recommender.titles[1]).out.split("recommended")[1]
+    )
+
+
 def test_candidates_of_equal_scores_come_in_the_order_of_the_catalogue():
     recommender = Recommender.load(SHIPPED)
     with torch.no_grad():
@@ -289,7 +306,8 @@ def test_an_unknown_title_is_refused_unless_it_is_to_stay_as_text(run, tiny_mode
         (None, "no such file"),
         ("[]", "at least one"),
         ('["a", "a"]', "each once"),
-        ('["a &amp; b"]', "not clean"),
+        ('["a  b"]', "white space"),
+        ('[""]', "title 0: the title is empty"),
         ("[1]", "expected text"),
         ("{}", "expected list"),
     ],

@@ -1,5 +1,6 @@
 """Which column of a table holds what: known names, or those that options say."""
 
+import math
 from dataclasses import dataclass, fields
 
 # What a column may be called, of each thing that is read; letter case does not matter.
@@ -10,6 +11,7 @@ KNOWN = {
     "title": ("title", "movie_title", "item_name", "product_title", "name"),
     "rating": ("rating", "score", "stars", "overall"),
 }
+KNOWN_NAMES = {name.lower() for names in KNOWN.values() for name in names}
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class Columns:
     title_column: str | None = None
     rating_column: str | None = None
     min_rating: float | None = None
+
+    def __post_init__(self):
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise ValueError(f"min_rating is {self.min_rating}; expected a number")
 
     def names_of(self, what):
         """What the column that holds `what`, a key of KNOWN, may be called."""

@@ -185,8 +185,8 @@ def data_folder(folder) -> Path:
 
 
 def _check_at_least(name, value, least):
-    if value < least:
-        raise ValueError(f"{name} is {value}; expected {least} or more")
+    if not least <= value < 2**31:
+        raise ValueError(f"{name} is {value}; expected {least} or more, below 2^31")
 
 
 def filtered(data, min_item, min_user):

@@ -26,7 +26,7 @@ from ref.data import tables
 from ref.data.columns import KNOWN_COLUMNS
 from ref.data.presplit import is_presplit, read_presplit
 from ref.data.times import Times
-from ref.text import clean_title
+from ref.text import clean_title, holds_half_a_surrogate_pair
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".dat")
 NAMES = (("interactions", "items"), ("ratings", "movies"))
@@ -35,6 +35,7 @@ DAT_HEADERS = {
     "ratings": ["userId", "movieId", "rating", "timestamp"],
     "movies": ["movieId", "title", "genres"],
 }
+_NOT_IN_IDS = re.compile("[\0\r\n]")
 _YEAR = re.compile(r"[0-9]{4}")
 _ENDS_IN_YEAR = re.compile(r"\([0-9]{4}\)\s*$")
 
@@ -97,7 +98,8 @@ def find_tables(folder, columns):
     Raises FileNotFoundError if there are none, and says what else is there.
     """
     pairs = [_find_pair(folder, *names) for names in NAMES]
-    pairs += [(path, path.with_suffix(".item")) for path in sorted(folder.glob("*.inter"))]
+    of_recbole = sorted(path for path in folder.glob("*.inter") if path.is_file())
+    pairs += [(path, path.with_suffix(".item")) for path in of_recbole]
     for path, items_path in pairs:
         if path is None:
             continue
@@ -206,9 +208,9 @@ def _number_of_title(text, titles, where, item_id):
 
 
 def text_id(text, column, where):
-    """An id of a row. Raises ValueError, beginning with `where`, if it is empty or holds NUL."""
-    if not text or "\0" in text:
-        raise ValueError(f"{where}: {column} is {text!r}; expected text without NUL characters")
+    """An id of a row. Raises ValueError, beginning with `where`, for what no CSV file can hold."""
+    if not text or _NOT_IN_IDS.search(text) or holds_half_a_surrogate_pair(text):
+        raise ValueError(f"{where}: {column} is {text!r}; expected one line of text without NUL")
     return text
 
 

@@ -16,7 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from ref.files import naming
+from ref.data.columns import KNOWN_NAMES
+from ref.files import naming, object_without_repeated_keys
 
 SEPARATORS = (",", "\t", ";", "|")  # of a .csv or .txt file: the one that its first line holds most
 UNQUOTED = (".inter", ".item")  # RecBole's files: tabs, and a quote is a letter as any other
@@ -137,9 +138,20 @@ def _json_lines(text, place):
 
     def rows():
         for values in chain([first], objects):
+            _refuse_new_columns(values, first, place)
             yield [_as_text(values.get(name)) for name in header]
 
     return Table(place.path, header, rows(), place)
+
+
+def _refuse_new_columns(values, first, place):
+    """Raise ValueError where an object has a column that is read, and that the first lacks."""
+    for name in values.keys() - first.keys():
+        if name.lower() in KNOWN_NAMES:
+            raise ValueError(
+                f"{place}: has {name!r}, which the first line lacks; expected all columns that are "
+                "read in the first line, null where there is no value"
+            )
 
 
 def _json_objects(text, place):
@@ -151,7 +163,7 @@ def _json_objects(text, place):
                 f"{place}: a JSON array; expected an object a line; convert it: jq -c '.[]' FILE"
             )
         try:
-            values = json.loads(content)
+            values = json.loads(content, object_pairs_hook=object_without_repeated_keys)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{place}: broken JSON: {error}; expected an object a line") from None
         if not isinstance(values, dict):

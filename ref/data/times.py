@@ -5,7 +5,7 @@ from array import array
 from datetime import UTC, datetime
 from fractions import Fraction
 
-_DECIMAL_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]+)?([eE][+]?[0-9]{1,2})?")
+_DECIMAL_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,30})?([eE][+]?[0-9]{1,2})?")
 _MICROSECONDS = 10**6
 
 
