@@ -84,6 +84,8 @@ def check_models(folders, options):
 
     All are checked before the first one ranks for an hour. No weights are read yet.
     """
+    if options.base and not any(map(adapters.is_adapter, folders)):
+        raise ValueError("--base has no effect: no folder of --weights holds an adapter")
     settings = []
     for folder in folders:
         model, _, model_settings = load_with_options(folder, options, device="meta")
@@ -163,10 +165,11 @@ def load_decoder(folder, titles, options):
 
 def load_with_options(folder, options, device):
     """(model, PromptEncoder, Settings) of a folder; options go before what the folder says."""
-    _, saved, _ = adapters.read_config(folder, options.base)
+    base = options.base if adapters.is_adapter(folder) else None
+    _, saved, _ = adapters.read_config(folder, base)
     scheme, settings = scheme_from(options, saved), settings_from(options, folder)
     dtype = cli.DTYPES[options.dtype]
-    return recommender.load(folder, dtype, device, options.base, scheme, settings)
+    return recommender.load(folder, dtype, device, base, scheme, settings)
 
 
 def rank_in_batches(folder, decoder, objective, targets, options):

@@ -76,6 +76,9 @@ def check_options(options):
         raise ValueError(
             f"--all-users is {options.all_users!r}; expected a file that ends in .jsonl or .csv"
         )
+    path = Path(options.all_users)
+    if options.data and path.exists() and path.resolve().parent == Path(options.data).resolve():
+        raise ValueError(f"--all-users {path}: is a file of --data already; choose another")
 
 
 def main(arguments=None):

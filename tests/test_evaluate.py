@@ -385,7 +385,8 @@ def test_the_base_of_an_adapter_can_be_named_on_the_command_line(
     asked = ("--data", made_up_data, "--weights", adapter)
     base.rename(tmp_path / "moved")
     assert_one_line(run(evaluate, *asked), "name it with --base")
-    assert run(evaluate, *asked, "--base", tmp_path / "moved").code == 0
+    both = ("--weights", tiny_model, adapter, "--base", tmp_path / "moved")
+    assert run(evaluate, "--data", made_up_data, *both).code == 0
     # as in a folder that peft wrote: the tokenizer is the base's
     (adapter / "tokenizer.model").unlink()
     assert run(evaluate, *asked, "--base", tmp_path / "moved").code == 0
@@ -523,6 +524,8 @@ WRONG_OPTIONS = (
     ("--show -1", ("--show", "-1")),
     ("--seed -1", ("--seed", "-1")),
     ("--device toaster", ("toaster",)),
+    ("--base nowhere", ("--base has no effect", "no folder of --weights holds an adapter")),
+    ("--attention --json x --svg x", ("--json and --svg are both x",)),
     ("--device cuda:99", ("cuda",)),
 )
 # fmt: on
@@ -708,6 +711,7 @@ def test_a_language_model_is_asked_for_as_many_targets_as_the_model_beside_it(
     [
         ("--data folder", "--data needs --weights"),
         ("--attention --beam-width 3", "--beam-width has no effect beside --attention"),
+        ("--attention --temperature 3", "--temperature has no effect beside --attention"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(options, message):

@@ -145,6 +145,15 @@ def test_titles_without_a_model_are_refused(drawn):
         drawn(draw_masks.main, "Willow (1988)")
 
 
+def test_titles_are_cleaned_and_cannot_steer_the_terminal(monkeypatch, capsys):
+    titles = ["a\nb\x1b[31m", "Willow&#32;(1988)"]
+    monkeypatch.setattr(sys, "argv", ["command", *titles, "--weights", str(MODEL)])
+    draw_masks.main()
+    out = capsys.readouterr().out
+    assert out.startswith("a b\\x1b[31m\nWillow (1988)\n\nlayers: ")
+    assert "\x1b" not in out
+
+
 def test_a_target_without_a_prompt_is_refused(drawn):
     with pytest.raises(ValueError, match="nothing stands before the target: name a history"):
         drawn(draw_masks.main, "--weights", str(MODEL), "Willow (1988)")

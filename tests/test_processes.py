@@ -276,8 +276,18 @@ def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, others):
         pass
 
 
-@pytest.mark.parametrize("name, value", [("RANK", "x"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "")])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("RANK", "x"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", ""),
+        ("WORLD_SIZE", "9" * 10),
+        ("MASTER_PORT", "abc"),
+    ],
+)
 def test_an_environment_of_no_number_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv(name, value)
     importlib.reload(processes)  # it reads the environment when it is imported
     message = f"the environment has {name}={value!r}, which torchrun does not set"

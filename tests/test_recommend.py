@@ -553,6 +553,14 @@ def test_a_link_stays_a_link_where_all_users_are_written(tmp_path, run, made_up_
     assert (tmp_path / "link.csv.part").read_text() == "mine"
 
 
+def test_interactions_are_not_replaced_by_recommendations(run, tiny_model, interactions_folder):
+    path = interactions_folder / "interactions.csv"
+    before = path.read_bytes()
+    asked = ("--weights", tiny_model, "--data", interactions_folder, "--all-users", path)
+    assert_one_line(run(recommend, *asked), path, "is a file of --data already")
+    assert path.read_bytes() == before
+
+
 SHIPPED = ROOT / "weights" / "movielens-hat"
 
 
@@ -580,6 +588,7 @@ def test_an_empty_list_is_right_where_all_has_been_seen():
         ("--all-users out.csv --json", ("its FILE says",)),
         ("--all-users out.txt", ("'out.txt'", ".jsonl or .csv")),
         ("--all-users out.csv --data nowhere", ("nowhere: no such folder",)),
+        ("--base nowhere Heat", ("is no adapter", "nowhere has no effect")),
     ],
 )
 def test_options_that_make_no_sense_or_do_not_go_together_are_refused(

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import train
 from ref.checkpoints import load_model
+from ref.layouts import LAYOUTS
 from ref.training import state
 
 from support.commands import assert_one_line, run_in_shell
@@ -272,6 +274,32 @@ def test_other_data_is_refused_by_name(folder, killed):
 
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"{folder}: is not what the training in {killed} began with" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("layout.json", {"before": "Seen:\n"}, "another layout"),
+        ("base/config.json", {"hatllm": {"intra_layers": 2}}, "another scheme"),
+    ],
+)
+def test_files_that_options_name_may_not_change_before_a_training_goes_on(
+    folder, killed, tmp_path, name, change, message
+):
+    base = Path(shutil.copytree(killed, tmp_path / "base"))
+    (tmp_path / "layout.json").write_text(json.dumps(asdict(LAYOUTS["lines"])))
+    options = ("--weights", base, "--layout", tmp_path / "layout.json", *FEW_STEPS)
+    asked = ("--data", folder, "--out", tmp_path / "out", *options, "--state-every", 1)
+    assert kill_at(12, "half", *asked)
+    values = json.loads((tmp_path / name).read_text()) | change
+    (tmp_path / name).write_text(json.dumps(values))
+    before = contents_of(tmp_path / "out")
+
+    result = train_in_fork("--resume", tmp_path / "out")
+
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'out'}: the training began with {message}: " in result.stderr
+    assert contents_of(tmp_path / "out") == before
 
 
 def test_no_threads_are_refused_beside_resume(killed_once):

@@ -74,16 +74,24 @@ def save(model, folder, base, settings: LoraSettings, parameters=None):
     write_tensors(Path(folder) / _TENSORS, parameters)
 
 
+def is_adapter(folder) -> bool:
+    """Does a folder hold a LoRA adapter?"""
+    return (Path(folder) / _CONFIG).is_file()
+
+
 def base_of(folder, base=None):
     """The folder with the weights: `folder` itself, or that of the base model of an adapter.
 
     base: taken instead of the folder that the adapter names.
-    Raises ValueError for a folder with both, FileNotFoundError where a folder is missing.
+    Raises ValueError for a folder with both, and for a base where there is no adapter;
+    FileNotFoundError where a folder is missing.
     """
     path = Path(folder) / _CONFIG
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such folder{_hub_remedy(folder)}")
-    if not path.is_file():
+    if not is_adapter(folder):
+        if base is not None:
+            raise ValueError(f"{folder}: is no adapter, so the base {base} has no effect; drop it")
         return folder
     for name in ("model.safetensors", "model.safetensors.index.json"):
         if (Path(folder) / name).exists():

@@ -13,6 +13,7 @@ from ref import cli, recommender
 from ref.files import write_atomically
 from ref.masks import MaskScheme, build_masks
 from ref.report.svg import Svg
+from ref.text import clean_title
 
 _DEPTHS = {"IN": "shallow layers", "OR": "middle layers", "CR": "deep layers"}
 _RULES = {
@@ -198,7 +199,7 @@ def _draw_legend(svg, prompt):
 
 
 def _with_visible_spaces(token):
-    return token.replace("\n", "⏎").replace(" ", "·").replace("\u2581", "·")
+    return cli.printable(token.replace("\n", "⏎").replace(" ", "·").replace("\u2581", "·"))
 
 
 def _segment_mark(segment):
@@ -226,11 +227,12 @@ def main():
     options = parse_options()
     if options.weights:
         model, encoder, _ = recommender.load(options.weights)
-        *history, target = options.titles
+        *history, target = [clean_title(title, "titles") for title in options.titles]
         encoded = encoder.encode(history, target)
         if encoded.prompt_length == 0:
             raise ValueError("nothing stands before the target: name a history, too")
-        print(f"{encoded.text}\nlayers: {' '.join(model.kinds)}\n")
+        print(*map(cli.printable, encoded.text.splitlines()), sep="\n")
+        print(f"\nlayers: {' '.join(model.kinds)}\n")
         tokens = encoder.tokenizer.pieces(encoded.input_ids.tolist())
         segments = encoded.segment_ids.tolist()
         prompt = masked_prompt(tokens, segments, encoded.prompt_length, model.scheme, model.kinds)

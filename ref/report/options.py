@@ -17,7 +17,9 @@ python evaluate.py --attention --svg FILE     where attention goes, in place of 
 """
 NEEDS = (("data", "weights"), ("base", "weights"), ("svg", "attention"))
 # They would have no effect beside --attention.
-OF_RANKING = "ranking beam_width negatives exclude_seen cache_items show".split()
+OF_RANKING = """
+    ranking beam_width negatives exclude_seen cache_items show batch_size softmax temperature
+""".split()
 DEFAULT_WEIGHTS = ("runs/movielens", "weights/movielens-hat", "weights/movielens-causal")
 
 
@@ -92,4 +94,6 @@ def check_options(options):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"{cli.option(name)} is {value}; expected {least} or more")
+    if options.json and options.json == options.svg:
+        raise ValueError(f"--json and --svg are both {options.json}; expected two files")
     cli.check_device(options.device)

@@ -1,9 +1,11 @@
 """The folder of a training, --out: what is in it before, while and after the loop runs."""
 
 import fcntl
+import hashlib
 import os
 import platform
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,7 @@ def open_folder(run):
     options, out = run.options, Path(run.options.out)
     progress = state.Progress()
     if options.resume:
+        state.refuse_another_start(out, start_of(run))
         progress = state.read_state(out, run.model, run.optimizer)
         if progress.best:
             refuse_a_lost_model(out)
@@ -107,13 +110,12 @@ def open_folder(run):
 
 def description(run):
     """What is needed to run this training again: the first line of its log."""
-    data, model = run.data, run.model
+    data = run.data
     return {
         "options": vars(run.options),
         "processes": processes.WORLD,
         "loss": run.objective.loss,
-        "scheme": vars(model.scheme),
-        "config": config_values(model.config),
+        **start_of(run),
         "data": {
             "source": data.source,
             "titles": len(data.titles),
@@ -125,6 +127,18 @@ def description(run):
         "numpy": np.__version__,
         "sentencepiece": sentencepiece.__version__,
         "machine": platform.platform(),
+    }
+
+
+def start_of(run):
+    """What a training begins with besides its options and data: files that they name may change."""
+    trie = run.objective.trie
+    tokens = hashlib.sha256(trie.token.tobytes() + trie.leaf.tobytes())
+    return {
+        "scheme": vars(run.model.scheme),
+        "config": config_values(run.model.config),
+        "layout": asdict(run.settings.layout),
+        "tokens of the titles": tokens.hexdigest(),
     }
 
 

@@ -64,11 +64,11 @@ def joined(device):
 
 def refuse_half_an_environment():
     """Raise ValueError where torchrun cannot have set the environment."""
-    for name, least in (("RANK", 0), ("WORLD_SIZE", 1)):
+    for name, least in (("RANK", 0), ("WORLD_SIZE", 1), ("MASTER_PORT", 0)):
         text = os.environ.get(name, str(least))
-        if not text.isdecimal() or int(text) < least:
+        if not text.isdecimal() or len(text) > 9 or int(text) < least:
             raise ValueError(
-                f"the environment has {name}={text!r}, which torchrun does not set; expected "
+                f"the environment has {name}={text[:40]!r}, which torchrun does not set; expected "
                 f"{least} or more, or unset RANK and WORLD_SIZE for a single process"
             )
     variables = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -274,6 +274,21 @@ def refuse_other_data(out, data):
         )
 
 
+def refuse_another_start(out, start):
+    """Raise ValueError if a training that is resumed would go on with another model or layout.
+
+    start: what is compared with the log, by name.
+    """
+    logged = read_description(out)
+    for name, now in start.items():
+        before = logged.get(name, now)
+        if before != now:
+            raise ValueError(
+                f"{out}: the training began with another {name}: log.jsonl says {before}, but now "
+                f"it is {now}; restore the files that it was made from"
+            )
+
+
 def finished(out):
     """Does a log hold the record of the last epoch? It is written when all else is."""
     path = Path(out) / "log.jsonl"
