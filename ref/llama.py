@@ -74,8 +74,8 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
     turns more than high_freq_factor times is kept; between the two, a linear blend.
     """
     rope = config.rope_parameters
-    pair = torch.arange(0, config.head_dim, 2, dtype=dtype, device=device)  # (D/2,)
-    frequencies = rope["rope_theta"] ** (-pair / config.head_dim)
+    first_of_pair = torch.arange(0, config.head_dim, 2, dtype=dtype, device=device)  # (D/2,)
+    frequencies = rope["rope_theta"] ** (-first_of_pair / config.head_dim)
     if rope["rope_type"] == "linear":
         return frequencies / rope["factor"]
     if rope["rope_type"] == "llama3":
@@ -83,6 +83,8 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
         turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
         keep = ((turns - low) / (high - low)).clamp(0, 1)  # 1: kept as it is, 0: divided
         return frequencies * (keep + (1 - keep) / rope["factor"])
+    if rope["rope_type"] != "default":
+        raise ValueError(f"rope_type is {rope['rope_type']!r}; expected default, linear or llama3")
     return frequencies
 
 

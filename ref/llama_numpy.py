@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+KINDS = ("IN", "OR", "CR")
 DEFAULT_SCHEME = {"intra_layers": 0, "cross_layers": 0, "cross_self": True, "text": "visible"}
 
 # Masks: s is one row of segment ids, j the index of a query, k that of a key.
@@ -48,10 +49,11 @@ def layer_kind(i, L, scheme):
 
 def row_mask(kind, s, scheme):
     """The mask of one row of the batch: bool (T, T), True where query j may attend to key k."""
+    predicate = {"IN": IN, "OR": OR, "CR": CR}[kind]  # looked up here: known bugs replace them
     allowed = np.zeros((len(s), len(s)), dtype=bool)  # (T, T)
     for j in range(len(s)):
         for k in range(len(s)):
-            allowed[j, k] = {"IN": IN, "OR": OR, "CR": CR}[kind](s, j, k, scheme)
+            allowed[j, k] = predicate(s, j, k, scheme)
         if s[j] == -1:
             allowed[j, :] = False  # R3: padding sees none of the others ...
         if not allowed[j].any():

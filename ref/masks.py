@@ -85,8 +85,9 @@ class MaskScheme:
     Raises ValueError for any other value.
     """
 
-    # A new field has to be known to ref/overrides.py, ref/llama_numpy.py, ref/search/cache.py and
-    # ref/golden (recipes, schemas, fast_masks, audit), too.
+    # A new field or kind of layer has to be known, too, to ref/overrides.py, ref/llama_numpy.py,
+    # ref/search/cache.py, ref/report/draw_masks.py, ref/golden (recipes, schemas, fast_masks,
+    # audit, plants/schedule.py), the ports in tests/peers and the random schemes of the tests.
     intra_layers: int = 0
     cross_layers: int = 0
     cross_self: bool = True

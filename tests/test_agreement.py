@@ -1,13 +1,24 @@
 """The two implementations compute the same: every intermediate, and the gradients."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
 from ref import llama_numpy
 from ref.checkpoints.weights import hf_parameters
+from ref.masks import MaskScheme
 
-from support.golden import numpy_trace, random_case, relative, torch_model, torch_trace
+from support.golden import ROPES, numpy_trace, random_case, relative, torch_model, torch_trace
+
+
+def test_the_random_models_have_all_schemes_and_ropes():
+    cases = [random_case(seed)[:2] for seed in range(10)]
+    ropes = {config["rope_parameters"]["rope_type"] for config, _ in cases}
+    assert ropes == {rope["rope_type"] for rope in ROPES}
+    for name in {field.name for field in fields(MaskScheme)} - {"delimiters", "target"}:
+        assert len({getattr(scheme, name) for _, scheme in cases}) > 1, name
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -113,7 +113,9 @@ def test_the_metrics_of_a_report_are_those_of_its_ranks(reports, ranking):
     for name, ranks in report["ranks"].items():
         assert all(rank is None or rank >= 1 for rank in ranks)
         metrics = report["metrics"][name]
-        for metric, expected in metrics_by_hand(ranks).items():
+        by_hand = metrics_by_hand(ranks)
+        assert metrics.keys() - {"AUC", "NLL"} == by_hand.keys()
+        for metric, expected in by_hand.items():
             assert metrics[metric][0] == pytest.approx(expected)
         assert all(low <= value <= high for value, low, high in metrics.values())
     for name, nll in report["nll"].items():

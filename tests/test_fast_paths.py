@@ -4,7 +4,7 @@ It is the keys and values that no target looks at, and to compute an item more t
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -67,6 +67,13 @@ def random_scheme(rng):
         delimiters=rng.choice(["item", "item", "text"]),
         target=rng.choice(["item", "item", "text"]),
     )
+
+
+def test_random_schemes_differ_in_every_field():
+    rng = random.Random(0)
+    schemes = [random_scheme(rng) for _ in range(100)]
+    for field in fields(MaskScheme):
+        assert len({getattr(scheme, field.name) for scheme in schemes}) > 1, field.name
 
 
 def random_sequence(rng, scheme):

@@ -65,6 +65,12 @@ def peer_of(model):
     return peer.eval()
 
 
+def test_a_rope_that_is_not_known_is_refused():
+    config = config_of(rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0})
+    with pytest.raises(ValueError, match="rope_type is 'yarn'; expected default, linear"):
+        Llama(config).eval()(INPUT, SEGMENTS)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=named)
 @torch.no_grad()

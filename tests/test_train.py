@@ -26,6 +26,7 @@ from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.settings import Settings, read_settings
 from ref.training import batches, state, tally
+from ref.training import options as options_of_train
 from ref.training.model import new_config
 from ref.trie import build_trie
 
@@ -67,8 +68,7 @@ def prepared(made_up_data, tmp_path):
         words = ("--data", made_up_data, "--out", tmp_path / "out", *TINY, *options)
         parsed = train.parse_options([str(word) for word in words])
         state.start_log(parsed.out, {})  # states say of which log they are
-        data = dataset.load(parsed.data, parsed.history, parsed.min_item, parsed.min_user)
-        return train.prepare(parsed, data)
+        return train.prepare(parsed, train.load_data(parsed))
 
     return prepare
 
@@ -841,10 +841,10 @@ WRONG_OPTIONS = (
 
 
 def test_the_folder_records_all_that_was_asked(prepared):
-    asked = {"temperature": 2.0, "history": 4, "min_item": 2, "min_user": 4, "softmax": "full"}
-    words = "--temperature 2 --history 4 --min-item 2 --min-user 4 --softmax full --layout lines"
-    settings = prepared(*words.split()).settings
-    assert {name: getattr(settings, name) for name in asked} == asked
+    words = "--temperature 2 --history 4 --min-item 2 --min-user 4 --test-items 2 --softmax full"
+    settings = prepared(*words.split(), "--layout", "movies").settings
+    expected = Settings(LAYOUTS["movies"], "full", 2.0, 4, 2, 4, 2)
+    assert settings == expected
 
 
 def test_settings_are_read_as_they_were_written(tmp_path):
@@ -900,6 +900,15 @@ def test_an_option_that_would_have_no_effect_is_refused(options, message):
 def test_a_new_model_that_cannot_be_is_refused_before_data_are_read(options, message):
     with pytest.raises(ValueError, match=message):
         train.parse_options(options.split())
+
+
+def test_every_number_among_the_options_is_checked():
+    actions = options_of_train.make_parser()._actions
+    numbers = {action.dest for action in actions if action.type in (int, float)}
+    of_masks = {"intra_layers", "cross_layers"}  # MaskScheme checks them
+    of_data = {"history", "min_item", "min_user", "test_items", "min_rating"}
+    checked = {*options_of_train.POSITIVE, *options_of_train.BELOW}
+    assert numbers - checked == of_masks | of_data | {"temperature", "vocabulary"}
 
 
 def test_an_option_without_effect_may_have_its_default_value():

@@ -29,7 +29,7 @@ _ONLY = {
 # transformers ignores these two in a Mistral; here they would have an effect
 _ONLY_MISTRAL = _ONLY | {"attention_bias": False, "mlp_bias": False}
 
-# {rope_type: the numbers that it needs besides rope_theta}
+# {rope_type: the numbers that it needs besides rope_theta; none has a default}
 _ROPE_FIELDS = {
     "default": (),
     "linear": ("factor",),

@@ -103,7 +103,7 @@ def find_tables(folder, columns):
     for path, items_path in pairs:
         if path is None:
             continue
-        if items_path is not None and items_path.is_file():
+        if items_path.is_file():
             return path, items_path
         if _holds_titles(path, columns):
             return path, None

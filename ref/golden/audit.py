@@ -41,7 +41,6 @@ from ref.golden.plants.schedule import SCHEDULE
 from ref.golden.plants.segments import SEGMENTS
 from ref.golden.report import print_bug
 
-KINDS = ("IN", "OR", "CR")
 MOST_LAYERS = 10_000
 NAME = re.compile(r"(?:layers\.(\d{1,9})\.probabilities|attentions\.(\d{1,9}))")
 # Where the lower half of the exponents ends, at the root of the smallest number: that is 6e-8 in
@@ -52,12 +51,25 @@ MOST_BUGS = 5  # that are printed
 SUM_TOLERANCE = 0.01  # of a row; bfloat16 has three digits
 # Natural logarithms: a finite mask shows, and is told from another, by so much.
 SOFT, SAME_SOFTNESS = -5.0, 7.0
+# Bugs that need the roles of tokens, or titles, which a dump lacks.
+NOT_SEEN = {
+    "items-by-title",
+    "equal-neighbours-joined",
+    "target-is-text",
+    "target-is-item",
+    "delimiters-are-text",
+    "delimiters-are-items",
+    "closing-delimiter-to-next-item",
+    "opening-delimiter-to-item-before",
+    "target-joins-last-item",
+    "history-is-one-item",
+}
 # Where several have the same pattern, the first is told first: a mask that a library dropped.
 BUGS = (
     {"mask-never-applied": MASKS["mask-never-applied"]}
     | MASKS
     | SCHEDULE
-    | SEGMENTS
+    | {bug: plant for bug, plant in SEGMENTS.items() if bug not in NOT_SEEN}
     | {"causal-by-position": POSITIONS["causal-by-position"]}
 )
 
@@ -311,7 +323,7 @@ def examine(dump, scheme, num_layers=None):
 def masks_of_kinds(dump, scheme):
     """The mask of each kind for the dump's queries: {"IN": bool (B, 1, Q, T), ...}."""
     masks = {}
-    for kind in KINDS:
+    for kind in definition.KINDS:
         rows = [definition.row_mask(kind, s, scheme) for s in dump.segment_ids.tolist()]
         masks[kind] = np.stack(rows)[:, None, -dump.num_queries :]
     return masks
@@ -341,7 +353,7 @@ def finding_of(dump, i, evidence, masks, kind):
     """The Finding of layer i, which the scheme says is of `kind`."""
     weights, mask = dump.weights[i], masks[kind]
     allowed, forbidden = evidence.over_heads
-    kinds = [name for name in KINDS if not contradicts(allowed, forbidden, masks[name])]
+    kinds = [name for name in definition.KINDS if not contradicts(allowed, forbidden, masks[name])]
     finding = Finding(i, kind, kinds)
     misplaced = np.where(evidence.allowed & ~mask, weights, 0).astype(float)
     if misplaced.any():
@@ -404,18 +416,14 @@ def bugs_with_pattern(layers, case):
     """The known bugs of masks, schedule and segments that give weight to the same pairs.
 
     layers: a list of Layer. Where zeros are unknown, several bugs fit: those come first that allow
-    the fewest of these pairs. If some fit in each head, the others are left out. So are bugs of
-    which a dump does not tell enough, as they need the roles of delimiters or the titles, and those
-    of decoding, which need the length of the prompt: a step without its mask has the pattern of
-    a model without masks.
+    the fewest of these pairs. If some fit in each head, the others are left out. Bugs of decoding
+    are not tried, for they need the length of the prompt: a step without its mask has the pattern
+    of a model without masks.
     """
     heads = case.config["num_attention_heads"]
     fits = {}
     for bug, plant in BUGS.items():
-        weights_of_layer = plant_bug(plant, case, heads)
-        if weights_of_layer is None:
-            continue
-        fit = fit_of(weights_of_layer, layers)
+        fit = fit_of(plant_bug(plant, case, heads), layers)
         if fit is not None:
             fits[bug] = fit
     ordered = sorted(fits, key=lambda bug: fits[bug].num_extra)
@@ -426,16 +434,13 @@ def bugs_with_pattern(layers, case):
 def plant_bug(plant, case, heads):
     """The weights that a model with a bug gives if all scores are equal: i -> (B, H or 1, T, T).
 
-    i is the index of a layer. None where the case lacks what the plant needs.
+    i is the index of a layer.
     """
     copy = copy_of(definition)
-    try:
-        changed = plant(copy, case)
-        speed_up_masks(copy)
-        segment_ids = changed.get("segment_ids", case.segment_ids)
-        masks = copy.layer_masks(segment_ids, case.config["num_hidden_layers"], case.scheme)
-    except (AttributeError, KeyError):  # of the case, or of one of its rows
-        return None
+    changed = plant(copy, case)
+    speed_up_masks(copy)
+    segment_ids = changed.get("segment_ids", case.segment_ids)
+    masks = copy.layer_masks(segment_ids, case.config["num_hidden_layers"], case.scheme)
     if are_unchanged(copy, definition, ["masked_softmax"]):
         heads = 1  # all heads are alike
     computed = {}  # by mask: most layers share theirs with others

@@ -14,7 +14,6 @@ import numpy as np
 from ref import llama_numpy
 from ref.golden.copies import are_unchanged
 
-PREDICATES = ("OR", "IN", "CR")
 NUM_CLASSES = 4 * 4 * 2 * 3  # roles of query and key, of the same segment or not, their order
 
 
@@ -22,7 +21,7 @@ def speed_up_masks(copy):
     """Give a copy of the definition a faster `row_mask`, unless a plant has replaced it."""
     if not are_unchanged(copy, llama_numpy, ["row_mask"]):
         return
-    if are_unchanged(copy, llama_numpy, PREDICATES):
+    if are_unchanged(copy, llama_numpy, llama_numpy.KINDS):
         copy.row_mask = remembered_row_mask
     else:
         copy.row_mask = row_mask_with(vars(copy))

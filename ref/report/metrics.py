@@ -13,7 +13,7 @@ U targets, one or several of each user; S titles.
 
 import numpy as np
 
-CUTOFFS = (1, 5, 10)  # K of HR@K and NDCG@K
+CUTOFFS = (1, 5, 10)  # K of HR@K and NDCG@K; a beam search narrower than K finds fewer
 RESAMPLES = 10_000  # draws of a bootstrap
 _USERS_AT_ONCE = 1 << 20  # drawn at a time: bounds the memory
 _PERCENTILES = (2.5, 97.5)  # between them are 95 %

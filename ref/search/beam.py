@@ -122,7 +122,7 @@ def closed_nodes(trie, excluded):
 
 
 def exclude(candidates, closed):
-    """Give score -inf to the closed nodes of each user."""
+    """Give score -inf, in place, to the closed nodes of each user."""
     for row, nodes in enumerate(closed):
         candidates.scores[row, np.isin(candidates.nodes[row], nodes)] = -np.inf
 

@@ -1,6 +1,7 @@
 """The model that a training begins with: that of a folder, or a new one."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -28,16 +29,8 @@ def prepare_model(options, data):
         model, tokenizer, layout = new_model(options, data)
     if options.checkpoint_activations:
         recompute_activations(model)
-    settings = Settings(
-        layout,
-        softmax=options.softmax,
-        temperature=options.temperature,
-        history=options.history,
-        min_item=options.min_item,
-        min_user=options.min_user,
-        test_items=options.test_items,
-        min_rating=options.min_rating,
-    )
+    asked = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    settings = Settings(**asked | {"layout": layout})  # options has its name or file
     max_length = model.config.max_position_embeddings
     return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
 

@@ -67,7 +67,7 @@ def random_config(random):
 
 def random_rope(random):
     """The rope_parameters of a config.json."""
-    rope = ROPES[random.integers(3)]
+    rope = ROPES[random.integers(len(ROPES))]
     return rope | {"rope_theta": float(random.choice([100.0, 5e5]))}
 
 
