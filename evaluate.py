@@ -1,33 +1,32 @@
 """Rank the next item of every test user, and report how well; `python evaluate.py --help` says how.
 
-Read from top to bottom: which models and data (`main`), how a model ranks (`evaluate_model`), what
-is reported (`report_ranking`), and where attention goes instead (`report_attention`). A title is
-its number in the catalogue, its text is `data.titles[number]`.
+Read from top to bottom: what is ranked (`main`), how a model ranks it (`evaluate_model`), what is
+reported (`report_ranking`). A title is its number in the catalogue, its text is
+`data.titles[number]`. Which models and data may be compared: ref/report/models.py; what
+--attention does instead of ranking: ref/report/attention_report.py.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ref import cli, recommender
-from ref.checkpoints import adapters
-from ref.data import dataset
-from ref.data.columns import columns_of
-from ref.files import check_writable, write_atomically, write_json
+from ref import cli
+from ref.files import write_json
 from ref.loss import Objective
-from ref.overrides import (
-    has_settings,
-    note_on_defaults,
-    notes_on_training,
-    scheme_from,
-    settings_from,
-)
-from ref.report import attention, baselines
-from ref.report.draw_attention import attention_svg
+from ref.report.attention_report import report_attention
+from ref.report.baselines import Baselines
 from ref.report.metrics import rank_and_auc, slices
-from ref.report.options import DEFAULT_WEIGHTS, check_options, parse_options
+from ref.report.models import (
+    check_models,
+    check_outputs,
+    load_data,
+    load_with_options,
+    model_folders,
+    note_on_dropped,
+    refuse_not_finite,
+)
+from ref.report.options import check_options, parse_options
 from ref.report.ranking import (
     Ranking,
     Result,
@@ -37,8 +36,8 @@ from ref.report.ranking import (
     summarize,
     summary_values,
 )
-from ref.report.tables import attention_table, heading, summary_text, user_text, wrapped
-from ref.report.targets import size_text, targets_of
+from ref.report.tables import heading, summary_text, user_text
+from ref.report.targets import description, targets_of
 from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
@@ -63,74 +62,6 @@ def main():
         else:
             softmaxes = sorted({model.softmax for model in settings})
             report_ranking(folders, data, targets, softmaxes, options)
-
-
-def model_folders(options):
-    """The folders of the models, each once and by another name than the baselines have."""
-    folders = options.weights
-    if not folders:
-        folders = [name for name in DEFAULT_WEIGHTS if Path(name, "model.safetensors").exists()]
-    if not folders:
-        defaults = ", ".join(DEFAULT_WEIGHTS)
-        raise FileNotFoundError(
-            f"none of {defaults} holds a model; train one or name it with --weights"
-        )
-    folders = [f"./{folder}" if folder in baselines.NAMES else folder for folder in folders]
-    return list(dict.fromkeys(folders))
-
-
-def check_models(folders, options):
-    """The Settings of all models; raises FileNotFoundError or ValueError for a bad folder.
-
-    All are checked before the first one ranks for an hour. No weights are read yet.
-    """
-    if options.base and not any(map(adapters.is_adapter, folders)):
-        raise ValueError("--base has no effect: no folder of --weights holds an adapter")
-    settings = []
-    for folder in folders:
-        model, _, model_settings = load_with_options(folder, options, device="meta")
-        if note := note_on_defaults(folder, model_settings, model.scheme):
-            processes.say(note)
-        settings.append(model_settings)
-    return settings
-
-
-def check_outputs(options):
-    """Raise ValueError for an output file that cannot be written."""
-    for path in (options.json, options.svg):
-        if path and processes.is_first():
-            check_writable(path)
-
-
-def load_data(options, folders, settings):
-    """The Dataset, filtered and cut as `settings` say: all of them, or ValueError.
-
-    They are those of the folders, changed by the options (`check_models`). Folders without Settings
-    take what the others say.
-    """
-    stated = [each for folder, each in zip(folders, settings) if has_settings(folder)] or settings
-    protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in stated}
-    if len(protocols) > 1:
-        raise ValueError(
-            "models trained with other (history, min_item, min_user, min_rating) cannot be "
-            f"compared: {sorted(protocols, key=str)}"
-        )
-    history, min_item, min_user, min_rating = protocols.pop()
-    columns = replace(columns_of(options), min_rating=min_rating)
-    test_items = options.test_items or min(each.test_items for each in stated)
-    for folder, each in zip(folders, settings):
-        if each.test_items < test_items and has_settings(folder):
-            raise ValueError(
-                f"{folder}: was trained with --test-items {each.test_items}, so it has seen "
-                f"targets of --test-items {test_items}; train it with that, or evaluate with fewer"
-            )
-    data = dataset.load(options.data, history, min_item, min_user, test_items, columns)
-    notes = [
-        note
-        for folder, each in zip(folders, settings)
-        for note in notes_on_training(folder, each, data)
-    ]
-    return replace(data, notes=(*data.notes, *notes))
 
 
 @dataclass(frozen=True)
@@ -163,15 +94,6 @@ def load_decoder(folder, titles, options):
     return decoder, Objective(encoder, trie, titles, settings, "target")
 
 
-def load_with_options(folder, options, device):
-    """(model, PromptEncoder, Settings) of a folder; options go before what the folder says."""
-    base = options.base if adapters.is_adapter(folder) else None
-    _, saved, _ = adapters.read_config(folder, base)
-    scheme, settings = scheme_from(options, saved), settings_from(options, folder)
-    dtype = cli.DTYPES[options.dtype]
-    return recommender.load(folder, dtype, device, base, scheme, settings)
-
-
 def rank_in_batches(folder, decoder, objective, targets, options):
     """The RankedBatches of all targets, in order; the processes take turns."""
     size = options.batch_size
@@ -184,19 +106,11 @@ def rank_in_batches(folder, decoder, objective, targets, options):
             part = targets[begin : begin + size]
             batches[begin] = rank_batch(decoder, objective, part, options)
             refuse_not_finite(folder, "negative log-likelihood of a target", batches[begin].nll)
-            bar.update(min(processes.WORLD * len(part), bar.total - bar.n))
+            of_all = processes.WORLD * len(part)  # the others are about as far
+            bar.update(min(of_all, bar.total - bar.n))
     for others in processes.gather(batches):
         batches |= others
     return [batches[begin] for begin in begins]
-
-
-def refuse_not_finite(folder, name, values):
-    """Raise ValueError for a model that gives no number: nothing of it would mean anything."""
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{folder}: the {name} is {values[~np.isfinite(values)][0]}; expected a finite number. "
-            "Its weights, its adapter or --temperature is too extreme"
-        )
 
 
 def rank_batch(decoder, objective, targets, options) -> RankedBatch:
@@ -262,7 +176,7 @@ def target_nll(model, objective, windows, device):
 def report_ranking(folders, data, targets, softmaxes, options):
     """Rank with every model; write the report after each, and print it at the end."""
     counted = []
-    for name, scorer in baselines.Baselines(data).scorers().items():
+    for name, scorer in Baselines(data).scorers().items():
         scores = map(scorer, targets.histories)
         counted.append(evaluate_scores(name, scores, targets, options))
     models = []
@@ -300,86 +214,6 @@ def print_ranking(data, targets, results, softmaxes, options):
     _, first_targets = np.unique(targets.user_ids, return_index=True)
     for number in first_targets[: options.show]:
         print("\n" + user_text(number, targets, results, data.titles))
-
-
-def description(data, targets, options):
-    """What every report for JSON begins with."""
-    return {
-        "options": vars(options),
-        "data": data.source,
-        "users": len(np.unique(targets.user_ids)),
-        "targets": len(targets),
-        "notes": list(data.notes),
-    }
-
-
-def report_attention(folders, data, targets, options):
-    """Measure where the attention goes; write --json and --svg after each model, then print."""
-    models = {}
-    try:
-        for folder in folders:
-            models[folder] = measure_attention(folder, data, targets, options)
-            if processes.is_first():
-                write_attention(models, data, targets, options)
-    finally:  # also where the next model fails
-        if processes.is_first() and models:
-            print_attention(models, data, targets, options)
-
-
-def write_attention(models, data, targets, options):
-    """Write what --json and --svg ask for."""
-    if options.json:
-        values = description(data, targets, options)
-        write_json(options.json, values | attention.values_of(models))
-    if options.svg:
-        write_atomically(options.svg, attention_svg(models).encode())
-
-
-def print_attention(models, data, targets, options):
-    """Print the tables of all models."""
-    heading_line = (
-        f"{data.source}: attention over the prompts and targets of "
-        f"{size_text(targets.user_ids, 'test users')}; means over heads"
-    )
-    notes = [line for note in data.notes for line in wrapped(note)]
-    print("", *wrapped(heading_line), *notes, "", sep="\n")
-    for name, measured in models.items():
-        print(attention_table(name, measured, options.wide))
-    for path in (options.json, options.svg):
-        if path:
-            print(f"wrote {path}")
-
-
-def measure_attention(folder, data, targets, options):
-    """Where the attention of a model goes, over the prompts and targets of the test users."""
-    model, encoder, _ = load_with_options(folder, options, options.device)
-    prompts = []
-    for history, target in zip(targets.histories, targets.titles):
-        texts = [data.titles[title] for title in history]
-        prompts.append(encoder.encode(texts, data.titles[target]))
-    if note := note_on_dropped(folder, encoder, sum(prompt.dropped for prompt in prompts)):
-        processes.say(note)
-    measured = attention.measure(model, with_progress(prompts, folder))
-    refuse_not_finite(folder, "share of attention", measured.share)
-    return measured
-
-
-def with_progress(prompts, folder):
-    """Yield the prompts, and show how many are done."""
-    with cli.progress_bar(len(prompts), folder, "prompt", processes.is_first()) as bar:
-        for prompt in prompts:
-            yield prompt
-            bar.update()
-
-
-def note_on_dropped(name, encoder, dropped):
-    """A sentence on items of histories that did not fit into prompts, "" if all did."""
-    if not dropped:
-        return ""
-    return (
-        f"{name}: {dropped} items of histories did not fit into {encoder.max_length} tokens "
-        "and were left out"
-    )
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Trie:
         in_item = np.concatenate(in_item).astype(bool)  # of all tokens, like `tokens`
         starts = lengths.cumsum() - lengths
         vocabulary = int(tokens.max()) + 1
-        reached = np.zeros(len(titles), np.int64)  # the node that each title has come to
+        reached = np.zeros(len(titles), np.int64)  # the node each title is at, in the end its leaf
         node_of_token = np.zeros(len(tokens), np.int64)  # of all tokens, title by title
         token, parent, in_item_of_nodes = [np.array([-1])], [np.array([-1])], [np.array([False])]
         self.levels = [0, 1]

@@ -17,6 +17,7 @@ from ref import cli, overrides, recommender
 from ref.data import dataset
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
+from ref.report import attention_report
 from ref.report import targets as report_targets
 from ref.report.baselines import Baselines
 from ref.report.options import check_options, parse_options
@@ -443,7 +444,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
 ):
     (tmp_path / "file").write_bytes(b"mine")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(evaluate, "measure_attention", None)  # to work would be another error
+    monkeypatch.setattr(
+        attention_report, "measure_attention", None
+    )  # to work would be another error
     options = ("--attention", option, tmp_path / name)
     ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, *options)
     assert_one_line(ended, tmp_path / name)
@@ -477,7 +480,7 @@ def test_the_report_is_written_even_if_nobody_reads_what_is_printed(
         raise BrokenPipeError
 
     monkeypatch.setattr(evaluate, "print_ranking", broken_pipe)
-    monkeypatch.setattr(evaluate, "print_attention", broken_pipe)
+    monkeypatch.setattr(attention_report, "print_attention", broken_pipe)
     options = ("--weights", tiny_model, "--json", tmp_path / "report.json", *mode)
     assert run(evaluate, "--data", made_up_data, *options).code != 0
     assert json.loads((tmp_path / "report.json").read_text())["users"] == 12

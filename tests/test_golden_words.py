@@ -345,6 +345,21 @@ def test_a_remark_on_rounding_is_one_sentence(capsys):
     assert "?." not in text
 
 
+def with_model_in_float32(case):
+    """A port of the search whose model is in float32; given logits are exact."""
+    computed = {}
+    for name, values in case.outputs.items():
+        if case.config and values.dtype.kind == "f":
+            values = values * (1 + 1e-7)
+        computed[name] = Computed(values, "float64")
+    return computed
+
+
+def test_rounding_of_a_model_is_told_though_cases_without_a_model_pass(capsys):
+    text = told(comparisons_of(with_model_in_float32, "search"), capsys, 0)
+    assert "in float32 throughout or in part" in text
+
+
 def test_a_pipe_in_place_of_a_dump_is_refused_at_once(tmp_path):
     pipe = tmp_path / "three-kinds.safetensors"
     os.mkfifo(pipe)

@@ -44,7 +44,8 @@ ROOMS = {
     "recommender": "checkpoints prompt settings text trie tokenizer search llama",
     "training":    "checkpoints cli data.columns files layouts llama lora loss masks prompt "
                    "overrides settings tokenizer training trie",
-    "report":      "llama masks prompt recommender overrides files cli text data report",
+    "report":      "checkpoints cli data files llama masks overrides prompt recommender report "
+                   "text training.processes",
     "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
 }
 # fmt: on

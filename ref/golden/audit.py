@@ -35,6 +35,7 @@ from ref import llama_numpy as definition
 from ref.golden.computed import read_dump
 from ref.golden.copies import are_unchanged, copy_of
 from ref.golden.fast_masks import speed_up_masks
+from ref.golden.pattern import BFLOAT16_BITS, has_zero_bits
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS
 from ref.golden.plants.schedule import SCHEDULE
@@ -142,6 +143,7 @@ class Finding:
     largest_at: Place | None = None
     softness: float = 0.0  # see the function of this name
     scatter: float = 0.0  # its standard deviation from weight to weight
+    of_heads: dict = field(default_factory=dict)  # kind -> its heads, where they are not all alike
     missing: int = 0  # pairs of query and key that are forbidden where weight may lie
     missing_at: Place | None = None
     unknown: int = 0  # pairs that are 0 in every head where weight may lie, maybe by rounding
@@ -207,10 +209,22 @@ def add_command(commands):
     """Add `audit` to the subparsers of a command line."""
     command = commands.add_parser("audit", help="say which masks a model's attention shows")
     command.add_argument("dump", help="safetensors file: layers.I.probabilities and segment_ids")
-    command.add_argument("--intra-layers", type=int, required=True, metavar="I")
-    command.add_argument("--cross-layers", type=int, required=True, metavar="C")
-    command.add_argument("--cross-self", choices=("on", "off"), default="on")
-    command.add_argument("--text", choices=("visible", "isolated"), default="visible")
+    default = "(default: %(default)s)"
+    add = command.add_argument
+    add("--intra-layers", type=int, required=True, metavar="I", help="IN layers of the scheme")
+    add("--cross-layers", type=int, required=True, metavar="C", help="CR layers of the scheme")
+    add(
+        "--cross-self",
+        choices=("on", "off"),
+        default="on",
+        help=f"may a token see itself in CR layers? {default}",
+    )
+    add(
+        "--text",
+        choices=("visible", "isolated"),
+        default="visible",
+        help=f"what items see of the text in IN layers {default}",
+    )
     command.add_argument(
         "--layers", type=int, metavar="L", help="layers of the model, if the dump lacks the last"
     )
@@ -334,7 +348,7 @@ def evidence_of(weights, is_real):
     is_known = is_real[:, None] & ~np.isnan(weights).any(axis=-1)  # (B, H, Q)
     weights = np.where(is_known[..., None], weights, 0).astype(float)
     allowed = weights > 0
-    is_float16 = np.array_equal(weights, weights.astype(np.float16))
+    is_float16 = is_of_float16(weights)
     smallest = np.where(allowed, weights, 1).min(axis=(0, 2, 3))  # (H,)
     num_keys = allowed.sum(axis=-1)  # (B, H, Q)
     is_far = smallest > (LOWER_HALF_OF_FLOAT16 if is_float16 else LOWER_HALF)
@@ -342,6 +356,13 @@ def evidence_of(weights, is_real):
     is_soft = (num_keys >= 2) & is_far[:, None]  # (B, H, Q)
     sums = np.where(is_known, weights.sum(axis=-1), 1)
     return Evidence(allowed, ~allowed & is_soft[..., None], sums)
+
+
+def is_of_float16(weights):
+    """Whether all of the weights can be numbers of float16, and not of bfloat16 as well."""
+    return np.array_equal(weights, weights.astype(np.float16)) and not has_zero_bits(
+        weights, BFLOAT16_BITS
+    )
 
 
 def contradicts(allowed, forbidden, mask):
@@ -354,7 +375,7 @@ def finding_of(dump, i, evidence, masks, kind):
     weights, mask = dump.weights[i], masks[kind]
     allowed, forbidden = evidence.over_heads
     kinds = [name for name in definition.KINDS if not contradicts(allowed, forbidden, masks[name])]
-    finding = Finding(i, kind, kinds)
+    finding = Finding(i, kind, kinds, of_heads=kinds_of_heads(evidence, masks))
     misplaced = np.where(evidence.allowed & ~mask, weights, 0).astype(float)
     if misplaced.any():
         finding.share = float(misplaced.sum() / evidence.sums[evidence.allowed.any(-1)].sum())
@@ -374,6 +395,18 @@ def finding_of(dump, i, evidence, masks, kind):
     finding.nan = int((is_nan & is_real).sum())
     finding.nan_at_padding = int((is_nan & ~is_real).sum())
     return finding
+
+
+def kinds_of_heads(evidence, masks):
+    """{kinds as a text: heads}, each with the kinds it can be; {} where one fits all heads."""
+    common, of_heads = set(definition.KINDS), {}
+    for head in range(evidence.allowed.shape[1]):
+        own = slice(head, head + 1)
+        allowed, forbidden = evidence.allowed[:, own], evidence.forbidden[:, own]
+        kinds = [name for name in masks if not contradicts(allowed, forbidden, masks[name])]
+        common &= set(kinds)
+        of_heads.setdefault(" or ".join(kinds) or "none of the three", []).append(head)
+    return {} if common else of_heads
 
 
 def place(dump, values):
@@ -416,7 +449,7 @@ def bugs_with_pattern(layers, case):
     """The known bugs of masks, schedule and segments that give weight to the same pairs.
 
     layers: a list of Layer. Where zeros are unknown, several bugs fit: those come first that allow
-    the fewest of these pairs. If some fit in each head, the others are left out. Bugs of decoding
+    the fewest of these pairs. A bug has to fit in each head alone, too. Bugs of decoding
     are not tried, for they need the length of the prompt: a step without its mask has the pattern
     of a model without masks.
     """
@@ -427,8 +460,7 @@ def bugs_with_pattern(layers, case):
         if fit is not None:
             fits[bug] = fit
     ordered = sorted(fits, key=lambda bug: fits[bug].num_extra)
-    in_each_head = [bug for bug in ordered if fits[bug].in_each_head]
-    return in_each_head or ordered
+    return [bug for bug in ordered if fits[bug].in_each_head]
 
 
 def plant_bug(plant, case, heads):
@@ -505,7 +537,7 @@ def print_audit(result):
     if result.untold:
         print(
             f"this prompt does not tell of layers {', '.join(map(str, result.untold))}: "
-            "take one with two items of several tokens"
+            "take one with two items of several tokens, and all of its queries"
         )
     if result.missing_layers:
         print(f"not in the dump: layers {', '.join(map(str, result.missing_layers))}")
@@ -537,6 +569,9 @@ def remarks(finding):
             f"These weights are about e^{finding.softness:.0f} times the others: "
             "was a finite number added in place of -inf?"
         )
+    if len(finding.of_heads) > 1:
+        of_heads = [f"{kinds} in {heads}" for kinds, heads in finding.of_heads.items()]
+        sentences.append(f"the heads differ: {'; '.join(of_heads)}")
     if finding.missing:
         sentences.append(
             f"{finding.missing} pairs that may have weight are masked; "

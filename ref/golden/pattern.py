@@ -95,6 +95,8 @@ def decisive_of(comparisons):
 
 def rounding(comparisons):
     """Whether all deviations are as large as a lower precision makes them: [] or a sentence."""
+    if all(c.case.config for c in comparisons if not c.is_right):
+        comparisons = [c for c in comparisons if c.case.config]  # given logits hide no rounding
     tensors = float_tensors(comparisons)
     sizes = [size for _, _, size in tensors]
     share_failing = np.mean([not comparison.is_right for comparison in comparisons])

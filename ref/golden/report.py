@@ -103,9 +103,13 @@ def print_unknown(diagnosis):
     """That no bug makes the numbers, what was tried, and which bugs come near."""
     print("No known bug makes these numbers. Begin at the first tensor that deviates.")
     num_tried, num_pairs = diagnosis.tried
-    if num_pairs:
-        all_or_some = "all" if num_tried == num_pairs else f"{num_tried} of"
-        print(f"Nor do two at once: {all_or_some} {num_pairs} possible pairs were tried.")
+    if num_pairs and num_tried == num_pairs:
+        print(f"Nor do two at once: all {num_pairs} possible pairs were tried.")
+    elif num_pairs:
+        print(
+            f"Nor do two at once: there was time for {num_tried} of {num_pairs} possible pairs. "
+            "Fewer cases take less time."
+        )
     for bug, share, explained in diagnosis.nearest:
         print(
             f"Nearest: {bug}, in {share:.0%} of the failing cases ({descriptions()[bug]['what']})"

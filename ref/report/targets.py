@@ -65,3 +65,14 @@ def size_text(user_ids, users="users"):
     if len(user_ids) > num_users:
         text += f", {len(user_ids)} targets"
     return text
+
+
+def description(data, targets, options):
+    """What every report for JSON begins with."""
+    return {
+        "options": vars(options),
+        "data": data.source,
+        "users": len(np.unique(targets.user_ids)),
+        "targets": len(targets),
+        "notes": list(data.notes),
+    }

@@ -1,0 +1,118 @@
+"""Which models are evaluated and on which data: all is checked before the first one ranks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ref import cli, recommender
+from ref.checkpoints import adapters
+from ref.data import dataset
+from ref.data.columns import columns_of
+from ref.files import check_writable
+from ref.overrides import (
+    has_settings,
+    note_on_defaults,
+    notes_on_training,
+    scheme_from,
+    settings_from,
+)
+from ref.report import baselines
+from ref.report.options import DEFAULT_WEIGHTS
+from ref.training import processes
+
+
+def model_folders(options):
+    """The folders of the models, each once and by another name than the baselines have."""
+    folders = options.weights
+    if not folders:
+        folders = [name for name in DEFAULT_WEIGHTS if Path(name, "model.safetensors").exists()]
+    if not folders:
+        defaults = ", ".join(DEFAULT_WEIGHTS)
+        raise FileNotFoundError(
+            f"none of {defaults} holds a model; train one or name it with --weights"
+        )
+    folders = [f"./{folder}" if folder in baselines.NAMES else folder for folder in folders]
+    return list(dict.fromkeys(folders))
+
+
+def check_models(folders, options):
+    """The Settings of all models; raises FileNotFoundError or ValueError for a bad folder.
+
+    All are checked before the first one ranks for an hour. No weights are read yet.
+    """
+    if options.base and not any(map(adapters.is_adapter, folders)):
+        raise ValueError("--base has no effect: no folder of --weights holds an adapter")
+    settings = []
+    for folder in folders:
+        model, _, model_settings = load_with_options(folder, options, device="meta")
+        if note := note_on_defaults(folder, model_settings, model.scheme):
+            processes.say(note)
+        settings.append(model_settings)
+    return settings
+
+
+def check_outputs(options):
+    """Raise ValueError for an output file that cannot be written."""
+    for path in (options.json, options.svg):
+        if path and processes.is_first():
+            check_writable(path)
+
+
+def load_data(options, folders, settings):
+    """The Dataset, filtered and cut as `settings` say: all of them, or ValueError.
+
+    They are those of the folders, changed by the options (`check_models`). Folders without Settings
+    take what the others say.
+    """
+    stated = [each for folder, each in zip(folders, settings) if has_settings(folder)] or settings
+    protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in stated}
+    if len(protocols) > 1:
+        raise ValueError(
+            "models trained with other (history, min_item, min_user, min_rating) cannot be "
+            f"compared: {sorted(protocols, key=str)}"
+        )
+    history, min_item, min_user, min_rating = protocols.pop()
+    columns = replace(columns_of(options), min_rating=min_rating)
+    test_items = options.test_items or min(each.test_items for each in stated)
+    for folder, each in zip(folders, settings):
+        if each.test_items < test_items and has_settings(folder):
+            raise ValueError(
+                f"{folder}: was trained with --test-items {each.test_items}, so it has seen "
+                f"targets of --test-items {test_items}; train it with that, or evaluate with fewer"
+            )
+    data = dataset.load(options.data, history, min_item, min_user, test_items, columns)
+    notes = [
+        note
+        for folder, each in zip(folders, settings)
+        for note in notes_on_training(folder, each, data)
+    ]
+    return replace(data, notes=(*data.notes, *notes))
+
+
+def load_with_options(folder, options, device):
+    """(model, PromptEncoder, Settings) of a folder; options go before what the folder says."""
+    base = options.base if adapters.is_adapter(folder) else None
+    _, saved, _ = adapters.read_config(folder, base)
+    scheme, settings = scheme_from(options, saved), settings_from(options, folder)
+    dtype = cli.DTYPES[options.dtype]
+    return recommender.load(folder, dtype, device, base, scheme, settings)
+
+
+def refuse_not_finite(folder, name, values):
+    """Raise ValueError for a model that gives no number: nothing of it would mean anything."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{folder}: the {name} is {values[~np.isfinite(values)][0]}; expected a finite number. "
+            "Its weights, its adapter or --temperature is too extreme"
+        )
+
+
+def note_on_dropped(name, encoder, dropped):
+    """A sentence on items of histories that did not fit into prompts, "" if all did."""
+    if not dropped:
+        return ""
+    return (
+        f"{name}: {dropped} items of histories did not fit into {encoder.max_length} tokens "
+        "and were left out"
+    )
