@@ -25,7 +25,7 @@ from study import (
 from support.study import numbers_by_hand
 
 SVG = "{http://www.w3.org/2000/svg}"
-PICTURES = ["curves.svg", "pretrained.svg", "study.svg", "ten_targets.svg"]
+PICTURES = ["amount_of_data.svg", "curves.svg", "pretrained.svg", "study.svg", "ten_targets.svg"]
 
 
 # --- intervals
@@ -573,13 +573,13 @@ def test_the_committed_runs_are_those_of_the_defaults_but_for_split_schedule_and
             assert changed <= others | planned
 
 
-def likelihoods_by_hand(data, start=None):
-    """{schedule: {seed: likelihoods in hundredths}} of the committed runs on all users."""
+def likelihoods_by_hand(data, start=None, percent=None):
+    """{schedule: {seed: likelihoods in hundredths}} of the committed runs; None: on all users."""
     numbers = {}
     for line in (report.HERE / "ten_targets.jsonl").read_text().splitlines():
         of_run = json.loads(line)
-        is_of_all_users = of_run["data"] == data and "percent" not in of_run
-        if "nll" in of_run and is_of_all_users and of_run.get("start") == start:
+        is_asked = (of_run["data"], of_run.get("start")) == (data, start)
+        if "nll" in of_run and is_asked and of_run.get("percent") == percent:
             schedule = of_run["schedule"]
             schedule = schedule if schedule == "SASRec" else "/".join(map(str, schedule))
             by_seed = numbers.setdefault(schedule, {})
@@ -593,15 +593,18 @@ def mean_nll(of_seeds):
 
 
 @pytest.mark.parametrize(
-    "data, start, schedules",
+    "data, start, percent, schedules",
     [
-        ("movielens", None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
-        ("ml-100k", None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
-        ("movielens", "SmolLM2", ("6/6",)),
+        ("movielens", None, None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
+        ("ml-100k", None, None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
+        ("movielens", None, 25, ("1/0", "1/1")),
+        ("movielens", "SmolLM2", None, ("6/6",)),
     ],
 )
-def test_the_committed_differences_are_the_means_of_the_packed_numbers(data, start, schedules):
-    numbers = likelihoods_by_hand(data, start)
+def test_the_committed_differences_are_the_means_of_the_packed_numbers(
+    data, start, percent, schedules
+):
+    numbers = likelihoods_by_hand(data, start, percent)
     causal = mean_nll(numbers["0/0"])
     assert set(numbers) == {"0/0", *schedules}
     for schedule in schedules:

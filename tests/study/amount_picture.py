@@ -8,7 +8,7 @@ import numpy as np
 from ref.report.svg import Svg
 
 from study.differences import BLACK, DARK_GREY, LIGHT_GREY
-from study.intervals import interval
+from study.intervals import FEWEST_SEEDS, interval
 from study.ten_targets import Group, differences, slices_of
 
 PERCENTS = (25, 50, 100)
@@ -22,9 +22,14 @@ APART = 8  # pixels between what two schedules have at a place
 
 
 def percents_of(data, runs):
-    """Those of PERCENTS of which all that is compared is there."""
-    compared = {"0/0", *COLOURS}
-    return [p for p in PERCENTS if compared <= Group(data, p).by_schedule(runs).keys()]
+    """Those of PERCENTS of which all that is compared is there, with enough seeds."""
+    complete = []
+    for percent in PERCENTS:
+        by_schedule = Group(data, percent).by_schedule(runs)
+        num_seeds = [len(by_schedule.get(schedule, ())) for schedule in ("0/0", *COLOURS)]
+        if min(num_seeds) >= FEWEST_SEEDS:
+            complete.append(percent)
+    return complete
 
 
 def picture(data, runs):

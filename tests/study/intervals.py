@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 
 DRAWS = 10_000
+FEWEST_SEEDS = 5  # of a difference that is called clear
 
 
 @cache
@@ -38,8 +39,8 @@ def interval(values, level=95, mask=None):
 
 
 def is_clear(values, level):
-    """Does the interval leave out 0, of five seeds at least?"""
-    if len(values) < 5:
+    """Does the interval leave out 0, of FEWEST_SEEDS at least?"""
+    if len(values) < FEWEST_SEEDS:
         return False
     _, low, high = interval(values, level)
     return bool(low > 0 or high < 0)
