@@ -197,7 +197,7 @@ class Objective:
 
     def _first_log_probs(self, lm_head, hidden):
         """Log-probabilities of all first tokens, (rows of hidden, children of the root)."""
-        begin, end = self.trie.levels[1:3]  # the first level is the root alone
+        begin, end = self.trie.levels[1:3]  # level 0 is the root alone
         tokens = self._tensor(self.trie.token[begin:end], hidden)  # (M,)
         head = lm_head.weight[tokens]  # (M, C)
         return at_least_float32(hidden @ head.T).log_softmax(-1)

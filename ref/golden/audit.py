@@ -346,9 +346,10 @@ def masks_of_kinds(dump, scheme):
 def evidence_of(weights, is_real):
     """The Evidence in a layer's weights (B, H, Q, T); is_real: bool (B, Q)."""
     is_known = is_real[:, None] & ~np.isnan(weights).any(axis=-1)  # (B, H, Q)
+    is_float16 = weights.dtype == np.float16
     weights = np.where(is_known[..., None], weights, 0).astype(float)
+    is_float16 |= is_of_float16(weights)
     allowed = weights > 0
-    is_float16 = is_of_float16(weights)
     smallest = np.where(allowed, weights, 1).min(axis=(0, 2, 3))  # (H,)
     num_keys = allowed.sum(axis=-1)  # (B, H, Q)
     is_far = smallest > (LOWER_HALF_OF_FLOAT16 if is_float16 else LOWER_HALF)
