@@ -287,6 +287,8 @@ def check_segment_ids(segment_ids, path):
     for value in (segment_ids.min(), segment_ids.max()):
         if not -1 <= value < 2**31:
             raise ValueError(f"{path}: segment_ids has {value}; expected -1 or more, below 2^31")
+    if segment_ids.max() < 1:
+        raise ValueError(f"{path}: segment_ids holds no item; expected 1, 2, ... at their tokens")
 
 
 def check_weights(weights, shape, where):
