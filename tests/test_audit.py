@@ -240,10 +240,11 @@ def test_nan_is_told_and_that_of_padding_by_itself(run):
 
 
 def test_layers_that_the_prompt_does_not_tell_apart_are_not_called_right(run):
-    text_only = audit.Dump(planted_dump(right).weights, np.where(SEGMENT_IDS < 0, -1, 0))
+    one_short_item = np.where(SEGMENT_IDS < 0, -1, 0)
+    one_short_item[0, 12] = 1
     with_plain_masks = SimpleNamespace(**vars(SCHEME) | {"intra_layers": 0, "cross_layers": 0})
     weights = planted_dump(right, with_plain_masks).weights
-    code, report = run(audit.Dump(weights, text_only.segment_ids))
+    code, report = run(audit.Dump(weights, one_short_item))
     assert code == 2
     assert "?     layer 0: IN or OR or CR; the scheme says IN" in report
     assert (
