@@ -97,7 +97,7 @@ def as_numpy(array):
         array = array.detach().cpu()
         if array.dtype.is_floating_point:
             array = array.double()
-    array = np.array(array)  # a copy: an adapter may use its memory again for the next case
+    array = np.asarray(array).copy()  # an adapter may use its memory again for the next case
     if array.dtype.name == "bfloat16":  # JAX's, which NumPy does not count among numbers
         array = array.astype(np.float32)
     return array
