@@ -355,9 +355,11 @@ def with_model_in_float32(case):
     return computed
 
 
-def test_rounding_of_a_model_is_told_though_cases_without_a_model_pass(capsys):
-    text = told(comparisons_of(with_model_in_float32, "search"), capsys, 0)
-    assert "in float32 throughout or in part" in text
+def test_rounding_of_a_model_is_told_though_cases_without_a_model_pass():
+    comparisons = comparisons_of(with_model_in_float32, "search")
+    assert {comparison.is_right for comparison in comparisons} == {True, False}
+    (sentence,) = pattern.rounding(comparisons)
+    assert "in float32 throughout or in part" in sentence
 
 
 def test_a_pipe_in_place_of_a_dump_is_refused_at_once(tmp_path):

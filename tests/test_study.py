@@ -292,6 +292,7 @@ def test_train_py_sees_the_sequences_of_the_part_alone(tmp_path, monkeypatch, ca
     assert " 6 training sequences, 12 validation and 12 test targets" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # it compiles
 def test_a_pretrained_model_is_trained_on_and_each_test_target_is_measured(
     report_of, made_up_data, tiny_model, tmp_path, monkeypatch
 ):
