@@ -12,6 +12,7 @@ import pytest
 from ref.data import dataset, readers
 from ref.data.columns import Columns
 from ref.data.times import Times
+from ref.settings import Settings
 
 from support.data import made_up_rows, write_interactions
 
@@ -415,6 +416,14 @@ def test_a_rating_that_is_no_number_is_refused_where_ratings_count(tmp_path):
     assert len(readers.read(folder).items) == len(ROWS) + 1
     with pytest.raises(ValueError, match=r"ratings.csv, line \d+: the rating is 'good'"):
         readers.read(folder, Columns(min_rating=2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_least_rating_that_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match="min_rating is (nan|inf); expected a number"):
+        Columns(min_rating=value)
+    with pytest.raises(ValueError, match="min_rating is (nan|inf); expected a number or null"):
+        Settings(min_rating=value)
 
 
 def test_a_column_that_an_option_names_has_to_be_there(tmp_path):

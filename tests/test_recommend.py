@@ -184,6 +184,8 @@ def test_what_cannot_be_asked_is_refused(recommender, arguments, message):
 def test_a_text_in_place_of_a_history_among_others_is_refused(recommender):
     with pytest.raises(ValueError, match="expected a list of titles"):
         recommender.recommend_all([["Heat"], "Heat"])
+    with pytest.raises(ValueError, match="expected a list of titles"):
+        recommender.num_read("Heat")
     assert recommender.recommend_all([]) == []
 
 
