@@ -11,7 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ref import llama_numpy
 from ref.golden import __main__ as command
-from ref.golden import audit
+from ref.golden.audit import examine
+from ref.golden.audit.bugs import BUGS
+from ref.golden.audit.dump import Dump
+from ref.golden.audit.report import print_bugs
 from ref.golden.copies import copy_of
 from ref.masks import MaskScheme, build_masks
 
@@ -52,13 +55,13 @@ def planted_dump(plant, scheme=SCHEME, scale=1.0, num_queries=SEGMENT_IDS.shape[
         scores = random.normal(scale=scale, size=(B, NUM_HEADS, T, T))
         probabilities = copy.masked_softmax(scores, mask)[1]
         weights[i] = probabilities[:, :, T - num_queries :].astype(np.float32)
-    return audit.Dump(weights, SEGMENT_IDS)
+    return Dump(weights, SEGMENT_IDS)
 
 
 def with_weights(dump, change):
     """The dump with change(weights (B, H, Q, T)) of each layer."""
     weights = {i: change(of_layer.copy()) for i, of_layer in dump.weights.items()}
-    return audit.Dump(weights, dump.segment_ids)
+    return Dump(weights, dump.segment_ids)
 
 
 def write(folder, dump, name="layers.{}.probabilities", **tensors):
@@ -139,7 +142,7 @@ def free_at_padding(weights):
     ],
 )
 def test_right_masks_are_not_called_wrong_whatever_the_weights_under_them(change):
-    result = audit.examine(with_weights(planted_dump(right), change), SCHEME)
+    result = examine(with_weights(planted_dump(right), change), SCHEME)
     assert result.is_right
     assert result.bugs == []
 
@@ -149,21 +152,21 @@ def test_right_masks_are_not_called_wrong_whatever_the_weights_under_them(change
 def test_weights_that_are_rounded_to_0_are_not_called_masked(scale, change):
     dump = with_weights(planted_dump(right, scale=scale), change)
     assert sum((weights == 0).sum() for weights in dump.weights.values()) > 2500
-    assert audit.examine(dump, SCHEME).is_right
+    assert examine(dump, SCHEME).is_right
 
 
-@pytest.mark.parametrize("bug", audit.BUGS)
+@pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_of_masks_schedule_or_segments_that_shows_is_named_from_random_weights(bug):
-    dump, right_dump = planted_dump(audit.BUGS[bug]), planted_dump(right)
+    dump, right_dump = planted_dump(BUGS[bug]), planted_dump(right)
     shows = any(not np.allclose(dump.weights[i], right_dump.weights[i]) for i in dump.weights)
-    result = audit.examine(dump, SCHEME)
+    result = examine(dump, SCHEME)
     assert result.is_right != shows
     assert (bug in result.bugs) == shows
     assert len(result.bugs) <= 6  # that have the same pattern in these prompts
 
 
 def test_heads_that_differ_are_told_and_no_bug_of_all_heads_is_blamed(run):
-    dump, without_masks = planted_dump(right), planted_dump(audit.BUGS["mask-never-applied"])
+    dump, without_masks = planted_dump(right), planted_dump(BUGS["mask-never-applied"])
     dump.weights[1][:, 1] = without_masks.weights[1][:, 1]
     code, report = run(dump)
     assert code == 1
@@ -178,9 +181,9 @@ def test_a_right_model_in_bfloat16_is_told(run):
 
 @pytest.mark.parametrize("num_queries", [1, 2])
 def test_the_queries_of_a_step_of_decoding_are_the_last_tokens(num_queries):
-    planted = planted_dump(audit.BUGS["mask-never-applied"], num_queries=num_queries)
-    assert "mask-never-applied" in audit.examine(planted, SCHEME).bugs
-    assert audit.examine(planted_dump(right, num_queries=num_queries), SCHEME).is_right
+    planted = planted_dump(BUGS["mask-never-applied"], num_queries=num_queries)
+    assert "mask-never-applied" in examine(planted, SCHEME).bugs
+    assert examine(planted_dump(right, num_queries=num_queries), SCHEME).is_right
 
 
 def test_a_weight_where_none_may_lie_is_told_with_its_place(run):
@@ -197,7 +200,7 @@ def test_the_share_of_misplaced_weight_is_that_of_all_weight():
     dump = planted_dump(right)
     dump.weights[0][0, :, 6] = 0
     dump.weights[0][0, :, 6, 3] = 1  # in each head one row, wholly misplaced
-    finding = audit.examine(dump, SCHEME).findings[0]
+    finding = examine(dump, SCHEME).findings[0]
     num_real_rows = 3 * 13 - 4
     assert finding.share == pytest.approx(1 / num_real_rows, rel=1e-5)
 
@@ -219,7 +222,7 @@ def test_a_row_that_does_not_sum_to_1_is_told(run):
 
 
 def test_a_mask_of_minus_ten_is_told_from_a_mask_that_is_ignored(run):
-    code, report = run(planted_dump(audit.BUGS["mask-minus-ten"]))
+    code, report = run(planted_dump(BUGS["mask-minus-ten"]))
     assert code == 1
     assert "about e^-10 times the others: was a finite number added in place of -inf?" in report
     assert "1. mask-minus-ten (mask)" in report
@@ -242,7 +245,7 @@ def test_layers_that_the_prompt_does_not_tell_apart_are_not_called_right(run):
     one_short_item[0, 12] = 1
     with_plain_masks = SimpleNamespace(**vars(SCHEME) | {"intra_layers": 0, "cross_layers": 0})
     weights = planted_dump(right, with_plain_masks).weights
-    code, report = run(audit.Dump(weights, one_short_item))
+    code, report = run(Dump(weights, one_short_item))
     assert code == 2
     assert "?     layer 0: IN or OR or CR; the scheme says IN" in report
     assert (
@@ -262,15 +265,15 @@ def test_layers_that_the_dump_lacks_are_told_and_counted_by_the_option(run):
     "num_bugs, words", [(2, "tell these apart"), (7, "these and 2 more apart")]
 )
 def test_that_a_dump_does_not_tell_several_bugs_apart_is_said(num_bugs, words, capsys):
-    bugs = list(audit.BUGS)[:num_bugs]
-    audit.print_bugs(bugs)
+    bugs = list(BUGS)[:num_bugs]
+    print_bugs(bugs)
     text = capsys.readouterr().out
     assert f"1. {bugs[0]} (" in text
     assert words in text
 
 
 def test_json_holds_the_same(run):
-    code, report = run(planted_dump(audit.BUGS["kinds-exchanged"]), "--json")
+    code, report = run(planted_dump(BUGS["kinds-exchanged"]), "--json")
     values = json.loads(report, parse_constant=pytest.fail)
     assert code == 1 and not values["is_right"]
     assert values["bugs"] == ["kinds-exchanged"]
@@ -355,7 +358,7 @@ def masks():
 
 
 def dump_of(attentions):
-    return audit.Dump(dict(enumerate(a.numpy() for a in attentions)), SEGMENT_IDS)
+    return Dump(dict(enumerate(a.numpy() for a in attentions)), SEGMENT_IDS)
 
 
 INPUT_IDS = torch.arange(SEGMENT_IDS.size).reshape(SEGMENT_IDS.shape)
@@ -404,6 +407,6 @@ def test_transformers_decodes_without_masks_that_only_the_prompt_was_given_and_t
     mask_of_layer.update(dict.fromkeys(range(NUM_LAYERS)))
     output = hooked(INPUT_IDS[:1, -1:], past_key_values=cache, output_attentions=True)
     weights = dict(enumerate(a.numpy() for a in output.attentions))
-    result = audit.examine(audit.Dump(weights, SEGMENT_IDS[:1]), SCHEME)
+    result = examine(Dump(weights, SEGMENT_IDS[:1]), SCHEME)
     assert not result.is_right
     assert result.bugs[0] == "mask-never-applied"
