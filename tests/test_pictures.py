@@ -154,6 +154,12 @@ def test_titles_are_cleaned_and_cannot_steer_the_terminal(monkeypatch, capsys):
     assert "\x1b" not in out
 
 
+def test_a_token_with_a_control_character_is_escaped():
+    tokens = ["a\x1b[31m", "\n"]
+    prompt = draw_masks.masked_prompt(tokens, segments=[1, 1], prompt_length=1, scheme=MaskScheme())
+    assert prompt.labels == ["a\\x1b[31m", "⏎"]
+
+
 def test_a_target_without_a_prompt_is_refused(drawn):
     with pytest.raises(ValueError, match="nothing stands before the target: name a history"):
         drawn(draw_masks.main, "--weights", str(MODEL), "Willow (1988)")
