@@ -15,7 +15,7 @@ from ref.masks import MaskScheme, build_masks
 from ref.report.targets import targets_of
 from ref.training.options import parse_options
 
-from study import part_of_users, pretrained, records, run, smollm
+from study import part_of_users, pretrained, records, run
 from study.part_of_users import part_of
 from support.catalogue import TITLES
 from support.data import TINY, made_up_rows, write_interactions
@@ -366,12 +366,5 @@ def test_likelihoods_are_those_that_evaluation_reports():
     folder = EMBEDDED.parents[2] / "weights" / "movielens-hat"
     data, options = load(), evaluate.parse_options(["--limit", "6"])
     result = evaluate.evaluate_model(folder, data, targets_of(data, options), options)
-    likelihoods = smollm.likelihoods(folder, None, limit=6)
+    likelihoods = pretrained.likelihoods(folder, None, limit=6)
     np.testing.assert_allclose(likelihoods, result.metrics["NLL"], atol=6e-4)
-
-
-def test_likelihoods_of_validation_are_not_those_of_the_test():
-    folder = EMBEDDED.parents[2] / "weights" / "movielens-hat"
-    validation = np.array(smollm.likelihoods(folder, None, "valid", limit=6))
-    assert len(validation) == 6
-    assert np.abs(validation - smollm.likelihoods(folder, None, limit=6)).min() > 0.01

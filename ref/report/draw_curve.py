@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ref import cli
 from ref.files import parse_json, read_text, write_atomically
-from ref.report.svg import Svg
+from ref.report.svg import Svg, round_numbers
 
 _COLOURS = ("#1a73e8", "#b06000", "#188038", "#9334e6", "#c62828", "#12808f")
 _GREY, _LIGHT_GREY = "#5f6368", "#e0e0e0"
@@ -129,19 +129,6 @@ class Panel:
     def draw_line(self, points, colour, width):
         points = [(self.x(step), self.y(loss)) for step, loss in points]
         self.svg.polyline(points, stroke=colour, stroke_width=width)
-
-
-def round_numbers(low, high):
-    """Numbers at equal distance, two to seven, the first at most `low`, the last at least `high`.
-
-    The distance is 1, 2 or 5 times a power of ten.
-    """
-    reach = (high - low) or 1.0
-    power = 10.0 ** math.floor(math.log10(reach / 5))
-    distance = next(power * factor for factor in (1, 2, 5, 10) if reach / (power * factor) <= 5)
-    first, last = math.floor(low / distance), math.ceil(high / distance)
-    last = max(last, first + 1)
-    return [round(number * distance, 10) for number in range(first, last + 1)]
 
 
 def curves_svg(curves: list[Curve]) -> str:

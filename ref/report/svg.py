@@ -9,6 +9,7 @@ Lengths are in pixels, x to the right and y down, written to a tenth. Keyword ar
 attributes: text_anchor="end" is written text-anchor="end". Text is escaped.
 """
 
+import math
 from contextlib import contextmanager
 from html import escape
 
@@ -96,3 +97,16 @@ def _written_points(points):
 def _number(value):
     """A length to a tenth of a pixel: 12.34 is "12.3", 12.0 is "12"."""
     return f"{value:.1f}".removesuffix(".0")
+
+
+def round_numbers(low, high):
+    """Numbers at equal distance, two to seven, the first at most `low`, the last at least `high`.
+
+    The distance is 1, 2 or 5 times a power of ten.
+    """
+    reach = (high - low) or 1.0
+    power = 10.0 ** math.floor(math.log10(reach / 5))
+    distance = next(power * factor for factor in (1, 2, 5, 10) if reach / (power * factor) <= 5)
+    first, last = math.floor(low / distance), math.ceil(high / distance)
+    last = max(last, first + 1)
+    return [round(number * distance, 10) for number in range(first, last + 1)]

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ref.report.svg import Svg
+from ref.report.svg import Svg, round_numbers
 
 from study.differences import BLACK, DARK_GREY, LIGHT_GREY
 from study.intervals import FEWEST_SEEDS, interval
@@ -41,7 +41,8 @@ def picture(data, runs):
         for column, name in enumerate(names):
             if name in masks:
                 panels[row, column] = name, lines_of(data, percents, runs, masks[name])
-    scale = Scale.around([line for _, lines in panels.values() for line in lines.values()])
+    values = [line for _, lines in panels.values() for line in lines.values()]
+    ticks = round_numbers(min(0.0, np.min(values)), max(0.0, np.max(values)))
     svg = Svg(Panel.left_of(len(PANELS[0])), Panel.top_of(len(PANELS)) - 40)
     title = f"{data}: difference to plain causal attention, by the share of users in training"
     svg.text(8, 20, title, font_size=13, font_weight="bold")
@@ -50,7 +51,7 @@ def picture(data, runs):
     for number, (schedule, colour) in enumerate(COLOURS.items()):
         svg.text(476 + 34 * number, 38, schedule, fill=colour, font_weight="bold")
     for (row, column), (name, lines) in panels.items():
-        panel = Panel(svg, row, column, scale)
+        panel = Panel(svg, row, column, ticks)
         panel.draw_frame(name, percents)
         panel.draw_lines(lines)
     return svg.render()
@@ -71,34 +72,13 @@ def lines_of(data, percents, runs, mask):
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Nats from `low` to `high`, with a line each `tick`."""
-
-    low: float
-    high: float
-    tick: float
-
-    @classmethod
-    def around(cls, lines):
-        """One that holds 0 and all intervals, in at most ten steps."""
-        low, high = min(0.0, np.min(lines)), max(0.0, np.max(lines))
-        tick = next(t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if high - low <= 10 * t)
-        return cls(np.floor(low / tick) * tick, np.ceil(high / tick) * tick, tick)
-
-    @property
-    def ticks(self):
-        # + 0.0: no tick is -0
-        return np.round(np.arange(self.low, self.high + self.tick / 2, self.tick), 6) + 0.0
-
-
-@dataclass(frozen=True)
 class Panel:
-    """One of the diagrams, in a row and a column."""
+    """One of the diagrams, in a row and a column; ticks: nats, from the lowest to the highest."""
 
     svg: Svg
     row: int
     column: int
-    scale: Scale
+    ticks: list
 
     WIDTH: ClassVar = 190
     HEIGHT: ClassVar = 170
@@ -115,14 +95,14 @@ class Panel:
         return self.left_of(self.column) + self.WIDTH * (place + 0.5) / places
 
     def y(self, nats):
-        share = (self.scale.high - nats) / (self.scale.high - self.scale.low)
+        share = (self.ticks[-1] - nats) / (self.ticks[-1] - self.ticks[0])
         return self.top_of(self.row) + self.HEIGHT * share
 
     def draw_frame(self, heading, percents):
         """Heading, numbers of nats beside the first panel of a row, parts of the users below."""
         left, top = self.left_of(self.column), self.top_of(self.row)
         self.svg.text(left, top - 12, heading, font_weight="bold")
-        for tick in self.scale.ticks:
+        for tick in self.ticks:
             y, stroke = self.y(tick), BLACK if tick == 0 else LIGHT_GREY
             self.svg.line(left, y, left + self.WIDTH, y, stroke=stroke)
             if self.column == 0:

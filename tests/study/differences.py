@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ref.report.svg import Svg
+from ref.report.svg import Svg, round_numbers
 
 from study.intervals import interval, is_clear
 
@@ -64,33 +64,31 @@ def difference_of(values, heading, name, level, is_planned=True):
 
 @dataclass(frozen=True)
 class Axis:
-    """Nats from `low` to `high`, a tick each `step`, over `width` pixels from `left`."""
+    """Nats from the first of `ticks` to the last, over `width` pixels from `left`."""
 
-    low: float
-    high: float
-    step: float
+    ticks: list
     left: float = 170
     width: float = 560
 
     def x(self, value):
-        return self.left + self.width * (value - self.low) / max(self.high - self.low, self.step)
+        return self.left + self.width * (value - self.low) / (self.high - self.low)
 
     @property
-    def ticks(self):
-        # + 0.0: no tick is -0
-        return np.round(np.arange(self.low, self.high + self.step / 2, self.step), 6) + 0.0
+    def low(self):
+        return self.ticks[0]
+
+    @property
+    def high(self):
+        return self.ticks[-1]
 
 
 def axis_for(compared):
-    """The Axis that holds 0 and all that is near, in at most ten steps."""
+    """The Axis that holds 0 and all that is near."""
     ends = [0.0]
     for difference in compared:
         if difference.is_near:
             ends += [difference.low, difference.high, *difference.seeds]
-    low, high = min(ends), max(ends)
-    steps = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-    step = next(step for step in steps if (high - low) / step <= 10)
-    return Axis(np.floor(low / step) * step, np.ceil(high / step) * step, step)
+    return Axis(round_numbers(min(ends), max(ends)))
 
 
 def picture(compared, level):

@@ -3,14 +3,14 @@
 A *row* is a model: its key is (group, schedule), its records are the runs of its seeds. Differences
 are paired, user by user and seed by seed, so below 0 is better for the negative log-likelihood
 (NLL, nats a title); behind them, how many seeds are below 0. A star: the comparison was planned,
-and the interval at 99 % leaves out 0, too.
+there are five seeds at least, and the interval at 99 % leaves out 0, too.
 
 Letters: S seeds, U users.
 """
 
 import numpy as np
 
-from ref.report.attention import skew
+from ref.report.attention import QUERIES, skew
 
 from study.intervals import interval_text, is_clear, table_head, table_line
 from study.records import metrics_of_packed, unpack_nll
@@ -203,7 +203,7 @@ def attention_table(records):
 
 
 def attention_cells(records):
-    """Number of OR layers, shares and skews of some records of the same models' shape."""
+    """Number of OR layers, shares and skews of some records of models of one shape."""
     is_or = np.array(records[0]["kinds"]) == "OR"
     share = stacked(records, "share")  # (models, L, 3, 4)
     per_pair = stacked(records, "per_pair")  # (models, L, 3, 4)
@@ -211,7 +211,8 @@ def attention_cells(records):
     shares = share[:, is_or].mean((0, 1))[0]
     # models stand where skew() expects heads
     skews = skew(per_pair.swapaxes(0, 1), even[0])[is_or].mean(0)
-    history, target = skews[0], skews[2]
+    history = skews[QUERIES.index("history tokens")]
+    target = skews[QUERIES.index("target tokens")]
     cells = [str(is_or.sum()), *(f"{value:.1%}" for value in shares)]
     return [*cells, f"{history:.1f}", f"{target:.1f}"]
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ref.report.svg import Svg
+from ref.report.svg import Svg, round_numbers
 
 from study.differences import BLACK, DARK_GREY, LIGHT_GREY, difference_of
 from study.one_target import (
@@ -40,7 +40,6 @@ def differences(rows):
     return compared
 
 
-CURVE_STEP = 0.04  # nats, between two lines of the grid
 PARTS = {"train": "training loss", "valid": "validation loss"}
 
 
@@ -63,10 +62,11 @@ def curves(rows):
     )
     svg.text(8, 38, legend, fill=DARK_GREY)
     for row, part in enumerate(PARTS):
-        axis_values = [line for of_seeds in differences[part].values() for line in of_seeds]
+        values = [line for of_seeds in differences[part].values() for line in of_seeds]
+        ticks = round_numbers(min(0.0, np.min(values)), max(0.0, np.max(values)))
         for column, schedule in enumerate(schedules):
-            panel = Panel(svg, column, row, *rounded_ends(axis_values))
-            panel.draw_frame(PARTS[part], epochs=len(axis_values[0]))
+            panel = Panel(svg, column, row, ticks)
+            panel.draw_frame(PARTS[part], epochs=len(values[0]))
             panel.draw_schedule(schedule, differences[part])
     return svg.render()
 
@@ -94,22 +94,14 @@ def differences_to_causal(losses):
     return {name: losses[name] - causal for name in sorted(losses) if name != "0/0"}
 
 
-def rounded_ends(values):
-    """The multiples of CURVE_STEP below and above 0 and all of `values`."""
-    low = np.floor(min(0, np.min(values)) / CURVE_STEP) * CURVE_STEP
-    high = np.ceil(max(0, np.max(values)) / CURVE_STEP) * CURVE_STEP
-    return low, max(high, low + CURVE_STEP)
-
-
 @dataclass(frozen=True)
 class Panel:
-    """One of the diagrams, in a column and a row: nats from `low` to `high` upwards."""
+    """One of the diagrams, in a column and a row; ticks: nats, from the lowest to the highest."""
 
     svg: Svg
     column: int
     row: int
-    low: float
-    high: float
+    ticks: list
 
     WIDTH: ClassVar = 124
     HEIGHT: ClassVar = 170
@@ -126,8 +118,8 @@ class Panel:
         return self.left_of(self.column) + self.WIDTH * epoch / max(epochs - 1, 1)
 
     def y(self, value):
-        top = self.top_of(self.row)
-        return top + self.HEIGHT * (self.high - value) / (self.high - self.low)
+        share = (self.ticks[-1] - value) / (self.ticks[-1] - self.ticks[0])
+        return self.top_of(self.row) + self.HEIGHT * share
 
     def points(self, line):
         return [(self.x(epoch, len(line)), self.y(value)) for epoch, value in enumerate(line)]
@@ -137,8 +129,7 @@ class Panel:
         left, bottom = self.left_of(self.column), self.top_of(self.row) + self.HEIGHT
         if self.column == 0:
             self.svg.text(8, self.top_of(self.row) - 12, heading, font_weight="bold")
-        ticks = np.arange(self.low, self.high + CURVE_STEP / 2, CURVE_STEP)
-        for tick in np.round(ticks, 6) + 0.0:  # + 0.0: no tick is -0
+        for tick in self.ticks:
             y = self.y(tick)
             stroke = BLACK if tick == 0 else LIGHT_GREY
             self.svg.line(left, y, left + self.WIDTH, y, stroke=stroke)

@@ -1,8 +1,8 @@
 """train.py on some of the users: python tests/study/part_of_users.py PERCENT SEED [its options]
 
-Only the training sequences of the other users are left out. Tokenizer, catalogue, validation and
-test targets stay those of all users. SEED draws the users, whatever the options are; those of a
-smaller PERCENT are among those of a larger one.
+Only the training sequences of the other users are left out. Catalogue, validation and test targets
+stay those of all users; a new tokenizer learns the titles that are left in training. SEED draws the
+users, whatever the options are; those of a smaller PERCENT are among those of a larger one.
 """
 
 import sys

@@ -11,16 +11,22 @@ import sys
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import evaluate
 import train
-from ref import cli, llama
+from ref import cli, llama, recommender
+from ref.data import dataset
+from ref.data.columns import Columns
 from ref.files import write_json
+from ref.loss import Objective
+from ref.training.batches import titles_of_windows
 from ref.training.options import parse_options
+from ref.trie import build_trie
 
-from study import smollm
+TOGETHER = 16  # targets that are measured at a time
 
 
 def compile_layers():
@@ -28,6 +34,32 @@ def compile_layers():
     attend = llama.attend
     llama.attend = lambda q, k, v, mask, _: attend(q, k, v, mask, "eager")
     llama.Block.forward = torch.compile(llama.Block.forward, dynamic=True)
+
+
+@torch.inference_mode()
+def likelihoods(weights, folder, limit=None):
+    """Negative log-likelihood of the first `limit` test targets, in nats, without ranking.
+
+    As evaluate.py computes it, unless a prompt is so long that items are dropped: that also makes
+    room for the longest title.
+    """
+    model, encoder, settings = recommender.load(weights)
+    data = dataset.load(
+        folder,
+        settings.history,
+        settings.min_item,
+        settings.min_user,
+        settings.test_items,
+        Columns(min_rating=settings.min_rating),
+    )
+    trie = build_trie(encoder, data.titles)
+    objective = Objective(encoder, trie, data.titles, settings, "target")
+    windows = titles_of_windows(data.test[:limit], data)
+    nats = []
+    for begin in tqdm(range(0, len(windows), TOGETHER), disable=None):
+        batch = windows[begin : begin + TOGETHER]
+        nats += evaluate.target_nll(model, objective, batch, "cpu").tolist()
+    return [round(value, 3) for value in nats]
 
 
 def main():
@@ -38,7 +70,7 @@ def main():
         return exit_code
     options = parse_options(words)
     with torch.autocast("cpu", torch.bfloat16):
-        write_json(file, smollm.likelihoods(options.out, options.data))
+        write_json(file, likelihoods(options.out, options.data))
     return 0
 
 

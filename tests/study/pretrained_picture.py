@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ref.report.svg import Svg
+from ref.report.svg import Svg, round_numbers
 
 from study.differences import BLACK, DARK_GREY, LIGHT_GREY
 
@@ -52,11 +52,9 @@ def picture(group, runs):
 
 @dataclass(frozen=True)
 class Diagram:
-    """Steps to the right, nats from `low` to `high` upwards with a line each `tick`."""
+    """Steps to the right, nats upwards, from the lowest of `ticks` to the highest."""
 
-    low: float
-    high: float
-    tick: float
+    ticks: list
     num_points: int
 
     LEFT: ClassVar = 64
@@ -66,22 +64,19 @@ class Diagram:
 
     @classmethod
     def around(cls, lines):
-        """One that holds 0 and all curves, in at most eight steps."""
-        ends = [0.0, *np.concatenate(list(lines.values()))]
-        span = max(ends) - min(ends)
-        tick = next(t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if span <= 8 * t)
-        low, high = np.floor(min(ends) / tick) * tick, np.ceil(max(ends) / tick) * tick
-        return cls(low, max(high, low + tick), tick, max(map(len, lines.values())))
+        """One that holds 0 and all curves."""
+        nats = [0.0, *np.concatenate(list(lines.values()))]
+        return cls(round_numbers(min(nats), max(nats)), max(map(len, lines.values())))
 
     def x(self, step):
         return self.LEFT + (self.RIGHT - self.LEFT) * step / (self.num_points * POINT)
 
     def y(self, nats):
-        return self.TOP + (self.BOTTOM - self.TOP) * (self.high - nats) / (self.high - self.low)
+        share = (self.ticks[-1] - nats) / (self.ticks[-1] - self.ticks[0])
+        return self.TOP + (self.BOTTOM - self.TOP) * share
 
     def draw_frame(self, svg):
-        ticks = np.arange(self.low, self.high + self.tick / 2, self.tick)
-        for tick in np.round(ticks, 6) + 0.0:  # + 0.0: no tick is -0
+        for tick in self.ticks:
             y = self.y(tick)
             svg.line(self.LEFT, y, self.RIGHT, y, stroke=BLACK if tick == 0 else LIGHT_GREY)
             svg.text(self.LEFT - 8, y + 4, f"{tick:g}", text_anchor="end", fill=DARK_GREY)

@@ -4,7 +4,7 @@ FOLDER/runs.jsonl gets a line for each finished run; the same command again does
 in there, and a training that was stopped goes on after its last epoch. FOLDER/models keeps the
 models, FOLDER/logs the output of each run. A run takes 4 to 85 minutes of one core; those of SASRec
 need requirements.txt of this folder. MovieLens 100K is run where --ml-100k names its folder, and
-what starts from a language model where --smollm names the folder that smollm.py made.
+what starts from a language model where --smollm names the folder FOLDER/model of smollm.py.
 Nothing of the titles gets into runs.jsonl: figures only, of which report.py makes tables and a
 picture. To go on from the runs that are done already, copy ten_targets.jsonl to FOLDER/runs.jsonl.
 """
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import evaluate
 from ref import cli
 from ref.data import dataset, readers
-from ref.data.columns import KNOWN_COLUMNS
+from ref.data.columns import DEFAULT_COLUMNS
 from ref.files import read_json
 from ref.report.baselines import Baselines
 from ref.report.ranking import evaluate_scores
@@ -43,7 +43,6 @@ PERCENTS = (50, 25)  # of the users, in part 3
 SEEDS = range(5)
 SPLIT = ("--min-user", 25, "--test-items", 10)
 MIN_ITEM = 10  # train.py's default
-SASREC_SETTING = ("--size", 64, "--dropout", 0.5)  # chosen by validation in the earlier study
 EPOCHS, PATIENCE = 12, 5  # train.py's defaults
 SMOLLM_SCHEDULES = ((0, 0), (6, 6), (6, 0), (0, 6))  # of 30 layers
 SMOLLM_SEEDS = range(2)
@@ -153,9 +152,10 @@ def figures_of_hatllm(run, place, log):
     evaluation = ["evaluate.py", *place.data_options(run), "--weights", model, "--ranking", "full"]
     call([*evaluation, "--json", report], log)
     values = read_json(report)
-    of_model = {key: values[key][str(model)] for key in ("metrics", "nll", "ranks")}
-    means = {name: mean for name, (mean, _, _) in of_model["metrics"].items()}
-    return training_figures(model / "log.jsonl") | ranking_figures(of_model | {"metrics": means})
+    name = str(model)
+    means = {metric: mean for metric, (mean, _, _) in values["metrics"][name].items()}
+    ranking = {"metrics": means, "nll": values["nll"][name], "ranks": values["ranks"][name]}
+    return training_figures(model / "log.jsonl") | ranking_figures(ranking)
 
 
 def figures_of_smollm(run, place, log):
@@ -175,9 +175,9 @@ def figures_of_smollm(run, place, log):
 def figures_of_sasrec(run, place, log):
     """The same for SASRec; its script does both."""
     report = log.with_suffix(".json")
-    command = ["tests/study/sasrec.py", *place.data_options(run), *SPLIT, *SASREC_SETTING]
+    command = ["tests/study/sasrec.py", *place.data_options(run), *SPLIT]
     if place.max_steps:
-        command += ["--max-steps", place.max_steps]
+        command.append("--trial")
     call([*command, "--seed", run.seed, "--json", report], log)
     values = read_json(report)
     kept = {key: values[key] for key in ("options", "torch", "valid")}
@@ -267,6 +267,7 @@ def record_of_targets(name, folder):
     """
     _, min_user, _, test_items = SPLIT
     data = dataset.load(folder, min_item=MIN_ITEM, min_user=min_user, test_items=test_items)
+    # targets_of and evaluate_scores take the options of evaluate.py
     options = evaluate.parse_options(["--ranking", "full"])
     targets = targets_of(data, options)
     ranks = {}
@@ -293,7 +294,7 @@ def are_tied(folder, data):
 
     Then nothing but the order of the file says which of the two was chosen first.
     """
-    interactions = readers.read(dataset.data_folder(folder), KNOWN_COLUMNS)
+    interactions = readers.read(dataset.data_folder(folder), DEFAULT_COLUMNS)
     _, min_user, _, _ = SPLIT
     ordered = dataset.in_order(dataset.filtered(interactions, MIN_ITEM, min_user))
     places = data.test.ends - 1  # of data.items, whose rows are those of `ordered`
@@ -339,7 +340,12 @@ def parse_options():
     add = parser.add_argument
     add("folder", type=Path, help="where models, logs and runs.jsonl go")
     add("--ml-100k", type=Path, metavar="FOLDER", help="MovieLens 100K, as train.py reads it")
-    add("--smollm", type=Path, metavar="FOLDER", help="the language model that smollm.py converts")
+    add(
+        "--smollm",
+        type=Path,
+        metavar="FOLDER",
+        help="the language model, FOLDER/model of smollm.py",
+    )
     add("--workers", type=int, default=1, help="runs at a time (default: %(default)s)")
     add("--max-steps", type=int, help="try the command out: trainings of so many steps")
     add("--only", default="", metavar="NAME", help="only the runs whose names begin like that")

@@ -3,15 +3,14 @@
 The model (Kang & McAuley 2018) is that of the library RePlay (tests/study/requirements.txt), with
 cross-entropy over all items in place of one negative, which is stronger than the paper's
 (Klenitskiy & Vasilev 2023). It sees what the language models see: windows of `history` + 1 items,
-each item predicted from those before it. Width and dropout are chosen by the validation targets
-(run.py: with seed 0), and so is the epoch. Its softmax is over the titles of the catalogue, so its
-negative log-likelihood of a target compares with that of evaluate.py.
+each item predicted from those before it. The epoch is chosen by the validation targets; width and
+dropout are those that they chose in the earlier study. Its softmax is over the titles of the
+catalogue, so its negative log-likelihood of a target compares with that of evaluate.py.
 """
 
 import argparse
 import copy
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +29,11 @@ from ref.report.ranking import evaluate_scores
 from ref.report.targets import targets_of
 from ref.training.batches import titles_of_windows
 
-SETTINGS = [{"size": size, "dropout": dropout} for size in (64, 128) for dropout in (0.2, 0.5)]
+SIZE, DROPOUT = 64, 0.5  # of 64 and 128, 0.2 and 0.5
 BATCH, PATIENCE, EPOCHS = 128, 6, 100
 
 
-def new_model(titles, history, size, dropout):
+def new_model(titles, history):
     """The library's SASRec: two blocks of two heads, cross-entropy over all items.
 
     titles: their number; as an item it is padding.
@@ -44,13 +43,13 @@ def new_model(titles, history, size, dropout):
         FeatureType.CATEGORICAL,
         is_seq=True,
         feature_hint=FeatureHint.ITEM_ID,
-        embedding_dim=size,
+        embedding_dim=SIZE,
         padding_value=titles,
         cardinality=titles,
         feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item")],
     )
     return SasRec.from_params(
-        TensorSchema([items]), size, 2, 2, history, dropout, hidden_dim=4 * size
+        TensorSchema([items]), SIZE, 2, 2, history, DROPOUT, hidden_dim=4 * SIZE
     )
 
 
@@ -86,19 +85,10 @@ def log_probs(model, histories, data):
     return torch.cat(out)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A trained model: its setting, its validation loss after each epoch, and its best epoch."""
-
-    setting: dict
-    curve: list
-    model: torch.nn.Module
-
-
-def fit(data, seed, setting, epochs):
-    """The Fit of a setting, of at most so many epochs."""
+def fit(data, seed, epochs):
+    """(model of the best epoch, validation loss after each), of at most so many epochs."""
     torch.manual_seed(seed)
-    model = new_model(len(data.titles), data.history, **setting)
+    model = new_model(len(data.titles), data.history)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     curve, best = [], None
     for epoch in range(1, epochs + 1):
@@ -106,10 +96,10 @@ def fit(data, seed, setting, epochs):
         curve.append(validate(model, data))
         if min(curve) == curve[-1]:
             best = copy.deepcopy(model)
-        print(f"{setting} epoch {epoch}: validation {curve[-1]:.4f} nats a title", flush=True)
+        print(f"epoch {epoch}: validation {curve[-1]:.4f} nats a title", flush=True)
         if epoch - np.argmin(curve) > PATIENCE:
             break
-    return Fit(setting, curve, best)
+    return best, curve
 
 
 def train_epoch(model, optimizer, data, rng):
@@ -118,7 +108,7 @@ def train_epoch(model, optimizer, data, rng):
     windows = windows[rng.permutation(len(windows))]
     for begin in range(0, len(windows), BATCH):
         optimizer.zero_grad()
-        batch = windows[slice(begin, begin + BATCH)]
+        batch = windows[begin : begin + BATCH]
         training_loss(model, titles_of_windows(batch, data), data).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -137,17 +127,12 @@ def parse_options():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = "interactions (default: the embedded MovieLens)"
-    max_steps = "one epoch and one setting only, to try the command out"
     add = parser.add_argument
-    add("--data", metavar="FOLDER", help=data)
-    add("--limit", help="only the first so many test users")
+    add("--data", metavar="FOLDER", help="interactions (default: the embedded MovieLens)")
     add("--min-user", type=int, default=5, help="as in train.py")
     add("--test-items", type=int, default=1, help="as in train.py")
     add("--seed", type=int, default=0)
-    add("--size", type=int, help="with --dropout: this setting alone")
-    add("--dropout", type=float)
-    add("--max-steps", type=int, help=max_steps)
+    add("--trial", action="store_true", help="one epoch only, to try the command out")
     add("--json", required=True, metavar="FILE", help="where the figures go")
     return parser.parse_args()
 
@@ -156,37 +141,24 @@ def main():
     options = parse_options()
     torch.set_num_threads(1)
     data = dataset.load(options.data, min_user=options.min_user, test_items=options.test_items)
-    settings, epochs = SETTINGS, EPOCHS
-    if options.size:
-        settings = [{"size": options.size, "dropout": options.dropout}]
-    if options.max_steps:
-        settings, epochs = settings[:1], 1
-    fits = [fit(data, options.seed, setting, epochs) for setting in settings]
-    best = min(fits, key=lambda each: min(each.curve))
-    write_json(options.json, report(best, data, options.limit))
+    model, curve = fit(data, options.seed, 1 if options.trial else EPOCHS)
+    write_json(options.json, report(model, curve, data))
 
 
-def report(best, data, limit):
-    """What goes into the file: the training, and the full ranking of the test users."""
-    words = ["--ranking", "full"]
-    if limit:
-        words += ["--limit", limit]
-    options = evaluate.parse_options(words)
+def report(model, curve, data):
+    """What goes into the file: the training, and the full ranking of the test targets."""
+    # targets_of and evaluate_scores take the options of evaluate.py
+    options = evaluate.parse_options(["--ranking", "full"])
     targets = targets_of(data, options)
-    scores = log_probs(best.model, targets.histories, data).numpy()
+    scores = log_probs(model, targets.histories, data).numpy()
     nll = -scores[range(len(targets)), targets.titles].astype(np.float64)
     result = evaluate_scores("SASRec", scores, targets, options)
     metrics = result.metrics | {"NLL": nll}
     return {
-        "options": best.setting,
+        "options": {"size": SIZE, "dropout": DROPOUT},
         "torch": torch.__version__,
-        "valid": [round(value, 4) for value in best.curve],
-        "best": min(best.curve),
-        "metrics": {
-            name: round(float(values.mean()), 5)
-            for name, values in metrics.items()
-            if name != "NDCG@1"
-        },
+        "valid": [round(value, 4) for value in curve],
+        "metrics": {name: round(float(values.mean()), 5) for name, values in metrics.items()},
         "ranks": result.ranks.astype(int).tolist(),
         "nll": [round(value, 3) for value in nll.tolist()],
     }

@@ -1,9 +1,9 @@
 """Tables and picture of the study with ten targets a user, from its runs (ten_targets.jsonl).
 
 Differences to causal attention are paired, target by target and seed by seed; below 0 is better for
-the negative log-likelihood (NLL, nats a title). A star: the interval with Bonferroni's correction
-leaves out 0, too. Beside it stand the means of the seeds and their t interval, which knows nothing
-of users.
+the negative log-likelihood (NLL, nats a title). A star: there are five seeds at least, and the
+interval with Bonferroni's correction leaves out 0, too. Beside it stand the means of the seeds and
+their t interval, which knows nothing of users.
 
 Letters: S seeds, U users, N targets of a user.
 """
