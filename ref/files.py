@@ -80,7 +80,10 @@ def _umask():
 
 
 def check_writable(path):
-    """Raise ValueError if `replacing` could not write `path`; what stands there stays."""
+    """Raise ValueError if `replacing` could not write `path`; what stands there stays.
+
+    Makes the folders that are missing.
+    """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; expected the name of a file")

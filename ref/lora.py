@@ -77,7 +77,7 @@ def add(model, settings: LoraSettings):
         )
     model.requires_grad_(False)
     for parent, name, module in _projections(model):
-        if name in settings.targets and isinstance(module, nn.Linear):
+        if name in settings.targets:
             setattr(parent, name, LoRALinear(module, settings).train(model.training))
 
 

@@ -54,7 +54,7 @@ class Matcher:
         for meant in (clearly_most_similar(name, similar), holding):
             # "terminater 2" is not "Terminator, The"
             if len(meant) == 1 and numbers(name) <= numbers(meant[0]):
-                return one_of(meant)
+                return Match(meant[0], [])
         return Match(None, list(dict.fromkeys(holding + similar))[:_NUM_SUGGESTIONS])
 
     def _similar(self, name):
@@ -94,7 +94,7 @@ def titles_by(names, titles):
 
 def names_of(title):
     """Comparable texts that are a title: with and without its year."""
-    return {comparable(title), comparable(without_year(title))}
+    return {comparable(title), comparable(without_year(title))} - {""}
 
 
 def all_names_of(title):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ref.layouts import LAYOUTS, load_layout
 from ref.masks import MaskScheme
-from ref.settings import CATALOGUE, SETTINGS_FILE, Settings, read_catalogue, read_settings
+from ref.settings import CATALOGUE_FILE, SETTINGS_FILE, Settings, read_catalogue, read_settings
 
 LAYOUT_CHOICES = f"{', '.join(LAYOUTS)} or a JSON file"
 _FILTERS = ("min_item", "min_user", "min_rating")
@@ -113,7 +113,7 @@ def notes_on_training(folder, settings, data) -> list:
             f"{folder} was trained with {before}, and is evaluated with {now}: if it was trained "
             "on this data, it may have seen some of the targets"
         )
-    if (Path(folder) / CATALOGUE).exists():
+    if (Path(folder) / CATALOGUE_FILE).exists():
         trained, titles = set(read_catalogue(folder)), set(data.titles)
         if trained != titles:
             notes.append(

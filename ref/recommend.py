@@ -23,13 +23,12 @@ import numpy as np
 import torch
 
 from ref import cli
-from ref.data.columns import KNOWN_COLUMNS, add_column_options, columns_of
+from ref.data.columns import DEFAULT_COLUMNS, add_column_options, columns_of
 from ref.data.histories import load_histories
 from ref.files import check_writable, naming, read_text, replacing
 from ref.matching import Matcher
 from ref.recommender import Recommender
 from ref.report.tables import percent_text
-from ref.text import clean_title
 
 USERS_AT_A_TIME = 64
 
@@ -48,7 +47,7 @@ def parse_options(arguments=None):
     add("-k", type=int, default=10, metavar="N", help=f"so many titles {default}")
     add("--candidates", metavar="FILE", help="choose among these titles, one a line")
     add("--include-seen", action="store_true", help="titles of the history may be recommended")
-    add("--as-text", action="store_true", help="titles that nobody knows stay in the prompt")
+    add("--as-text", action="store_true", help="titles that the catalogue lacks stay in the prompt")
     add("--json", action="store_true", help="print a JSON object a history")
     add("--base", metavar="FOLDER", help="base model, where --weights is a LoRA adapter")
     add("--dtype", choices=cli.DTYPES, default="float32")
@@ -66,7 +65,7 @@ def check_options(options):
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads is {options.threads}; expected 1 or more")
     if options.all_users is None:
-        if options.data is not None or columns_of(options) != KNOWN_COLUMNS:
+        if options.data is not None or columns_of(options) != DEFAULT_COLUMNS:
             raise ValueError("--data and its columns belong to --all-users, which is not given")
         return
     if options.titles or options.json:
@@ -91,11 +90,14 @@ def main(arguments=None):
     dtype = cli.DTYPES[options.dtype]
     recommender = Recommender.load(options.weights, options.device, dtype, options.base)
     matcher = Matcher(recommender.titles)
-    candidates = read_candidates(options.candidates, matcher) if options.candidates else None
+    candidates = None
+    if options.candidates:
+        candidates = read_candidates(options.candidates, recommender, matcher)
     if options.all_users:
         recommend_to_all(recommender, candidates, options)
         return
     for source, texts in histories(options):
+        texts = recommender.cleaned(texts, source)
         history = [known_title(text, source, matcher, options) for text in texts]
         best = recommender.recommend(history, options.k, not options.include_seen, candidates)
         show(texts, history, recommender.num_read(history), best, options)
@@ -122,7 +124,6 @@ def known_title(text, source, matcher, options):
     Raises ValueError, beginning with `source`, where there is none, or several; with --as-text the
     text itself stays.
     """
-    text = cleaned(text, source, matcher)
     match = matcher.match(text)
     if match.title:
         return match.title
@@ -136,18 +137,14 @@ def known_title(text, source, matcher, options):
     )
 
 
-def cleaned(text, source, matcher):
-    """A text cleaned, or as it is if it is a title: "&amp;" may be part of one."""
-    return text if text in matcher.titles else clean_title(text, source)
-
-
-def read_candidates(path, matcher):
+def read_candidates(path, recommender, matcher):
     """The titles of the catalogue that the lines of a file mean."""
     candidates = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
-        match = matcher.match(cleaned(line, f"{path}, line {number}", matcher))
+        (text,) = recommender.cleaned([line], f"{path}, line {number}")
+        match = matcher.match(text)
         if match.title is None:
             nearest = f"; nearest: {', '.join(match.suggestions)}" if match.suggestions else ""
             raise ValueError(f"{path}, line {number}: {line!r} is no title{nearest}")

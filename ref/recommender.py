@@ -19,10 +19,10 @@ from ref.trie import build_trie
 LEAST_BEAMS = 10  # a search for fewer titles is as wide as that: wider ones find better titles
 
 
-def load(folder, dtype=torch.float32, device="cpu", base=None, scheme=None, settings=None):
+def load(folder, dtype=torch.float32, device="cpu", scheme=None, base=None, settings=None):
     """(model in eval mode, PromptEncoder, Settings) of a folder.
 
-    base, scheme: as in load_model. settings: replaces those of the folder.
+    scheme, base: as in load_model. settings: replaces those of the folder.
     """
     settings = settings or read_settings(folder)
     tokenizer = read_tokenizer(folder, base)
@@ -78,11 +78,11 @@ class Recommender:
         """`recommend` for several histories at once: a list of its results."""
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"k is {k!r}; expected an integer of 1 or more")
-        histories = [self._cleaned(history, "the history") for history in histories]
+        histories = [self.cleaned(history, "the history") for history in histories]
         if not all(histories):
             raise ValueError("a history is empty; expected at least one title")
         if candidates is not None:
-            candidates = self._cleaned(candidates, "candidates")
+            candidates = self.cleaned(candidates, "candidates")
         if not histories:
             return []
         prompts = [self._prompt(history) for history in histories]
@@ -96,10 +96,10 @@ class Recommender:
 
     def num_read(self, history):
         """How many of the last titles of a history the model reads; it knows nothing of others."""
-        history = self._cleaned(history, "the history")
+        history = self.cleaned(history, "the history")
         return min(len(history), self.settings.history) - self._prompt(history).dropped
 
-    def _cleaned(self, titles, where):
+    def cleaned(self, titles, where):
         """Cleaned titles as a list; those of the catalogue stay: "&amp;" may be part of one.
 
         Raises ValueError, beginning with `where`, for anything else.

@@ -13,7 +13,7 @@ from ref.prompt import Layout
 from ref.text import refuse_no_title
 
 SETTINGS_FILE = "recommender.json"
-CATALOGUE = "catalogue.json"
+CATALOGUE_FILE = "catalogue.json"
 _INTEGERS = ("history", "min_item", "min_user", "test_items")
 
 
@@ -74,7 +74,7 @@ def read_settings(folder) -> Settings:
 
 def write_catalogue(folder, titles):
     """Write FOLDER/catalogue.json."""
-    write_json(Path(folder) / CATALOGUE, list(titles))
+    write_json(Path(folder) / CATALOGUE_FILE, list(titles))
 
 
 def read_catalogue(folder) -> list:
@@ -82,7 +82,7 @@ def read_catalogue(folder) -> list:
 
     Raises FileNotFoundError or ValueError naming the file.
     """
-    path = Path(folder) / CATALOGUE
+    path = Path(folder) / CATALOGUE_FILE
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file, so what can be recommended is not known; train.py writes it"

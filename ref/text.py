@@ -1,8 +1,9 @@
-"""What a title may be, and what text may not hold."""
+"""What a title and an id may be."""
 
 import html
 import re
 
+_NOT_IN_IDS = re.compile("[\0\r\n]")
 _HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -36,6 +37,16 @@ def refuse_no_title(text, where):
         raise ValueError(f"{where}: the title holds a NUL character")
     if holds_half_a_surrogate_pair(text):
         raise ValueError(f"{where}: holds half a surrogate pair, which is no character")
+
+
+def text_id(text, column, where) -> str:
+    """The id that a field holds. Raises ValueError for what no CSV file can hold."""
+    if not text or _NOT_IN_IDS.search(text) or holds_half_a_surrogate_pair(text):
+        raise ValueError(
+            f"{where}: {column} is {text!r}; expected one line of text, without NUL "
+            "or half a surrogate pair"
+        )
+    return text
 
 
 def _refuse_no_text(title, where):

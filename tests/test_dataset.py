@@ -414,6 +414,12 @@ def test_presplit_windows_keep_their_last_items(tmp_path):
             assert window == ["t4", "t5", "t6", "t7", "t8"]
 
 
+def test_a_presplit_test_of_one_row_is_enough(tmp_path):
+    windows = [([1, 2], 1)] * 2
+    data = load(write_presplit(tmp_path / "one", windows, windows[:1], {"1": "a", "2": "b"}))
+    assert (len(data.train), len(data.valid), len(data.test)) == (1, 1, 1)
+
+
 def test_presplit_items_without_a_title_are_left_out_and_counted(tmp_path):
     titles = {"1": "a", "2": "", "3": "c", "4": "  "}
     train = [([1, 2, 3], 1), ([1, 3, 2], 2), ([2, 4, 1], 3), ([3, 1], 4), ([1, 3], 5)]
@@ -616,6 +622,14 @@ WRONG = {
     ),
     "presplit without rows": (
         "test.csv", b"user_id,item_ids,timestamp\n", ("test.csv", "0 usable rows"),
+    ),
+    "one row for training": (
+        "train.csv", b'user_id,item_ids,timestamp\nu,"[1, 2]",1\n',
+        ("train.csv", "1 usable rows; expected at least 2"),
+    ),
+    "no user id in rows": (
+        "test.csv", b'user_id,item_ids,timestamp\n,"[1, 2]",1\n',
+        ("test.csv, line 2", "user_id is ''"),
     ),
 }
 # fmt: on

@@ -127,6 +127,12 @@ def test_a_text_that_means_no_title_is_not_guessed(text):
     assert Matcher(TITLES).match(text).title is None
 
 
+def test_a_title_without_letters_is_meant_by_itself_alone():
+    matcher = Matcher(["???", "Heat (1995)"])
+    assert matcher.match("???").title == "???"
+    assert matcher.match("!").title is None
+
+
 def test_k_titles_come_back_none_of_them_seen_and_in_the_exact_order(recommender):
     history = recommender.titles[:4]
     unseen = [pair for pair in exact_order(recommender, history) if pair[0] not in history]

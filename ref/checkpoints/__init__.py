@@ -35,7 +35,7 @@ def load_model(folder, dtype=torch.float32, device="cpu", scheme=None, base=None
     model.to_empty(device=device)
     model.tie_weights()
     copy_tensors(paths, hf_parameters(model))
-    if source != folder:
+    if adapters.is_adapter(folder):
         adapters.load(model, folder)
     return model
 

@@ -4,8 +4,6 @@ import os
 import re
 from pathlib import Path
 
-import torch
-
 from ref import lora
 from ref.checkpoints.config import read_config_json, write_config_json
 from ref.checkpoints.weights import (
@@ -16,7 +14,6 @@ from ref.checkpoints.weights import (
     write_tensors,
 )
 from ref.files import read_json, write_json
-from ref.llama import Llama
 from ref.lora import LoraSettings
 
 _CONFIG = "adapter_config.json"
@@ -124,7 +121,7 @@ def read_config(folder, base=None):
     """
     source = base_of(folder, base)
     config, scheme = read_config_json(source)
-    if source != folder and (Path(folder) / "config.json").exists():
+    if is_adapter(folder) and (Path(folder) / "config.json").exists():
         adapter_config, scheme = read_config_json(folder)
         if adapter_config != config:
             raise ValueError(
@@ -144,11 +141,9 @@ def load(model, folder):
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     settings = LoraSettings(values["r"], values["lora_alpha"], 0.0, values["target_modules"])
-    with torch.device("meta"):  # takes no memory: the file may not fit the model
-        expected = Llama(model.config, model.scheme)
-        lora.add(expected, settings)
-    paths = find_tensors(WeightFiles(path, [path]), adapter_parameters(expected))
+    lora.refuse_a_large_rank(model, settings)
     lora.add(model, settings)
+    paths = find_tensors(WeightFiles(path, [path]), adapter_parameters(model))
     copy_tensors(paths, adapter_parameters(model))
     lora.merge(model)
     model.requires_grad_(True)

@@ -14,7 +14,6 @@ from ref.masks import MaskScheme
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 _FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 _MOST_LAYERS = 10_000
-_DEFAULT_WINDOWS = {"mistral": 4096}  # what transformers takes where sliding_window is absent
 
 # {field: the only value that computes what ref/llama.py computes; absent means it, too}
 _ONLY = {
@@ -167,7 +166,8 @@ def _refuse_unsupported(values, source):
 
 
 def _refuse_sliding_window(values, model_type, source):
-    window = values.get("sliding_window", _DEFAULT_WINDOWS.get(model_type))
+    # where it is absent, transformers takes 4096 for a Mistral
+    window = values.get("sliding_window", 4096 if model_type == "mistral" else None)
     if window is None:
         return
     remark = "" if "sliding_window" in values else " (absent means that)"

@@ -158,7 +158,7 @@ def _refuse_differences(source, shapes, expected):
         if name in shapes and shapes[name] != shape:
             differences.append(f"{name} is {shapes[name]}, expected {shape}")
     if differences:
-        raise ValueError(f"{source} does not fit config.json: " + "; ".join(differences))
+        raise ValueError(f"{source} does not fit its configuration: " + "; ".join(differences))
 
 
 def copy_tensors(paths, parameters):

@@ -38,17 +38,15 @@ class Columns:
         return (option,) if option else KNOWN[what]
 
     def find(self, what, table, is_needed=True):
-        """The place of the column that holds `what`, a key of KNOWN: an index, or None.
+        """The index of the column that holds `what`, a key of KNOWN, in a Table; None if none does.
 
         Raises ValueError naming the file if it is needed, or named by an option, and not there.
         """
         names = self.names_of(what)
-        lower = [name.lower() for name in table.header]
         for name in names:
-            if lower.count(name.lower()) > 1:
-                raise ValueError(f"{table.path}: column {name!r} stands twice")
-            if name.lower() in lower:
-                return lower.index(name.lower())
+            index = table.index_of(name)
+            if index is not None:
+                return index
         if is_needed or names != KNOWN[what]:
             raise ValueError(
                 f"{table.path}: column {names[0]!r} is missing; found {table.header[:10]}; "
@@ -57,7 +55,7 @@ class Columns:
         return None
 
 
-KNOWN_COLUMNS = Columns()
+DEFAULT_COLUMNS = Columns()
 
 
 def add_column_options(add, of_a_model=False):

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from ref.data import readers
-from ref.data.columns import KNOWN_COLUMNS
+from ref.data.columns import DEFAULT_COLUMNS
 from ref.data.presplit import PresplitWindows
 
 EMBEDDED = Path(__file__).parent / "movielens"
-MIN_HISTORY = 4  # a training window of the losses "target" and "all" has at least as long a history
+# So many items at least stand before a target of the losses "target" and "all"; its window shows
+# the last `history` of them.
+MIN_HISTORY = 4
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _divide_rounding_up(numbers, divisor):
 
 
 def load(
-    folder=None, history=10, min_item=10, min_user=5, test_items=1, columns=KNOWN_COLUMNS
+    folder=None, history=10, min_item=10, min_user=5, test_items=1, columns=DEFAULT_COLUMNS
 ) -> Dataset:
     """The Dataset in a folder (None: the embedded one).
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ref.data import readers
-from ref.data.columns import KNOWN_COLUMNS
+from ref.data.columns import DEFAULT_COLUMNS
 from ref.data.dataset import data_folder, in_order
 from ref.data.presplit import PresplitWindows
 
@@ -25,7 +25,7 @@ class Histories:
     notes: tuple
 
 
-def load_histories(folder=None, columns=KNOWN_COLUMNS) -> Histories:
+def load_histories(folder=None, columns=DEFAULT_COLUMNS) -> Histories:
     """The Histories in a folder of data, in any form that is read; None: the embedded data.
 
     Raises ValueError or FileNotFoundError naming the file.

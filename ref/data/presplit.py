@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ref.data import tables
 from ref.data.times import whole_time
 from ref.files import read_json
-from ref.text import clean_title
+from ref.text import clean_title, text_id
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ def read_presplit(folder):
     numbers, titles = _read_names(names_path)
     train, dropped_from_train = _read_windows(folder, "train.csv", numbers, names_path.name)
     test, dropped_from_test = _read_windows(folder, "test.csv", numbers, names_path.name)
+    for name, windows, least in (("train.csv", train, 2), ("test.csv", test, 1)):
+        if len(windows) < least:  # of train.csv one is for validation
+            raise ValueError(
+                f"{folder / name}: {len(windows)} usable rows; expected at least {least}"
+            )
     untitled = [item_id for item_id, number in numbers.items() if number is None]
     notes = ()
     if untitled:
@@ -67,7 +72,7 @@ def _read_names(path):
     numbers = {}
     titles = []
     for item_id, title in read_json(path).items():
-        clean_title(item_id, f"{path}, item id {item_id!r}")  # refuses what no CSV file can hold
+        text_id(item_id, "item id", path)
         if isinstance(title, str) and not title.strip():
             numbers[item_id] = None
         else:
@@ -87,9 +92,8 @@ def _read_windows(folder, name, numbers, names_file):
         if items[-1] is None or len(titled) < 2:
             dropped += 1
         else:
+            user_id = text_id(user_id, "user_id", where)
             windows.append(PresplitWindow(whole_time(time, where), titled, user_id))
-    if len(windows) < 2:
-        raise ValueError(f"{folder / name}: {len(windows)} usable rows; expected at least 2")
     return windows, dropped
 
 
@@ -124,14 +128,13 @@ def rows(path, columns):
     Raises ValueError naming file and line.
     """
     with tables.opened(path) as table:
-        places = [_place(column, table) for column in columns]
+        indices = [_index_of(column, table) for column in columns]
         for row in table.rows:
-            yield table.place, [row[place] for place in places]
+            yield table.place, [row[index] for index in indices]
 
 
-def _place(column, table):
-    if column not in table.header:
+def _index_of(column, table):
+    index = table.index_of(column)
+    if index is None:
         raise ValueError(f"{table.path}: column {column!r} is missing; found {table.header[:10]}")
-    if table.header.count(column) > 1:
-        raise ValueError(f"{table.path}: column {column!r} stands twice")
-    return table.header.index(column)
+    return index

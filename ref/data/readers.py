@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from ref.data import tables
-from ref.data.columns import KNOWN_COLUMNS
+from ref.data.columns import DEFAULT_COLUMNS
 from ref.data.presplit import is_presplit, read_presplit
 from ref.data.times import Times
-from ref.text import clean_title, holds_half_a_surrogate_pair
+from ref.text import clean_title, text_id
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".dat")
 NAMES = (("interactions", "items"), ("ratings", "movies"))
@@ -35,7 +35,6 @@ DAT_HEADERS = {
     "ratings": ["userId", "movieId", "rating", "timestamp"],
     "movies": ["movieId", "title", "genres"],
 }
-_NOT_IN_IDS = re.compile("[\0\r\n]")
 _YEAR = re.compile(r"[0-9]{4}")
 _ENDS_IN_YEAR = re.compile(r"\([0-9]{4}\)\s*$")
 
@@ -60,10 +59,10 @@ class Interactions:
     notes: tuple = ()
 
 
-def read(folder, columns=KNOWN_COLUMNS):
+def read(folder, columns=DEFAULT_COLUMNS):
     """The Interactions or PresplitWindows in a folder, whichever form it has."""
     if is_presplit(folder):
-        if replace(columns, min_rating=None) != KNOWN_COLUMNS:
+        if replace(columns, min_rating=None) != DEFAULT_COLUMNS:
             raise ValueError(f"{folder}: comes split, with fixed columns; no option may name any")
         data = read_presplit(folder)
         if columns.min_rating is None:
@@ -75,7 +74,7 @@ def read(folder, columns=KNOWN_COLUMNS):
     return read_interactions(folder, columns)
 
 
-def read_interactions(folder, columns=KNOWN_COLUMNS):
+def read_interactions(folder, columns=DEFAULT_COLUMNS):
     """The Interactions in a folder. What has no title, or too low a rating, is left out."""
     path, items_path = find_tables(folder, columns)
     numbers, titles, notes = _read_titles(items_path, columns) if items_path else ({}, [], [])
@@ -135,8 +134,7 @@ def _find(folder, name):
 
 def _holds_titles(path, columns):
     with tables.opened(path, header_of(path)) as table:
-        lower = [name.lower() for name in table.header]
-        return any(name.lower() in lower for name in columns.names_of("title"))
+        return any(table.index_of(name) is not None for name in columns.names_of("title"))
 
 
 def _what_is_there(folder):
@@ -207,13 +205,6 @@ def _number_of_title(text, titles, where, item_id):
     return len(titles) - 1
 
 
-def text_id(text, column, where):
-    """An id of a row. Raises ValueError, beginning with `where`, for what no CSV file can hold."""
-    if not text or _NOT_IN_IDS.search(text) or holds_half_a_surrogate_pair(text):
-        raise ValueError(f"{where}: {column} is {text!r}; expected one line of text without NUL")
-    return text
-
-
 class _Reading:
     """A file of interactions while it is read, row after row.
 
@@ -242,24 +233,26 @@ class _Reading:
         where = table.place
         for number, row in enumerate(table.rows):
             user_id, item_id = row[user], row[item]
-            user_number = self.user_numbers.get(user_id)
-            if user_number is None:
+            if user_id not in self.user_numbers:
                 text_id(user_id, table.header[user], where)
-                user_number = self.user_numbers[user_id] = len(self.user_numbers)
-            is_no_title = item == title and not item_id  # a title may be empty, an id may not
-            if item_id not in self.numbers and not is_no_title:
-                text_id(item_id, table.header[item], where)
+                self.user_numbers[user_id] = len(self.user_numbers)
             if columns.min_rating is not None and not _reaches(row[rating], columns, where):
                 self.rated_lower += 1
                 continue
-            if self.grows and item_id not in self.numbers:
-                self.numbers[item_id] = _number_of_title(row[title], self.titles, where, item_id)
+            if item_id not in self.numbers:
+                is_empty_title = item == title and not item_id
+                if not is_empty_title:  # a title may be empty, an id may not
+                    text_id(item_id, table.header[item], where)
+                if self.grows:
+                    self.numbers[item_id] = _number_of_title(
+                        row[title], self.titles, where, item_id
+                    )
             item_number = self.numbers.get(item_id)
             if item_number is None:
                 self.untitled[item_id] = self.untitled.get(item_id, 0) + 1
                 continue
             self.times.append(row[time] if self.has_times else str(number), where)
-            self.users.append(user_number)
+            self.users.append(self.user_numbers[user_id])
             self.items.append(item_number)
 
     def _item_column(self, table, columns):

@@ -42,6 +42,16 @@ class Table(NamedTuple):
     rows: object
     place: Place
 
+    def index_of(self, name):
+        """The index of a column, None if it is not there; letter case does not matter.
+
+        Raises ValueError where it stands twice.
+        """
+        lower = [column.lower() for column in self.header]
+        if lower.count(name.lower()) > 1:
+            raise ValueError(f"{self.path}: column {name!r} stands twice")
+        return lower.index(name.lower()) if name.lower() in lower else None
+
 
 @contextmanager
 def opened(path, header=None):
@@ -145,12 +155,15 @@ def _json_lines(text, place):
 
 
 def _refuse_new_columns(values, first, place):
-    """Raise ValueError where an object has a column that is read, and that the first lacks."""
+    """Raise ValueError where an object has a column of a known name that the first lacks.
+
+    Whether the column is read is not known yet.
+    """
     for name in values.keys() - first.keys():
         if name.lower() in KNOWN_NAMES:
             raise ValueError(
-                f"{place}: has {name!r}, which the first line lacks; expected all columns that are "
-                "read in the first line, null where there is no value"
+                f"{place}: has {name!r}, which the first line lacks; expected all columns in the "
+                "first line, null where there is no value"
             )
 
 

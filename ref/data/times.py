@@ -10,9 +10,10 @@ _MICROSECONDS = 10**6
 
 
 class Times:
-    """A column of times, int64: whole numbers as they are.
+    """A column of times, int64. While all are whole numbers they stay as they are.
 
-    From the first fraction or date on, they count microseconds: of a number, or since 1970.
+    The first fraction or date turns the whole column into microseconds: a number times 10^6, a date
+    as the time since 1970.
     """
 
     def __init__(self):

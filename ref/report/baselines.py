@@ -43,13 +43,13 @@ class Baselines:
         return self._near(history[-1], offsets, np.ones(len(offsets)))
 
     def near_ten_items(self, history):
-        """How often each title follows an item of the history within REACH items.
+        """How often each title follows one of the last ten items of the history within REACH items.
 
         Weighted: 1 / distance in training, times 1 / distance of the item from the history's end.
         """
         offsets = np.arange(1, REACH + 1)
         scores = np.zeros(len(self.counts))
-        for distance, title in enumerate(history[::-1], start=1):
+        for distance, title in enumerate(history[:-11:-1], start=1):
             scores += self._near(title, offsets, 1 / offsets) / distance
         return scores
 

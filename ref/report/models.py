@@ -69,7 +69,7 @@ def load_data(options, folders, settings):
     protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in stated}
     if len(protocols) > 1:
         raise ValueError(
-            "models trained with other (history, min_item, min_user, min_rating) cannot be "
+            "models trained with different (history, min_item, min_user, min_rating) cannot be "
             f"compared: {sorted(protocols, key=str)}"
         )
     history, min_item, min_user, min_rating = protocols.pop()
@@ -96,7 +96,7 @@ def load_with_options(folder, options, device):
     _, saved, _ = adapters.read_config(folder, base)
     scheme, settings = scheme_from(options, saved), settings_from(options, folder)
     dtype = cli.DTYPES[options.dtype]
-    return recommender.load(folder, dtype, device, base, scheme, settings)
+    return recommender.load(folder, dtype, device, scheme, base, settings)
 
 
 def refuse_not_finite(folder, name, values):

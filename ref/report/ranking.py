@@ -28,20 +28,20 @@ class Ranking:
 class Result:
     """What is measured of a model or a baseline.
 
-    rankings: the Ranking of each target. metrics: {name: float64 (U,)}. targets: int (U,), of a
-    model, the titles that its rankings are of (the target or the first title of the same tokens).
-    note: a sentence that belongs beside its figures, or "".
+    rankings: the Ranking of each target. metrics: {name: float64 (U,)}. true_titles: int
+    (U,), of a model, the titles that its rankings are of (the target or the first title of the same
+    tokens). note: a sentence that belongs beside its figures, or "".
     """
 
     name: str
     rankings: list
     metrics: dict
-    targets: np.ndarray | None = None
+    true_titles: np.ndarray | None = None
     note: str = ""
 
     @property
     def is_model(self):
-        return self.targets is not None
+        return self.true_titles is not None
 
     @property
     def ranks(self):

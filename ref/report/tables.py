@@ -103,8 +103,8 @@ def summary_text(summary: Summary, is_wide=False) -> str:
         differences = {
             name.removesuffix(f" - {first}"): values for name, values in summary.differences.items()
         }
-        heading = "\n".join(wrapped(f"differences to {first}, target by target"))
-        blocks.append(f"{heading}\n{table(differences, columns)}")
+        title = "\n".join(wrapped(f"differences to {first}, target by target"))
+        blocks.append(f"{title}\n{table(differences, columns)}")
     small = []
     for name, rows in summary.slices.items():
         if summary.slice_users[name] < _FEWEST_USERS:
@@ -135,7 +135,7 @@ def user_text(number, targets, results, titles) -> str:
 def _recommended_lines(model, number, titles):
     lines = []
     for place, (title, log_prob) in enumerate(model.rankings[number].top, start=1):
-        mark = "  <- the true one" if title == model.targets[number] else ""
+        mark = "  <- the true one" if title == model.true_titles[number] else ""
         share = percent_text(np.exp(log_prob))
         lines.append(f"    {place}. {share:>7}  {printable(titles[title])}{mark}")
     return lines

@@ -1,4 +1,7 @@
-"""The folder of a training, --out: what is in it before, while and after the loop runs."""
+"""The folder of a training, --out: what is in it before, while and after the loop runs.
+
+`run` is the Run of train.py, `progress` the Progress of ref/training/state.py.
+"""
 
 import fcntl
 import hashlib

@@ -38,14 +38,14 @@ def prepare_model(options, data):
 def model_from_weights(options):
     """(model, tokenizer, layout) of the folder --weights, with a new adapter for --lora-rank."""
     folder = options.weights
-    config, saved_scheme, source = adapters.read_config(folder, options.base)
+    config, saved_scheme, _ = adapters.read_config(folder, options.base)
     tokenizer = read_tokenizer(folder, options.base)
     check_vocabulary(tokenizer, config)
     if options.layout:
         layout = load_layout(options.layout)
     else:
         layout = read_settings(folder).layout
-    if options.lora_rank and source != folder:
+    if options.lora_rank and adapters.is_adapter(folder):
         raise ValueError(
             f"{folder} is an adapter already; train without --lora-rank to go on from the "
             "merged model"

@@ -311,7 +311,7 @@ def resumed_options(given, parser):
             processes.say(
                 f"{now} {name} instead of {before}: the weights will not be the same to the byte"
             )
-    check_options(options)
+    check_options(options)  # again: --threads is new
     return options
 
 

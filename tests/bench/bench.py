@@ -6,18 +6,17 @@
 
 --growth varies the length of prompts, the users, the beams and the size of the catalogue.
 
-Each row first proves that both sides compute the same: logits and gradients to float32 rounding,
-the same lists of titles with scores within 1e-4. Then the two sides take turns in one process
-(ours, theirs, ours, theirs, ...) after one warm-up each, and what is printed is the least, median
-and greatest *ratio* of a pair: below 1, ours takes less. Memory is the peak of the resident set
-over the loaded model (VmHWM in /proc/self/status, reset first: Linux), each side in a process of
-its own.
+Rows 1 to 8 but 3b first prove that both sides compute the same: logits and gradients to float32
+rounding, the same lists of titles with scores within 1e-4. Then the two sides take turns in one
+process (ours, theirs, ours, theirs, ...) after one warm-up each, and what is printed is the least,
+median and greatest *ratio* of a pair: below 1, ours takes less (row 11 compares speeds: there it is
+slower). Memory is the peak of the resident set over the loaded model (VmHWM in /proc/self/status,
+reset first: Linux), each side in a process of its own.
 
 transformers gets its fast settings: sdpa attention, the same fused AdamW, no key/value cache where
 none is needed; while it generates, the tokens allowed behind a prefix come out of a dictionary of
 ready-made tensors, and it keeps no scores while it is timed. early_stopping="never" and
 length_penalty=0 make it the canonical beam search. Masks are built inside the timed part of both.
-Of --growth, 1,000,000 titles must become a trie within 60 s and 2,048 MB.
 """
 
 import argparse
@@ -85,7 +84,7 @@ def peak_growth(work):
 
 
 def searches(side, options):
-    """(a search for one user, that of row 5), of one side, the model loaded."""
+    """(a search for one user, to warm up; that of row 5) of one side, the model loaded."""
     model = sides.model_135m(options, sides.CAUSAL)
     search = sides.search_for(model, sides.large_users(options))
     prompts = search.prompts
@@ -99,16 +98,16 @@ def searches(side, options):
 
 
 def steps(side, options):
-    """(a step, another one) of one side of row 3c. The first one makes the optimizer's state."""
+    """(a step, to warm up; another one) of one side of row 3c."""
     return [partial(getattr(sides.step_all(options), side), 0)] * 2
 
 
-WORKS = {"searches": searches, "steps": steps}
+MEMORY_WORKS = {"searches": searches, "steps": steps}
 
 
 def memory_of(works, side, options):
     """Peak growth of the second of two works in this process, in MB."""
-    first, second = WORKS[works](side, options)
+    first, second = MEMORY_WORKS[works](side, options)
     first()  # what is loaded late is not counted
     growth, _ = peak_growth(second)
     return growth

@@ -168,7 +168,7 @@ def relative_difference(ours, theirs):
 
 def compare_gradients(ours, theirs):
     """A step of each without the optimizer: every gradient must agree."""
-    losses = ours.loss(0).item(), theirs.loss(0).item()
+    losses = ours.backward(0).item(), theirs.backward(0).item()
     our_parameters = hf_parameters(ours.model)
     their_parameters = dict(theirs.model.named_parameters())
     require(
@@ -255,14 +255,14 @@ def forward(options):
 
 
 class Training:
-    """Steps of a model; a subclass says how the loss of batch i is computed."""
+    """Steps of a model; `backward(i)` of a subclass makes the gradients of batch i."""
 
     def __init__(self, model, options):
         self.model = model.train()
         self.optimizer = train.make_optimizer(model.parameters(), options)
 
     def step(self, i):
-        self.loss(i)
+        self.backward(i)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -276,7 +276,7 @@ class OurTraining(Training):
         self.batches = batches
         self.full_batches = full_batches
 
-    def loss(self, i):
+    def backward(self, i):
         place = i % len(self.batches)
         nats = self.objective.summed_nll(self.model, self.batches[place])
         # a mean over all tokens, as theirs
@@ -291,7 +291,7 @@ class TheirTraining(Training):
         self.give_masks = give_masks
         self.batches = batches
 
-    def loss(self, i):
+    def backward(self, i):
         batch = self.batches[i % len(self.batches)]
         self.give_masks(batch.segment_ids)
         labels = torch.full_like(batch.input_ids, -100)

@@ -294,7 +294,7 @@ BAD_TENSORS = {
     "too large for float32": (too_large_for_float32, Q0, "not finite", "float32"),
     "missing, extra and misshapen":
         (missing_extra_and_misshapen,
-         f"{WEIGHTS} does not fit config.json: missing {K0} (12, 24); missing {NORM} (24,); "
+         f"{WEIGHTS} does not fit its configuration: missing {K0} (12, 24); missing {NORM} (24,); "
          f"unexpected model.layers.2.mlp.up_proj.weight (3, 5); "
          f"{K1} is (12, 23), expected (12, 24)\n"),
     "a newline in a name": (newline_in_a_name, "unexpected model", "extra (2,)"),
