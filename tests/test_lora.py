@@ -301,6 +301,13 @@ def test_an_adapter_setting_that_computes_something_else_is_refused_by_name(adap
         assert fragment in str(error.value)
 
 
+def test_a_rank_that_would_only_take_memory_is_refused(adapter):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 2**30}))
+    with pytest.raises(ValueError, match="adapter_config.json: LoRA rank is 1073741824; expected"):
+        load_model(adapter)
+
+
 A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 

@@ -288,12 +288,14 @@ def test_each_line_of_standard_input_is_a_history(run, tiny_model, recommender, 
 
 def test_candidates_come_from_a_file_of_titles(run, tiny_model, recommender, tmp_path):
     path = tmp_path / "candidates.txt"
-    path.write_text("\n".join(recommender.titles[4:6]).lower() + "\n")
+    first, second = recommender.titles[4:6]
+    as_html = "".join(f"&#{ord(letter)};" for letter in second)
+    path.write_text(f"{first.lower()}\n{as_html}\n")
     ended = run(
         recommend, "--weights", tiny_model, "--candidates", path, "--json", recommender.titles[0]
     )
     titles = [value["title"] for value in json.loads(ended.out)["recommended"]]
-    assert sorted(titles) == sorted(recommender.titles[4:6])
+    assert sorted(titles) == sorted([first, second])
 
 
 def test_a_line_of_standard_input_that_cannot_be_used_is_named(run, tiny_model, recommender, stdin):

@@ -136,12 +136,16 @@ def load(model, folder):
 
     Raises FileNotFoundError or ValueError naming the file and what is wrong with it.
     """
-    values = _read_adapter_config(Path(folder) / _CONFIG)
+    config = Path(folder) / _CONFIG
+    values = _read_adapter_config(config)
     path = Path(folder) / _TENSORS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     settings = LoraSettings(values["r"], values["lora_alpha"], 0.0, values["target_modules"])
-    lora.refuse_a_large_rank(model, settings)
+    try:
+        lora.refuse_a_large_rank(model, settings)
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from None
     lora.add(model, settings)
     paths = find_tensors(WeightFiles(path, [path]), adapter_parameters(model))
     copy_tensors(paths, adapter_parameters(model))
