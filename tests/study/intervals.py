@@ -17,10 +17,13 @@ FEWEST_SEEDS = 5  # of a difference that is called clear
 
 @cache
 def times_drawn(seeds, users):
-    """How often each draw holds each seed and each user: int16 (DRAWS, S), (DRAWS, U)."""
+    """How often each draw holds each seed and each user: (DRAWS, S), (DRAWS, U).
+
+    float64, since NumPy multiplies matrices of integers slowly.
+    """
     rng = np.random.default_rng(0)
     times = [rng.multinomial(size, np.full(size, 1 / size), DRAWS) for size in (seeds, users)]
-    return [array.astype(np.int16) for array in times]
+    return [array.astype(np.float64) for array in times]
 
 
 def interval(values, level=95, mask=None):
