@@ -582,6 +582,7 @@ def mean_nll(of_seeds):
         ("movielens", None, None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
         ("ml-100k", None, None, ("0/1", "1/0", "1/1", "1/2", "2/1", "2/2", "SASRec")),
         ("movielens", None, 25, ("1/0", "1/1")),
+        ("movielens", None, 50, ("1/0", "1/1")),
         ("movielens", "SmolLM2", None, ("6/6",)),
     ],
 )
