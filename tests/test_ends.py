@@ -233,7 +233,7 @@ def test_the_command_that_draws_masks_prints_the_three_kinds(capsys):
 
 def test_titles_of_users_cannot_steer_the_terminal():
     ranking = SimpleNamespace(top=[(0, -1.0)])
-    model = SimpleNamespace(is_model=True, name="model", rankings=[ranking], targets=[1])
+    model = SimpleNamespace(is_model=True, name="model", rankings=[ranking], true_titles=[1])
     targets = SimpleNamespace(user_ids=[0], histories=[[0]], titles=[0])
     text = user_text(0, targets, [model], [EVIL])
     assert text.count(ESCAPED) == 3  # history, target, recommended

@@ -117,7 +117,7 @@ def test_recommended_titles_have_their_probability_in_percent():
     targets = SimpleNamespace(user_ids=[6], histories=[[0, 1]], titles=[2])
     top = [(2, np.log(0.25)), (1, np.log(1e-6))]
     model = SimpleNamespace(
-        name="m", is_model=True, rankings=[SimpleNamespace(top=top)], targets=[2]
+        name="m", is_model=True, rankings=[SimpleNamespace(top=top)], true_titles=[2]
     )
     lines = tables.user_text(0, targets, [model], ["A", "B", "C"]).splitlines()
     assert lines[-2:] == ["    1.  25.00%  C  <- the true one", "    2.  <0.01%  B"]
