@@ -6,6 +6,12 @@ from dataclasses import replace
 
 # Two processes run the tests; more threads than cores would make each of them slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# XLA compiles the small functions of the JAX port in half the time without its new emitters.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_prefer_vector_width=128",
+)
 
 import pytest
 import torch

@@ -323,6 +323,8 @@ def test_an_unusable_file_or_scheme_is_one_clear_line_and_exit_code_2(tmp_path, 
     assert_one_line(["audit", path, *OPTIONS, "--layers", "7"], "dump holds layer 7", capsys)
     too_many = ("--intra-layers", "5", "--cross-layers", "4")
     assert_one_line(["audit", path, *too_many], "at most the model's 8 layers", capsys)
+    assert_one_line(["audit", path, *OPTIONS[:2]], "required: --cross-layers", capsys)
+    assert_one_line(["audit", path, *OPTIONS[2:]], "required: --intra-layers", capsys)
     assert_one_line(["audit", path + "x", *OPTIONS], "no such file", capsys)
     save_file({"segment_ids": SEGMENT_IDS}, path)
     assert_one_line(["audit", path, *OPTIONS], "expected layers.0.probabilities", capsys)

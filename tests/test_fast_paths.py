@@ -5,12 +5,14 @@ It is the keys and values that no target looks at, and to compute an item more t
 
 import random
 from dataclasses import dataclass, fields, replace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from test_search import HISTORIES, titles_of
 
+import evaluate
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.search.beam import beam_search
@@ -213,10 +215,16 @@ def isolated_model(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranking", ["beam", "full", "sampled"])
-def test_evaluation_with_cached_items_reports_the_same(isolated_model, report_of, ranking):
+def test_evaluation_with_cached_items_reports_the_same(
+    isolated_model, report_of, ranking, monkeypatch
+):
     options = ("--ranking", ranking, "--negatives", 3)
+    made = mock.Mock(wraps=ItemStates)
+    monkeypatch.setattr(evaluate, "ItemStates", made)
 
     plain = report_of(*isolated_model, *options)
+    assert made.call_count == 0
     cached = report_of(*isolated_model, *options, "--cache-items")
+    assert made.call_count == 1
 
     assert cached["ranks"] == plain["ranks"]

@@ -83,7 +83,8 @@ def test_the_list_of_bugs_says_of_each_which_cases_show_it(share, monkeypatch):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_bug_is_named_first_from_decisive_outputs_in_float32(stage, share):
     not_first = set()
-    for bug in list(STAGES[stage].plants)[::share]:
+    # those of the test before: what they compute is remembered
+    for bug in [bug for bug in all_bugs()[::share] if bug in STAGES[stage].plants]:
         comparisons = [port_with([bug], case) for case in cases_of(stage)]
         equal = diagnosis.diagnose(comparisons, seconds=0).equal
         if not equal or equal[0][0] != bug:

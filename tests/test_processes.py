@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import train
 from ref.checkpoints.weights import write_tensors
-from ref.training import processes
+from ref.training import objectives, processes
 
 from support.commands import small
 from support.data import TINY, made_up_rows, write_interactions
@@ -27,7 +27,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node=2".split()]
 LONG = ("--max-steps", 14, "--patience", 99, "--dropout", 0, "--threads", 1)
 
-# Scripts that torchrun starts: train.py with something changed.
+# A script that torchrun starts: train.py with something changed.
 KILLED_AT_FILE_12 = """
 import os, train
 renames, replace = [], os.replace
@@ -39,17 +39,18 @@ def dying(part, path):
 os.replace = dying
 train.cli.run("train.py", train.main)
 """
-FAILS_ALONE = """
-import train
-from ref.training import objectives, processes
-build_trie = objectives.build_trie
-def fails_in_process_1(*arguments):
-    if processes.RANK == 1:
-        raise ValueError("the disk of this machine is gone")
-    return build_trie(*arguments)
-objectives.build_trie = fails_in_process_1
-train.cli.run(processes.name_of("train.py"), train.main)
-"""
+
+
+def fail_in_process_1():
+    """Let train.py fail in one of its processes."""
+    build_trie = objectives.build_trie
+
+    def failing(*arguments):
+        if processes.RANK == 1:
+            raise ValueError("the disk of this machine is gone")
+        return build_trie(*arguments)
+
+    objectives.build_trie = failing
 
 
 def say_the_norms():
@@ -94,14 +95,6 @@ def ended(command, seconds):
         process.terminate()  # torchrun hands it on, and kills what does not obey
         process.wait()
     return subprocess.CompletedProcess(command, process.returncode, *outputs)
-
-
-def run_to_its_error(path, script, *arguments):
-    """Standard error of torchrun, two of whose processes must fail, without hanging."""
-    path.write_text(script)
-    result = ended([*TORCHRUN, path, *arguments], 120)
-    assert result.returncode != 0
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -219,11 +212,13 @@ def test_torchrun_ends_all_when_one_is_killed_and_resumed_they_end_with_the_same
     never_killed, killed, resumed = (tmp_path / name for name in ("never", "killed", "resumed"))
     run(2, "train.py", *options, "--out", never_killed)
 
-    error = run_to_its_error(tmp_path / "script.py", KILLED_AT_FILE_12, *options, "--out", killed)
+    (tmp_path / "script.py").write_text(KILLED_AT_FILE_12)
+    torchrun = ended([*TORCHRUN, tmp_path / "script.py", *options, "--out", killed], 120)
     shutil.copytree(killed, resumed)
     output = run(2, "train.py", "--resume", resumed)
 
-    assert "Signal 9" in error or "SIGKILL" in error, error
+    assert torchrun.returncode != 0
+    assert "Signal 9" in torchrun.stderr or "SIGKILL" in torchrun.stderr, torchrun.stderr
     assert "going on after epoch" in output
     assert_same_bytes(never_killed, resumed)
     assert_each_process_keeps_its_random_state(killed)
@@ -262,10 +257,13 @@ def assert_each_process_keeps_its_random_state(out):
         assert not torch.equal(*rng[:, :8])  # they begin with the seed
 
 
-def test_an_error_of_one_process_ends_all_with_its_line(tmp_path, folder):
-    options = ("--data", folder, "--out", tmp_path / "m", *TINY, *LONG)
-    error = run_to_its_error(tmp_path / "script.py", FAILS_ALONE, *options)
-    assert "train.py, process 1: the disk of this machine is gone" in error
+@sharded_or_not
+def test_an_error_of_one_process_ends_both_with_its_line(tmp_path, folder, shard):
+    options = ("--data", folder, "--out", tmp_path / "m", *TINY, *LONG, *shard)
+    forks = together(2, "train.py", *options, prepare=fail_in_process_1)
+    first, failed = [fork.wait() for fork in forks]
+    assert failed.returncode == 2 and first.returncode > 0
+    assert failed.stderr == "train.py, process 1: the disk of this machine is gone\n"
 
 
 @pytest.mark.parametrize("name, others", [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])

@@ -291,7 +291,7 @@ def test_any_titles_get_the_segments_of_the_loop_or_are_refused_where_a_title_ha
 def test_what_is_dropped_is_what_dropping_one_after_the_other_drops(tokenizers, name, layout):
     tokenizer, layout = tokenizers[name], ALL_LAYOUTS[layout]
     rng = random.Random(0)
-    for _ in range(25):
+    for _ in range(10):
         history = [rng.choice(TITLES) for _ in range(rng.randrange(1, 15))]
         shorter = [
             expected_prompt(tokenizer, layout, history[k:], "A") for k in range(len(history))

@@ -18,7 +18,7 @@ from ref.checkpoints import load_model
 from ref.layouts import LAYOUTS
 from ref.training import state
 
-from support.commands import assert_one_line, run_in_shell
+from support.commands import assert_one_line
 from support.data import FEW_STEPS, TINY, made_up_rows, write_interactions
 from support.forked import Fork, KillAtFile, full_disk, nothing
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 def never_killed(folder, tmp_path_factory):
     """A training that was never interrupted."""
     out = tmp_path_factory.mktemp("never") / "m"
-    assert run_in_shell("train.py", "--data", folder, "--out", out, *LONG).code == 0
+    assert train_in_fork("--data", folder, "--out", out, *LONG).returncode == 0
     assert len(result_of(out)[1]) > 3
     return out
 

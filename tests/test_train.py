@@ -36,7 +36,7 @@ from support.commands import (
     ROOT,
     assert_one_line,
     changed_copy,
-    in_shell,
+    obey_ctrl_c,
     read_log,
     run_in_shell,
     run_main,
@@ -71,6 +71,26 @@ def prepared(made_up_data, tmp_path):
         return train.prepare(parsed, train.load_data(parsed))
 
     return prepare
+
+
+def test_validation_is_the_mean_over_all_of_its_rounds(prepared):
+    run = prepared("--dropout", 0)
+    run.validation = [*run.validation * 5, *run.validation[:5]]
+    assert len(run.validation) == 65  # 64 are a round
+    expected = target_loss(run.model, run.target_objective, run.validation)
+    assert train.validate(run) == pytest.approx(expected, rel=1e-6)
+
+
+def test_training_has_the_threads_that_are_asked_for_and_is_deterministic(
+    tmp_path, run, made_up_data, monkeypatch
+):
+    threads, is_deterministic = [], []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    look = torch.are_deterministic_algorithms_enabled
+    monkeypatch.setattr(train, "validate", lambda run: is_deterministic.append(look()) or 1.0)
+    run(train, "--data", made_up_data, "--out", tmp_path / "out", *TINY, "--threads", 2)
+    assert threads[0] == 2
+    assert is_deterministic and all(is_deterministic)
 
 
 def target_loss(model, objective, windows):
@@ -757,15 +777,14 @@ def test_what_ctrl_c_says_is_true_when_it_comes_while_the_model_is_written(
 def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, made_up_data):
     out, deadline = tmp_path / "out", time.monotonic() + 60
     options = (*TINY, "--max-steps", 10**7, "--patience", 10**7)
-    with in_shell("train.py", "--data", made_up_data, "--out", out, *options) as process:
-        while not (out / "model.safetensors").exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        printed, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "Traceback" not in err, err
-    assert f"{out} holds the model of step" in printed
+    training = Fork("train.py", "--data", made_up_data, "--out", out, *options, prepare=obey_ctrl_c)
+    while not (out / "model.safetensors").exists() and training.is_running():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    ended = training.interrupt()
+    assert ended.returncode == 130 and "Traceback" not in ended.stderr, ended.stderr
+    assert f"{out} holds the model of step" in ended.stdout
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("state-"))
     assert names == MODEL_FILES
     assert recommender.load(out)[0].scheme == MaskScheme(1, 1)
@@ -1104,5 +1123,5 @@ def wrong_data(tmp_path, made_up_data):
 
 def test_more_threads_than_a_machine_can_start_are_refused(tmp_path, made_up_data):
     options = ("--out", tmp_path / "out", *TINY, "--threads", 100_000)
-    ended = run_in_shell("train.py", "--data", made_up_data, *options)
-    assert_one_line(ended, "--threads", 100_000)
+    ended = Fork("train.py", "--data", made_up_data, *options).wait()
+    assert_one_line((ended.returncode, "", ended.stderr), "--threads", 100_000)

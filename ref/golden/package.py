@@ -52,7 +52,7 @@ def tar_gz(files):
             member = tarfile.TarInfo(f"{FOLDER}/{name}")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    return gzip.compress(memory.getvalue(), mtime=0)
+    return gzip.compress(memory.getvalue(), compresslevel=6, mtime=0)
 
 
 def zipped(files):

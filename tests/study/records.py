@@ -7,6 +7,7 @@ first the low bytes of all, then the high ones. That is a tenth of what JSON wou
 import base64
 import json
 import zlib
+from functools import cache
 
 import numpy as np
 
@@ -25,11 +26,14 @@ def pack(numbers) -> str:
     return base64.b85encode(zlib.compress(pairs.T.tobytes(), 9)).decode()
 
 
+@cache
 def unpack(text):
-    """int64 (numbers,) of a packed text."""
+    """int64 (numbers,) of a packed text, not to be changed."""
     halves = np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8)
     low, high = halves.reshape(2, -1).astype(np.int64)
-    return low + 256 * high
+    numbers = low + 256 * high
+    numbers.flags.writeable = False
+    return numbers
 
 
 def pack_nll(nats) -> str:

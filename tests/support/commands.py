@@ -80,30 +80,11 @@ def small(options):
     return (*(FEW_STEPS if "--weights" in options else TINY), *options)
 
 
-@contextlib.contextmanager
-def in_shell(*arguments, **options):
-    """A script in a process of its own, killed where the block leaves it running."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=obey_ctrl_c,
-        **options,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def run_in_shell(*arguments, **options):
-    """How a script ends in a process of its own."""
-    with in_shell(*arguments, **options) as process:
-        out, err = process.communicate(timeout=300)
-        return Ended(process.returncode, out, err)
+    """How a script ends in a process of its own; what hangs is killed."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def assert_one_line(ended, *fragments):

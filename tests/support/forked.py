@@ -6,6 +6,7 @@ They are forked from a server that has imported both scripts.
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
 import tempfile
@@ -18,7 +19,8 @@ from ref.training import processes
 
 # A fork of a process that has computed could not: the server has imported, and no more.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["train", "evaluate"])
+# the first step of an optimizer imports torch._dynamo: a second or two, in each fork
+_FORKS.set_forkserver_preload(["train", "evaluate", "torch._dynamo"])
 _SCRIPTS = {"train.py": train, "evaluate.py": evaluate}
 _LONGEST = 300  # seconds
 
@@ -64,6 +66,11 @@ class Fork:
         self._process.kill()
         self._process.join()
         self.returncode = self._process.exitcode
+
+    def interrupt(self):
+        """Press Ctrl-C; itself when it has ended."""
+        os.kill(self._process.pid, signal.SIGINT)
+        return self.wait()
 
     def is_running(self):
         return self._process.is_alive()
@@ -122,6 +129,17 @@ class KillAtFile:
             self.replace(part, path)
         if is_last:
             os.kill(os.getpid(), 9)
+
+
+class LimitedMemory:
+    """The process may grow by so many bytes, and no more."""
+
+    def __init__(self, growth):
+        self.growth = growth
+
+    def __call__(self):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + self.growth,) * 2)
 
 
 def full_disk():
