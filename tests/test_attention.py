@@ -257,6 +257,7 @@ def report(data_folder, causal_folder, hat_folder, tmp_path, monkeypatch, capsys
     return SimpleNamespace(
         models=json.loads(values.read_text())["models"],
         num_users=json.loads(values.read_text())["users"],
+        paths=[values, picture],
         svg=ElementTree.fromstring(picture.read_text()),
         printed=printed,
     )
@@ -271,6 +272,11 @@ def test_the_values_are_of_each_model_in_turn(causal_folder, hat_folder, report)
     for model in (causal, hat):
         assert np.shape(model["share"]) == (2, 2, 3, 4)
         np.testing.assert_allclose(np.sum(model["share"], -1), 1, rtol=1e-6)
+
+
+def test_what_was_written_is_said_at_the_end(report):
+    lines = [f"wrote {path}" for path in report.paths]
+    assert report.printed.splitlines()[-2:] == lines
 
 
 def test_the_table_says_what_the_values_say(report):

@@ -691,6 +691,14 @@ def test_the_error_of_a_filter_says_how_much_there_was(interactions_folder):
         load_unfiltered(interactions_folder, min_item=50)
 
 
+def test_a_history_is_the_latest_window_behind_what_only_earlier_ones_hold(tmp_path):
+    titles = {str(number): f"t{number}" for number in range(7)}
+    train, test = [([3, 1, 2], 1), ([5, 6], 2)], [([2, 3, 4], 9)]  # row n is of user n
+    histories = load_histories(write_presplit(tmp_path / "split", train, test, titles))
+    assert histories.user_ids == ["0", "1"]
+    assert [items.tolist() for items in histories.items] == [[1, 2, 3, 4], [5, 6]]
+
+
 def test_histories_of_no_interactions_are_refused(tmp_path):
     folder = write_interactions(tmp_path, [])
     with pytest.raises(ValueError, match=r"interactions.csv: no interactions; expected at least"):

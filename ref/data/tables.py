@@ -162,8 +162,8 @@ def _refuse_new_columns(values, first, place):
     for name in values.keys() - first.keys():
         if name.lower() in KNOWN_NAMES:
             raise ValueError(
-                f"{place}: has {name!r}, which the first line lacks; expected all columns in the "
-                "first line, null where there is no value"
+                f"{place}: has {name!r}, which the first line lacks; expected it there, too, null "
+                "where it has no value"
             )
 
 
