@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ref import llama_numpy
 from ref.golden import __main__ as command
@@ -135,6 +135,9 @@ def test_writing_a_case_again_leaves_its_file_where_only_last_bits_differ(tmp_pa
     case.tensors["logits"] = case.tensors["logits"] * (1 + 1e-9)
     recipes.write_case(case, tmp_path)
     assert (tmp_path / "tensors.safetensors").read_bytes() != before
+    case.tensors["logits"] = case.tensors["logits"][:, :1]
+    recipes.write_case(case, tmp_path)
+    assert load_file(tmp_path / "tensors.safetensors")["logits"].shape[1] == 1
 
 
 def test_every_case_fits_the_schema_of_its_stage_and_a_wrong_one_does_not(golden_cases):
