@@ -16,7 +16,6 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -381,13 +380,6 @@ def unseen_actions(root):
     return [f"not seen: {end}" for end in ends if not end.startswith("fault: RuntimeError: ")]
 
 
-def limit_memory():
-    """Let this process grow by 300 MB and ten times the largest file, and no more."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    most = used + 300 * 2**20 + 10 * 2**16
-    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-
-
 def run_all(options, root):
     """Print a line for each reader; all faults."""
     faults = []
@@ -419,7 +411,7 @@ def main():
         make_good_files(root)
         for kind, _, reader in READERS.values():
             reader(root / kind)  # the good files are good; and what is loaded late is loaded
-        limit_memory()
+        LimitedMemory(300 * 2**20 + 10 * 2**16)()  # ten times the largest file
         before = sorted(root.rglob("*"))
         faults = unseen_actions(root) + run_all(options, root)
         if sorted(root.rglob("*")) != before:

@@ -23,20 +23,15 @@ from support.data import TINY, made_up_rows, write_interactions
 from support.forked import Fork, KillAtFile, free_port, nothing, together
 
 ROOT = Path(train.__file__).parent
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node=2".split()]
 LONG = ("--max-steps", 14, "--patience", 99, "--dropout", 0, "--threads", 1)
 
-# A script that torchrun starts: train.py with something changed.
+# A script that torchrun starts: train.py, killed.
 KILLED_AT_FILE_12 = """
-import os, train
-renames, replace = [], os.replace
-def dying(part, path):
-    renames.append(path)
-    if len(renames) == 12:
-        os.kill(os.getpid(), 9)
-    replace(part, path)
-os.replace = dying
+import train
+from support.forked import KillAtFile
+KillAtFile(12, "before")()
 train.cli.run("train.py", train.main)
 """
 
