@@ -59,7 +59,7 @@ def classes_of_pairs(ids):
     role[(ids == ids.max()) & (ids >= 1)] = 3  # the last item
     role = role.astype(np.int8)
     before, after = np.tri(len(ids), k=-1, dtype=np.int8), np.tri(len(ids), dtype=np.int8)
-    order = before + after  # 2: the key is before the query, 1: it is the query, 0: it is behind
+    order = before + after  # 2: the key is before the query, 1: it is the query, 0: it is after
     is_same = np.equal.outer(ids, ids)
     return ((role[:, None] * 4 + role) * 2 + is_same) * 3 + order
 

@@ -45,16 +45,16 @@ def on_finite_scores(comparison):
     shown = [
         name for name in probabilities if name in comparison.in_tolerances
     ] or comparison.evidence
-    is_right_behind = not set(shown) & set(comparison.deviating)
+    is_right_after = not set(shown) & set(comparison.deviating)
     if value < FAR_BELOW:
         how = f"masked with about {value:.1g}"
-    elif is_right_behind:
+    elif is_right_after:
         how = "saved before they are masked"
     else:
         how = "not masked, or with a small number only,"
     sentence = f"{short_list(names)}: {how} instead of -inf (R5)"
-    if is_right_behind:
-        sentence += f"; right behind it: {short_list(shown)}"
+    if is_right_after:
+        sentence += f"; right after it: {short_list(shown)}"
     return [sentence]
 
 

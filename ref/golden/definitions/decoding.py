@@ -86,7 +86,7 @@ def attention(model, cache, x, mask, angles, weights, config, at, trace):
 
 
 def store(cache, k, v, at):
-    """Put k and v (B, K, Q, D) behind what the cache holds of layer `at`; returns all of it."""
+    """Put k and v (B, K, Q, D) after what the cache holds of layer `at`; returns all of it."""
     if at in cache.keys:
         k = np.concatenate([cache.keys[at], k], axis=2)
         v = np.concatenate([cache.values[at], v], axis=2)

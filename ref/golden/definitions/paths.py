@@ -1,4 +1,4 @@
-"""What stands in a slot of a decoding case: a prompt, and the tokens of the steps behind it.
+"""What stands in a slot of a decoding case: a prompt, and the tokens of the steps after it.
 
 N prompts of P tokens, W slots, S steps. Step -1 are the prompts themselves.
 """
@@ -32,7 +32,7 @@ def values_along(case, kind, step, slot):
 
 
 def row_along(info, parents, step, slot):
-    """An object of `rows` in case.json with the tokens of the path behind it.
+    """An object of `rows` in case.json with the tokens of the path after it.
 
     The last of its `items` is the title of the target, as far as it is generated.
     """

@@ -7,7 +7,7 @@ What is `given`, as attributes:
     titles: the catalogue, in its order. Titles of equal tokens are one: the first stands for all.
     excluded: bool (N, S), titles that the lists of a prompt may not hold
     width, softmax ("full" or "catalogue"), temperature
-and the logits behind a prompt and a prefix, as a table
+and the logits after a prompt and a prefix, as a table
     row_of: {prefix: row of the table}; prefix_logits: (N, R, V)
 or as a model, whose row_of is None
     weights, config, scheme: as of `ref.llama_numpy.forward`
@@ -26,7 +26,7 @@ from ref.llama_numpy import forward
 
 
 def next_logits(given, n, prefix):
-    """The logits (V,) of what comes behind prompt n and a prefix."""
+    """The logits (V,) of what comes after prompt n and a prefix."""
     if given.row_of is None:
         return model_logits(given, n, prefix)
     return given.prefix_logits[n, given.row_of[prefix]].astype(float)
@@ -48,14 +48,14 @@ def log_softmax(logits, among, temperature):
 
 
 def token_log_prob(given, n, prefix, token):
-    """The log-probability of a token behind prompt n and a prefix."""
+    """The log-probability of a token after prompt n and a prefix."""
     logits = next_logits(given, n, prefix)
     log_probs = log_softmax(logits, alternatives(given, n, prefix), given.temperature)
     return log_probs[token]
 
 
 def title_log_prob(given, n, title):
-    """The log-probability of a whole title behind prompt n, its end among its tokens."""
+    """The log-probability of a whole title after prompt n, its end among its tokens."""
     total = 0.0
     for length, token in enumerate(title):
         total = total + token_log_prob(given, n, title[:length], token)
@@ -74,7 +74,7 @@ def title_log_probs(given):
 
 
 def beam_search(given, n):
-    """The best titles behind prompt n: [(title's number, score), ...], best first.
+    """The best titles after prompt n: [(title's number, score), ...], best first.
 
     Each step extends every live beam by every token that continues a title. The best `width`
     candidates are looked at: those that are whole titles are finished. The best `width` candidates
@@ -153,7 +153,7 @@ def best_titles(given, finished):
 
 
 def beam_lists(given):
-    """The list of each prompt: numbers of titles (N, width), -1 behind the last; their scores."""
+    """The list of each prompt: numbers of titles (N, width), -1 after the last; their scores."""
     N = len(given.excluded)
     titles = np.full((N, given.width), -1)
     scores = np.full((N, given.width), -np.inf)
@@ -168,7 +168,7 @@ def beam_lists(given):
 
 
 def model_logits(given, n, prefix):
-    """The logits (V,) behind prompt n and a prefix, by one pass over both."""
+    """The logits (V,) after prompt n and a prefix, by one pass over both."""
     input_ids, segment_ids, position_ids = sequence(given, n, prefix)
     logits = forward(
         given.weights,
@@ -208,6 +208,6 @@ def target_segment(given, n):
 
 
 def generated_positions(given, n, length):
-    """Positions go on behind the prompt's last real token."""
+    """Positions go on after the prompt's last real token."""
     num_real = (given.prompt_segment_ids[n] != -1).sum()
     return [num_real + place for place in range(length)]

@@ -199,7 +199,7 @@ def prefix_is_whole_prompt(copy, case):
 
 
 def title_begins_behind_end_token(copy, case):
-    """The title so far is all that stands behind the last end token, text too."""
+    """The title so far is all that stands after the last end token, text too."""
     ends = {definition.title_tokens(title)[-1] for title in case.titles}
 
     def title_so_far(input_ids, numbers, t):

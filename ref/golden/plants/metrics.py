@@ -90,7 +90,7 @@ def missing_among_missing(target, table, negatives):
 
 
 def behind_all(copy, case):
-    """What was not returned stands behind all: rank N + 1, or one more than the list is long."""
+    """What was not returned stands after all: rank N + 1, or one more than the list is long."""
 
     def rank(target, table, negatives):
         r = definition.rank(target, table, negatives)
@@ -201,7 +201,7 @@ def removed_after_the_cut(case):
 
 
 def removed_shift_the_others(case):
-    """Seen titles are deleted from the scores, and the numbers behind them are not moved."""
+    """Seen titles are deleted from the scores, and the numbers after them are not moved."""
     if not case.info["exclude_seen"]:
         return {}
     scores = np.full(case.scores.shape, -np.inf)

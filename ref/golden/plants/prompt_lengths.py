@@ -160,7 +160,7 @@ def length_by_segments(prompt, task, tokenizer):
 
 
 def length_by_last_segment(prompt, task, tokenizer):
-    """The target begins behind the last token that is text or another item than the last token."""
+    """The target begins after the last token that is text or another item than the last token."""
     outputs = prompt(task, tokenizer)
     differs = outputs["segment_ids"] != outputs["segment_ids"][-1]
     return outputs | {"prompt_length": np.array(1 + np.flatnonzero(differs).max(initial=-1))}

@@ -135,7 +135,7 @@ def is_byte(piece):
 
 @with_tokenizer
 def searched_pieces(copy, case):
-    """Each piece is searched behind the one before; what is not found stays there."""
+    """Each piece is searched after the one before; what is not found stays there."""
 
     def place_tokens(listed, tokenizer):
         text, labels = copy.write_out(listed)

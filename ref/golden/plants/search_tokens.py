@@ -1,4 +1,4 @@
-"""Bugs of what stands behind a prompt: other prompts' states, segments, positions, caches.
+"""Bugs of what stands after a prompt: other prompts' states, segments, positions, caches.
 
 What they replace is in ref/golden/definitions/search.py; `given` is what stands there. Most need a
 model: in a case with a table of logits they do nothing.
@@ -156,7 +156,7 @@ def without_generated_keys(masks, P):
 
 
 def without_prompt_keys(masks, P):
-    """Behind the first token the prompt is forgotten."""
+    """After the first token the prompt is forgotten."""
     masks[..., P:, :P] = False
     return with_empty_rows_filled(masks)
 

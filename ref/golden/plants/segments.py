@@ -51,7 +51,7 @@ def start_early(s, row):
 
 
 def end_late(s, row):
-    """A token behind a token of an item joins that item."""
+    """A token after a token of an item joins that item."""
     return [previous if previous >= 1 else i for previous, i in zip([0, *s], s)]
 
 

@@ -31,7 +31,7 @@ def names_of_true(features):
 
 
 def filled_up(sequences, filler):
-    """Sequences of different lengths as one array, filled up behind."""
+    """Sequences of different lengths as one array, filled up at the end."""
     longest = max(map(len, sequences))
     return np.array([[*row, *[filler] * (longest - len(row))] for row in sequences])
 

@@ -31,7 +31,7 @@ from ref.golden.recipes.model import (
 )
 from ref.golden.stages.search import compute
 
-FILLER = -1  # behind the last token of a title or prefix
+FILLER = -1  # after the last token of a title or prefix
 
 
 def build_all():
@@ -102,7 +102,7 @@ def titles_of_table(fields):
 
 
 def prefixes_of(titles):
-    """The prefixes behind which a token of a title is chosen: all but the whole titles."""
+    """The prefixes after which a token of a title is chosen: all but the whole titles."""
     return {title[:length] for title in titles for length in range(len(title))}
 
 
@@ -112,7 +112,7 @@ def draw_logits(recipe, N, prefixes):
     Like weights they are exact in bfloat16.
 
     `favour`: [number of a title, what is added to the logits of its tokens] each.
-    `set`: [prefix, {token: logit}] each, for all prompts; for one prompt with its number behind.
+    `set`: [prefix, {token: logit}] each, for all prompts; for one, its number comes third.
     """
     fields = recipe["table"]
     random = random_of(recipe["name"] + fields.get("draw", ""))
@@ -159,14 +159,14 @@ def model(recipe):
 
 
 def title_row(title, layout):
-    """The tokens and roles of a title behind a prompt without history: it is item number 1."""
+    """The tokens and roles of a title after a prompt without history: it is item number 1."""
     opens, _, closes = LAYOUTS[layout]
     pieces = pieces_of_item((opens, title, closes), 1)
     return {"history": 0, **token_lists(pieces, [])}
 
 
 def vocabulary(rows):
-    """The tokens of all rows, sorted, behind padding: the index of a token is its id."""
+    """The tokens of all rows, sorted, after padding: the index of a token is its id."""
     tokens = {token for row in rows for token in row["tokens"]}
     return [PAD, *sorted(tokens - {PAD})]
 

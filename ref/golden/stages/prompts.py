@@ -92,7 +92,7 @@ def place(case, name, index):
     text = case.tensors["text"].tobytes()
     if name == "text":
         before = text[: index[0]].decode(errors="replace")
-        return f"byte {index[0]}, behind {before[-LENGTH_OF_A_QUOTE:]!r}"
+        return f"byte {index[0]}, after {before[-LENGTH_OF_A_QUOTE:]!r}"
     begin = case.tensors["begins"][index[0]]
     if begin == definition.SPECIAL:
         return f"token {index[0]}, which is special"

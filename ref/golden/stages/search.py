@@ -1,4 +1,4 @@
-"""The stage `search`: from a catalogue, and the logits behind prompts, to lists of titles."""
+"""The stage `search`: from a catalogue, and the logits after prompts, to lists of titles."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ from ref.golden.definitions import search as definition
 from ref.golden.plants.search import SEARCH
 from ref.golden.stages.stage import Stage
 
-# A model is slow: the logits behind each prompt and prefix of a case are remembered for copies of
+# A model is slow: the logits after each prompt and prefix of a case are remembered for copies of
 # the definition that leave these functions as they are.
 MODEL_FUNCTIONS = (
     "model_logits",
