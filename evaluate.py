@@ -18,13 +18,13 @@ from ref.report.attention_report import report_attention
 from ref.report.baselines import Baselines
 from ref.report.metrics import rank_and_auc, slices
 from ref.report.models import (
-    check_models,
     check_outputs,
     load_data,
     load_with_options,
     model_folders,
     note_on_dropped,
     refuse_not_finite,
+    settings_of_models,
 )
 from ref.report.options import check_options, parse_options
 from ref.report.ranking import (
@@ -53,14 +53,14 @@ def main():
     torch.set_num_threads(options.threads or torch.get_num_threads())
     with processes.joined(options.device):
         folders = model_folders(options)
-        settings = check_models(folders, options)
+        settings = settings_of_models(folders, options)
         check_outputs(options)
         data = load_data(options, folders, settings)
         targets = targets_of(data, options)
         if options.attention:
             report_attention(folders, data, targets, options)
         else:
-            softmaxes = sorted({model.softmax for model in settings})
+            softmaxes = sorted({each.softmax for each in settings})
             report_ranking(folders, data, targets, softmaxes, options)
 
 
@@ -81,8 +81,8 @@ def evaluate_model(folder, data, targets, options) -> Result:
     rankings = [ranking for batch in batches for ranking in batch.rankings]
     metrics = metrics_of_rankings(rankings)
     metrics["NLL"] = np.concatenate([batch.nll for batch in batches])
-    titles = decoder.trie.canonical[targets.titles]
-    return Result(str(folder), rankings, metrics, titles, note)
+    true_titles = decoder.trie.canonical[targets.titles]
+    return Result(str(folder), rankings, metrics, true_titles, note)
 
 
 def load_decoder(folder, titles, options):
@@ -115,7 +115,7 @@ def rank_in_batches(folder, decoder, objective, targets, options):
 
 def rank_batch(decoder, objective, targets, options) -> RankedBatch:
     """Rank some targets; ranks and NLL are of the same prompts."""
-    longest = decoder.trie.longest  # behind each prompt there is room for any title
+    longest = decoder.trie.longest  # after each prompt there is room for any title
     prompts, windows = [], []
     for history, target in zip(targets.histories, targets.titles):
         texts = [objective.titles[title] for title in history]
@@ -154,7 +154,8 @@ def rank_by_exact_scores(decoder, prompts, targets, options):
         candidates = np.unique(canonical[drawn])  # titles of equal tokens are one
         scores = title_log_probs(decoder, prompts, candidates)
     rankings = []
-    scores = scores.astype(np.float32)  # what differs by less comes from the order of sums: a tie
+    # rounded: what differs by less differs by the order of additions alone, and is a tie
+    scores = scores.astype(np.float32)
     for row, history, target in zip(scores, targets.histories, canonical[targets.titles]):
         if options.exclude_seen:
             row[canonical[history]] = -np.inf
@@ -175,19 +176,19 @@ def target_nll(model, objective, windows, device):
 
 def report_ranking(folders, data, targets, softmaxes, options):
     """Rank with every model; write the report after each, and print it at the end."""
-    counted = []
+    baselines = []
     for name, scorer in Baselines(data).scorers().items():
         scores = map(scorer, targets.histories)
-        counted.append(evaluate_scores(name, scores, targets, options))
+        baselines.append(evaluate_scores(name, scores, targets, options))
     models = []
     try:
         for folder in folders:
             models.append(evaluate_model(folder, data, targets, options))
             if processes.is_first() and options.json:
-                write_ranking(data, targets, [*models, *counted], options)
+                write_ranking(data, targets, [*models, *baselines], options)
     finally:  # also where the next model fails
         if processes.is_first() and models:
-            print_ranking(data, targets, [*models, *counted], softmaxes, options)
+            print_ranking(data, targets, [*models, *baselines], softmaxes, options)
 
 
 def summary_of(data, targets, results, options):
@@ -201,6 +202,7 @@ def write_ranking(data, targets, results, options):
     """Write what --json asks for."""
     summary = summary_of(data, targets, results, options)
     values = description(data, targets, options) | {"titles": len(data.titles)}
+    values["notes"] += [result.note for result in results if result.note]
     write_json(options.json, values | summary_values(summary, results))
 
 

@@ -44,7 +44,7 @@ class Run:
 
     data: data.items holds numbers of titles, one user after another; Windows are ranges of it, each
     a history and, last, its target. encoder: makes the prompts. objective: what is trained.
-    target_objective: what validation measures, on `validation`, a list of arrays, one a window.
+    target_objective: what validation measures, on `validation`, the titles of its windows.
     nll: the model with its loss, a module that gives the summed nats of a batch.
     """
 
@@ -132,9 +132,10 @@ def learning_rate(step, total, options):
 def train_epochs(run, progress):
     """The training loop.
 
-    A process computes its Shares of a step (ref/training/batches.py; without torchrun all of it, in
-    --accumulate parts). progress (ref/training/state.py) counts steps and, in its Tally, losses. To
-    --out go states, a line of the log an epoch, and the model if its validation is the best so far.
+    A step is computed in Shares (ref/training/batches.py), --accumulate of them in each process;
+    share.scale lets their gradients add up to that of the mean loss. progress counts steps and
+    epochs (ref/training/state.py), its tally losses; `close_epoch` makes a record of the tally and
+    empties it. To --out go states, a line of the log an epoch, and the best model yet.
     """
     options, optimizer, tally = run.options, run.optimizer, progress.tally
     total = progress.total or planned_steps(run)  # resumed: what was planned then
@@ -143,12 +144,12 @@ def train_epochs(run, progress):
     with cli.progress_bar(total, options.out, "step", processes.is_first(), progress.step) as bar:
         while not progress.is_finished(options.patience):
             for windows in remaining_batches(run, progress):
-                titles = titles_of_windows(windows, run.data)
-                shares, num_predicted = shares_of_step(titles, run.objective, options)
+                window_titles = titles_of_windows(windows, run.data)
+                shares, num_predicted = shares_of_step(window_titles, run.objective, options)
                 tally.begin_step(num_predicted)
                 for share in shares:
                     nats = run.nll(run.objective, share.batch)  # NegativeLogLikelihood, above
-                    (nats * share.scale).backward()  # of all shares: the gradient of the mean loss
+                    (nats * share.scale).backward()  # gradients add up
                     tally.add(share, nats.item())
                 set_learning_rate(optimizer, learning_rate(progress.step, total, options))
                 torch.nn.utils.clip_grad_norm_(run.nll.parameters(), options.clip)
@@ -159,15 +160,15 @@ def train_epochs(run, progress):
                 bar.update()
                 if progress.step % options.state_every == 0:
                     state.write_state(options.out, run.model, optimizer, progress)
-            record = progress.epoch_record()
+            record = progress.close_epoch()
             record["valid"] = validate(run)
-            refuse_what_diverged(record, progress)
+            refuse_a_diverged_training(record, progress)
             say_epoch(record, run.objective.loss)
             if progress.is_best(record):
                 keep_best_model(run, progress, record)
-            progress.last = record  # from here on the epoch counts as done
+            progress.last = record  # the epoch is done: progress.epoch is one higher
             state.write_state(options.out, run.model, optimizer, progress)
-            state.add_to_log(options.out, record)
+            state.add_to_log(options.out, record)  # at last: it says that all else is written
 
 
 def planned_steps(run):
@@ -211,22 +212,22 @@ def validate(run):
     About 64 windows at a time in each process.
     """
     run.nll.eval()
-    nats = titles = 0
+    nats = num_titles = 0
     rounds = math.ceil(len(run.validation) / (64 * processes.WORLD))
-    for windows, is_real in processes.shares(run.validation, rounds):
-        batch = run.target_objective.batch(windows, run.options.device)
+    for window_titles, is_real in processes.shares(run.validation, rounds):
+        batch = run.target_objective.batch(window_titles, run.options.device)
         batch_nats = run.nll(run.target_objective, batch).item()  # sharded: all have to take part
         if is_real:
             nats += batch_nats
-            titles += batch.num_predicted
+            num_titles += batch.num_predicted
     run.nll.train()
-    nats, titles = processes.sums([nats, titles])
-    return nats / titles
+    nats, num_titles = processes.sums([nats, num_titles])
+    return nats / num_titles
 
 
-def refuse_what_diverged(record, progress):
-    """Raise ValueError where a loss is no number: the model of that epoch is not kept."""
-    if not math.isfinite(record["train"] + record["valid"]):
+def refuse_a_diverged_training(record, progress):
+    """Raise ValueError where validation gives no number: the model of that epoch is not kept."""
+    if not math.isfinite(record["valid"]):
         raise ValueError(
             f"the training has diverged: at step {record['step']} its loss is {record['train']} "
             f"and that of validation {record['valid']}; use a smaller --lr. The folder holds "
@@ -250,7 +251,7 @@ def keep_best_model(run, progress, record):
     is_adapter = options.lora_rank is not None
     parameters = adapters.adapter_parameters(model) if is_adapter else hf_parameters(model)
     parameters = processes.whole(parameters)  # all processes take part
-    with uninterrupted():  # Ctrl-C comes before both, file and progress.best, or behind them
+    with uninterrupted():  # Ctrl-C comes before both, file and progress.best, or after them
         if processes.is_first() and is_adapter:
             settings = lora_settings(options)
             adapters.save(model, options.out, options.weights, settings, parameters)
@@ -292,7 +293,7 @@ def set_up_torch(threads):
     """Make a training repeatable, to the byte, on a given number of threads."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    # filling fresh memory costs a tenth of the time; nothing here reads any
+    # filling fresh memory costs a tenth of the time; no code here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 

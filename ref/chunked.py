@@ -47,7 +47,7 @@ class _SummedNll(torch.autograd.Function):
             log_probs = at_least_float32(functional.linear(hidden[rows], weight)).log_softmax(-1)
             nats -= log_probs.gather(1, token).sum()
             if needs_hidden or needs_weight:
-                d_logits = _softmax_less_one(log_probs, token).to(hidden.dtype)  # (R, V)
+                d_logits = _gradient_in_place(log_probs, token).to(hidden.dtype)  # (R, V)
             if needs_hidden:
                 d_hidden[rows] = d_logits @ weight
             if needs_weight:  # in the weight's dtype, under autocast too: it is a sum of many
@@ -67,7 +67,7 @@ class _SummedNll(torch.autograd.Function):
         return d_hidden, d_weight, None
 
 
-def _softmax_less_one(log_probs, token):
-    """The gradient in the logits. It takes the place of log_probs, which are not needed again."""
+def _gradient_in_place(log_probs, token):
+    """That in the logits, softmax less 1 at the token. Overwrites log_probs, not needed again."""
     probabilities = log_probs.exp_()
     return probabilities.scatter_add_(1, token, -torch.ones_like(probabilities[:, :1]))

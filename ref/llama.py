@@ -69,9 +69,9 @@ class RMSNorm(nn.Module):
 def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
     """Angle per position of each of the D/2 pairs, in radians (RoFormer; scaling: transformers).
 
-    linear: all are divided by `factor`. llama3: that of a pair which turns fewer than
-    low_freq_factor times within the original context is divided by `factor`, that of one which
-    turns more than high_freq_factor times is kept; between the two, a linear blend.
+    linear: all are divided by `factor`. llama3: a pair that turns fewer than low_freq_factor times
+    within the original context has its frequency divided by `factor`; one that turns more than
+    high_freq_factor times keeps it; between the two, a linear blend.
     """
     rope = config.rope_parameters
     first_of_pair = torch.arange(0, config.head_dim, 2, dtype=dtype, device=device)  # (D/2,)
@@ -91,7 +91,7 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (x[i], x[i + D/2]) by the angle of their token.
 
-    This is the half-split layout of Hugging Face's weights; RoFormer's own pairs x[2i], x[2i + 1].
+    This is the half-split layout of Hugging Face's weights; RoFormer itself pairs x[2i], x[2i + 1].
     x: (B, heads, Q, D); rotation: cosines and sines of the angles, (B, 1, Q, D/2) each.
     """
     cos, sin = rotation
@@ -165,7 +165,8 @@ class Block(nn.Module):
     """One layer. `Llama.hidden_states` gives it its mask M, 0 or -inf, (B, 1, Q, T), and rotation.
 
     cache: None, or an object whose update(k, v) stores the keys and values (B, K, Q, D) of the
-    tokens in x and gives back all that the layer may look at, (B, K, T, D) each.
+    tokens in x and gives back all that the layer may look at, (B, K, T, D) each. Only ref/search
+    passes one.
     """
 
     def __init__(self, config: LlamaConfig, implementation, dropout):

@@ -4,14 +4,14 @@ A token is predicted from the hidden state of the token before it. Which ones (`
 
     "target"  the tokens of the target: its title, the delimiters around it, and the end-of-sequence
               token where the layout has one
-    "titles"  those of every item that has one before it: history and target alike
+    "titles"  those of every item but the first, history and target alike
     "all"     every token but the first of a prompt
 
 Over which alternatives a probability is normalized (`softmax`):
 
     "full"       the whole vocabulary
-    "catalogue"  the tokens that come next in some title of the catalogue that begins with what is
-                 already written of this one (the masked softmax loss of MSL, Wang et al.,
+    "catalogue"  the tokens that can come next: those that follow, in some title of the catalogue,
+                 the tokens of this title so far (the masked softmax loss of MSL, Wang et al.,
                  SIGIR 2025)
 
 With "catalogue" and the three titles "ab", "ac" and "d", each with a token that ends it, the first
@@ -67,8 +67,9 @@ class Batch:
 class Objective:
     """Turns windows of titles into batches, and batches into log-probabilities.
 
-    encoder: a PromptEncoder; titles: the catalogue, strings; trie: its Trie; loss as above. In the
-    methods a title is its number in the catalogue.
+    A window is a history and, last, its target: an int array of titles, each its number in the
+    catalogue. encoder: a PromptEncoder. titles: the catalogue, strings; trie: its Trie. settings:
+    those of the model (ref/settings.py); layout, softmax and temperature are used. loss: as above.
     Raises ValueError for combinations that have no meaning.
     """
 
@@ -89,11 +90,13 @@ class Objective:
         self.loss = loss
 
     def batch(self, windows, device="cpu") -> Batch:
-        """The batch of some windows: an int array each, a history and, last, its target.
+        """The batch of a list of windows.
 
         Raises ValueError where the tokenizer reads a title in another way than the trie holds it.
         """
-        prompts, rows, columns, nodes, num_predicted = [], [], [], [], 0
+        prompts, nodes = [], []  # of each window
+        rows, columns = [], []  # of the predicted tokens of each window
+        num_predicted = 0
         for row, window in enumerate(windows):
             prompt = self._prompt(window)
             predicted = self._predicted_columns(prompt)
@@ -104,7 +107,7 @@ class Objective:
                 num_predicted += len(predicted)
             else:
                 titles = self._predicted_titles(prompt, window)
-                nodes.append(self._nodes(prompt, predicted, titles))  # checks the tokens, too
+                nodes.append(self._checked_nodes(prompt, predicted, titles))
                 num_predicted += len(titles)
         rows, columns = np.concatenate(rows), np.concatenate(columns)
         if self.settings.softmax == "full":
@@ -113,11 +116,14 @@ class Objective:
             nodes = np.concatenate(nodes)
             is_choice = self.trie.num_children[self.trie.parent[nodes]] > 1
             rows, columns, nodes = rows[is_choice], columns[is_choice], nodes[is_choice]
-        arrays = (*padded(prompts), rows, columns)
+        input_ids, segment_ids = padded(prompts)
         return Batch(
-            *(torch.from_numpy(array).to(device) for array in arrays),
-            nodes,
-            num_predicted,
+            input_ids=torch.from_numpy(input_ids).to(device),
+            segment_ids=torch.from_numpy(segment_ids).to(device),
+            rows=torch.from_numpy(rows).to(device),
+            columns=torch.from_numpy(columns).to(device),
+            nodes=nodes,
+            num_predicted=num_predicted,
             real_tokens=sum(len(prompt.input_ids) for prompt in prompts),
             dropped=sum(prompt.dropped for prompt in prompts),
         )
@@ -151,7 +157,7 @@ class Objective:
 
     def _prompt(self, window):
         history = [self.titles[title] for title in window[:-1]]
-        # `_nodes` compares all predicted tokens with the trie: only "all" needs the costlier check
+        # `_checked_nodes` compares the tokens with the trie: only "all" needs a costlier check
         check_border = self.loss == "all"
         return self.encoder.encode(history, self.titles[window[-1]], check_border=check_border)
 
@@ -168,31 +174,38 @@ class Objective:
         shown = window[prompt.dropped :]  # the prompt's items: number 1 is shown[0]
         return shown[self._first_predicted(prompt) - 1 :]
 
-    def _nodes(self, prompt, columns, titles):
-        """The trie node of each predicted token of a prompt."""
+    def _checked_nodes(self, prompt, columns, titles):
+        """The trie node of each predicted token of a prompt. Raises ValueError as `batch` does."""
         nodes = np.concatenate([self.trie.title_nodes[title] for title in titles])
         if not np.array_equal(self.trie.token[nodes], prompt.input_ids[columns]):
             raise ValueError(
-                "the titles have other tokens behind this prompt than in the catalogue: "
-                f"{prompt.text[:200]!r}"
+                f"the title {self._title_with_other_tokens(prompt, titles)!r} has other tokens in "
+                f"this prompt than in the catalogue; the prompt ends {prompt.text[-200:]!r}"
             )
         return nodes
+
+    def _title_with_other_tokens(self, prompt, titles):
+        for number, title in enumerate(titles, start=self._first_predicted(prompt)):
+            tokens = prompt.input_ids[prompt.item_numbers == number]
+            if not np.array_equal(tokens, self.trie.token[self.trie.title_nodes[title]]):
+                return self.titles[title]
 
     def _log_probs_among_siblings(self, lm_head, hidden, nodes):
         """Log-probability of each node among the children of its parent, (N,).
 
-        First tokens of titles, children of the root, share their alternatives: for them a head of
-        those alone is enough, which saves a tenth of a training step. For the others the whole head
-        is computed, and theirs are gathered.
+        All first tokens of titles have the same alternatives, the children of the root. So for them
+        the logits of these alone are computed, which saves a tenth of a training step. For later
+        tokens the logits of the whole vocabulary are, and those of the siblings are picked.
         """
         parents = self.trie.parent[nodes]
         place = self._tensor(nodes - self.trie.first_child[parents], hidden)  # among its siblings
+        later_parents = parents[parents != 0]
         is_first = self._tensor(parents == 0, hidden)
         log_probs = hidden.new_empty(len(nodes), dtype=wide(hidden.dtype))
         among_first = self._first_log_probs(lm_head, hidden[is_first])
         log_probs[is_first] = _pick(among_first, place[is_first])
-        among_others = self._child_log_probs(lm_head, hidden[~is_first], parents[parents > 0])
-        log_probs[~is_first] = _pick(among_others, place[~is_first])
+        among_later = self._child_log_probs(lm_head, hidden[~is_first], later_parents)
+        log_probs[~is_first] = _pick(among_later, place[~is_first])
         return log_probs
 
     def _first_log_probs(self, lm_head, hidden):

@@ -70,15 +70,16 @@ class MaskScheme:
         has empty rows where no text stands before the items, and the softmax of an empty row is
         undefined. With False, R4 fills such a row.
     delimiters: do the delimiters of an item belong to it ("item") or to the text ("text")? To the
-        item, because as text they would carry news from item to item in two IN layers: item 1 ->
-        delimiter in the first, delimiter -> item 2 in the second.
+        item, because as text they would carry information from item to item in two IN layers:
+        item 1 -> delimiter in the first, delimiter -> item 2 in the second.
     target: is the title being generated an item too ("item") or text ("text")? An item, because a
         title is one wherever it stands. So, with the other defaults, in IN layers its tokens see
         text and the target so far; in CR layers each sees text, the history and, of the target,
         itself alone. As text it would see everything in both.
     text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
         nothing. Visible, because the paper masks pairs of items and says nothing of text. The
-        price: a header behind the history carries news from it to the target, as delimiters would.
+        price: a header after the history carries information from it to the target, as delimiters
+        would.
         Isolated makes an item's states in IN layers independent of the rest of the prompt.
 
     `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks.

@@ -5,7 +5,7 @@ A prompt is one string. A `Layout` says what stands around the titles:
     before | open title close | open title close | ... | after | open title close
     text     item 1             item 2                   text    the target
 
-In the layout `lines` it is a newline behind each title, and nothing else. The history "Heat (1995)"
+In the layout `lines` it is a newline after each title, and nothing else. The history "Heat (1995)"
 and "Toy Story (1995)" with the target "Big (1988)" is
 
     string        Heat (1995)\nToy Story (1995)\nBig (1988)\n
@@ -13,8 +13,8 @@ and "Toy Story (1995)" with the target "Big (1988)" is
     segment ids   1     1      1  2   2      2      2  3   3      3
 
 The string is tokenized whole, as a language model would see it, and each token gets the segment
-of the part of the string that holds the token's first character. What opens and closes a title are
-its *delimiters*; whether they belong to the item or to the text, the mask scheme says.
+of the part of the string that holds the token's first character. The strings around a title are its
+*delimiters*; the mask scheme says whether they belong to the item or to the text.
 
 A tokenizer's encode(text) gives token ids, and for each the index of its first character. It raises
 ValueError where the tokens do not give the text back. T is the number of tokens of a prompt.
@@ -33,7 +33,7 @@ class Layout:
     """What stands around titles, as text. ref/layouts holds those that are built in.
 
     before: before the history; after: between history and target. entry_open, entry_close: around
-    each title of the history; last_entry_close: behind the last, instead.
+    each title of the history; last_entry_close: after the last, instead.
     target_open, target_close: around the target. bos: does a beginning-of-sequence token come
     first? eos: does the end-of-sequence token end the target?
     """
@@ -51,7 +51,10 @@ class Layout:
 
     @property
     def same_everywhere(self):
-        """Does a title read the same in the history and as the target? `--loss titles` needs it."""
+        """Does a title read the same as target as in the history, with what stands around it?
+
+        `--loss titles` needs it: there a title of the history is predicted like the target.
+        """
         same_open = self.entry_open == self.target_open
         same_close = self.entry_close == self.last_entry_close == self.target_close
         return same_open and same_close and not (self.after or self.eos)
@@ -68,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenized prompt, with its target behind it where one was given.
+    """A tokenized prompt, with its target after it where one was given.
 
     input_ids, segment_ids: int (T,). item_numbers: int (T,), which item a token lies in, whatever
     the scheme says: 0 text, 1..n the history, n+1 the target.
@@ -92,7 +95,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer, layout: Layout, scheme: MaskScheme, max_length):
         for is_needed, token in ((layout.bos, "bos"), (layout.eos, "eos")):
-            if is_needed and getattr(tokenizer, f"{token}_id") < 0:
+            if is_needed and getattr(tokenizer, f"{token}_id") < 0:  # -1: it has none
                 raise ValueError(
                     f"{tokenizer.source} has no {token} token; layout {layout.name!r} needs one"
                 )
@@ -106,9 +109,9 @@ class PromptEncoder:
 
         The oldest items are dropped, whole, until prompt, target and `reserve` more tokens fit into
         max_length. A token that reaches from one item into the next belongs to the first. Raises
-        ValueError where nothing more can be dropped, where the prompt is empty, where no token
-        begins inside a title, and where a token reaches from the prompt into the target
-        (check_border=False: not looked at).
+        ValueError where nothing more can be dropped, where the prompt is empty, where some title
+        has no token that begins inside it, and where a token reaches from the prompt into the
+        target (check_border=False: this is not checked).
         """
         prompt = self._encode(history, target, dropped=0)
         if len(prompt.input_ids) + reserve > self.max_length:
@@ -121,7 +124,8 @@ class PromptEncoder:
         """The prompt without its oldest items: as few of them as possible, so that it fits.
 
         How few is found by halving: where anything stands between titles, an item more is at least
-        a token more, so what is too long with some items is too long with older ones too.
+        a token more, so what is too long with some items is too long with older ones too. (Without
+        delimiters titles may share a token, and an item more than needed may be dropped.)
         """
 
         def encode(dropped):
@@ -133,17 +137,17 @@ class PromptEncoder:
         def is_enough(dropped):  # False, ..., False, True, ..., True for 0, 1, 2, ...
             try:
                 return fits(encode(dropped))
-            except ValueError:  # stop here; the `encode` behind the search raises it again
+            except ValueError:  # stop here; the `encode` after the search raises it again
                 return True
 
         at_most = max(len(history) - 1, 0)  # one item stays
         fewest = bisect_left(range(at_most), True, key=is_enough)  # at_most, if none is enough
         prompt = encode(fewest)
         if not fits(prompt):
-            shortest = history[-1] if history else target
+            last_title = history[-1] if history else target
             raise ValueError(
                 f"text, one item and the target take {len(prompt.input_ids) + reserve} tokens; "
-                f"the model reads {self.max_length}: {shortest[:80]!r}"
+                f"the model reads {self.max_length}: {last_title[:80]!r}"
             )
         return prompt
 
@@ -152,10 +156,10 @@ class PromptEncoder:
 
         Returns int (T,) and bool (T,); where delimiters or the target are text, the second is
         False. Raises ValueError where the border between prompt and target fuses: where a token
-        reaches over it, as one for a newline and the letter behind it would.
+        reaches over it, as one for a newline and the letter after it would.
         """
-        # any history would do: behind a clean border tokens are taken to be the same, and
-        # Objective checks that they are
+        # any history would do: after a clean border the tokens are assumed to be the same (in
+        # training and for the NLL, ref/loss.py checks that they are)
         prompt = self._encode([title], title, dropped=0)
         self._refuse_a_fused_border(prompt, [title], title)
         target = slice(prompt.prompt_length, None)
@@ -164,7 +168,7 @@ class PromptEncoder:
     def _encode(self, history, target, dropped):
         parts = self._parts(history, target)
         text = "".join(part.text for part in parts)
-        input_ids, first_characters = self.tokenizer.encode(text)
+        input_ids, first_characters = self._tokenized(text, parts)
         lengths = np.array([len(part.text) for part in parts])
         begins = lengths.cumsum() - lengths
         # parts that begin at the same character are empty but for the last: "right" takes that one
@@ -183,6 +187,15 @@ class PromptEncoder:
         segment_ids = self._segment_ids(numbers, in_title, len(history))
         prompt_length = int((numbers <= len(history)).sum())
         return Prompt(text, np.array(input_ids), segment_ids, numbers, prompt_length, dropped)
+
+    def _tokenized(self, text, parts):
+        """The tokens of the text. An error names the part that cannot be read, if there is one."""
+        try:
+            return self.tokenizer.encode(text)
+        except ValueError:
+            for part in parts:
+                self.tokenizer.encode(part.text)
+            raise
 
     def _parts(self, history, target):
         """The parts of the string, in order."""

@@ -1,11 +1,11 @@
-"""python -m ref.recommend "Heat (1995)" "toy story" ... : what to recommend behind these titles.
+"""python -m ref.recommend "Heat (1995)" "toy story" ... : what to recommend after these titles.
 
 Titles are matched to the catalogue of the model: case, accents, a missing year and small typing
 errors do not matter. Without titles, a history a line is read from standard input, its titles
 separated by tabs.
 
 python -m ref.recommend --all-users FILE [--data FOLDER] : the same for every user of a data set,
-behind all that the user chose. FILE ends in .jsonl (an object a user) or .csv (a line a title);
+after all that the user chose. FILE ends in .jsonl (an object a user) or .csv (a line a title);
 it is written when all of it is known.
 """
 
@@ -112,7 +112,7 @@ def histories(options):
         yield "the history", options.titles
         return
     if sys.stdin.isatty():
-        raise ValueError("no titles; expected some behind the command, or lines on standard input")
+        raise ValueError("no titles; expected some after the command, or lines on standard input")
     for number, line in enumerate(sys.stdin, start=1):
         if line.strip():
             yield f"standard input, line {number}", line.rstrip("\n").split("\t")
@@ -189,7 +189,7 @@ def recommend_to_all(recommender, candidates, options):
         cli.progress_bar(len(users.user_ids), "recommend", "user") as bar,
     ):
         write = WRITERS[path.suffix](file)
-        num_without = 0
+        num_without = num_dropped = 0
         for begin in range(0, len(users.user_ids), USERS_AT_A_TIME):
             batch = slice(begin, begin + USERS_AT_A_TIME)
             histories = [[users.titles[item] for item in items] for items in users.items[batch]]
@@ -199,11 +199,16 @@ def recommend_to_all(recommender, candidates, options):
             for user_id, best in zip(users.user_ids[batch], recommended):
                 write(user_id, best)
                 num_without += not best
+            for history in histories:
+                num_shown = min(len(history), recommender.settings.history)
+                num_dropped += num_shown - recommender.num_read(history)
             bar.update(len(histories))
         file.seek(0)
         with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as complete:
             shutil.copyfileobj(file, complete)
     print(f"wrote {path}: {len(users.user_ids):,} users, {options.k} titles each at most")
+    if num_dropped:
+        print(f"{num_dropped:,} items of histories did not fit into prompts and were left out")
     if num_without:
         print(f"{num_without:,} of them get none: they have chosen all that may be recommended")
 

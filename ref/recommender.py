@@ -61,7 +61,7 @@ class Recommender:
         return cls(*load(folder, dtype=dtype, device=device, base=base), titles)
 
     def recommend(self, history, k=10, exclude_seen=True, candidates=None):
-        """The k best titles behind a history: [(title, log-probability in nats), ...], best first.
+        """The k best titles after a history: [(title, log-probability in nats), ...], best first.
 
         history: titles, oldest first; the model reads the last `settings.history` of them. One that
         is not in `titles` to the letter is read as text, like the others, and cannot be excluded
@@ -113,7 +113,7 @@ class Recommender:
         return cleaned
 
     def _prompt(self, history):
-        """The Prompt of the last titles, with room behind it for any title."""
+        """The Prompt of the last titles, with room after it for any title."""
         shown = history[-self.settings.history :]
         return self.encoder.encode(shown, reserve=self.decoder.trie.longest)
 

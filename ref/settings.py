@@ -23,8 +23,9 @@ class Settings:
 
     softmax: what probabilities are normalized over, "full" the vocabulary or "catalogue" the tokens
     that continue some title; temperature divides the logits. history, min_item, min_user,
-    test_items, min_rating: as in `ref.data.dataset.load`. The defaults are those of a language
-    model. Raises ValueError naming a field that makes no sense.
+    test_items, min_rating: as in `ref.data.dataset.load`. The defaults are those of a folder
+    without recommender.json, such as a language model's. Raises ValueError naming a field that
+    makes no sense.
     """
 
     layout: Layout = LAYOUTS["instruction"]

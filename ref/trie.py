@@ -29,7 +29,7 @@ class Trie:
 
     token, parent, depth (its level): of each node; token and parent of the root are -1.
     first_child, num_children: the children of a node are first_child ... + num_children - 1. The
-        first_child of a leaf means nothing: it may be a child of another node.
+        first_child of a leaf means nothing: it may be a child of another node, or N.
     in_item: does the token belong to the target item? False for delimiters, and for the whole
         target, where the mask scheme makes them text.
     title: the title that ends here (a number of the catalogue), or -1 where none does.
@@ -63,27 +63,27 @@ class Trie:
         vocabulary = int(tokens.max()) + 1
         reached = np.zeros(len(titles), np.int64)  # the node each title is at, in the end its leaf
         node_of_token = np.zeros(len(tokens), np.int64)  # of all tokens, title by title
-        token, parent, in_item_of_nodes = [np.array([-1])], [np.array([-1])], [np.array([False])]
+        token = [np.array([-1])]  # of the nodes, an array a level; here those of the root
+        parent = [np.array([-1])]
+        in_item_of_nodes = [np.array([False])]
         self.levels = [0, 1]
         for depth in range(lengths.max()):
             going_on = np.flatnonzero(lengths > depth)
             place = starts[going_on] + depth
-            pairs = reached[going_on] * vocabulary + tokens[place]
-            nodes, first, node_of = np.unique(pairs, return_index=True, return_inverse=True)
-            reached[going_on] = self.levels[-1] + node_of
+            pair_of_title = reached[going_on] * vocabulary + tokens[place]
+            # distinct pairs are the nodes of this level, in order
+            pairs, first, node_of_title = np.unique(
+                pair_of_title, return_index=True, return_inverse=True
+            )
+            reached[going_on] = self.levels[-1] + node_of_title
             node_of_token[place] = reached[going_on]
-            token.append(nodes % vocabulary)
-            parent.append(nodes // vocabulary)
+            token.append(pairs % vocabulary)
+            parent.append(pairs // vocabulary)
             of_nodes = in_item[place[first]]  # as the first title through each node has it
             in_item_of_nodes.append(of_nodes)
-            differs = in_item[place] != of_nodes[node_of]
-            if differs.any():
-                title = titles[going_on[differs.argmax()]]
-                raise ValueError(
-                    f"delimiters='text' cannot tell {title!r} from a title that begins like it: "
-                    "the same token is a delimiter in one and part of the title in the other"
-                )
-            self.levels.append(self.levels[-1] + len(nodes))
+            differs = in_item[place] != of_nodes[node_of_title]
+            refuse_a_token_of_two_kinds([titles[title] for title in going_on[differs]])
+            self.levels.append(self.levels[-1] + len(pairs))
         self.token = np.concatenate(token)
         self.parent = np.concatenate(parent)
         self.in_item = np.concatenate(in_item_of_nodes)
@@ -93,6 +93,7 @@ class Trie:
     def _describe_children(self):
         self.depth = np.repeat(np.arange(len(self.levels) - 1), np.diff(self.levels))
         self.num_children = np.bincount(self.parent[1:], minlength=len(self.token))
+        # before the children of a node stand the root and the children of all nodes before it
         self.first_child = 1 + self.num_children.cumsum() - self.num_children
 
     def _describe_titles(self, titles):
@@ -111,7 +112,7 @@ class Trie:
 
     @property
     def canonical(self):
-        """For each title the first one of equal tokens, which stands for all of them, int (S,)."""
+        """For each title the first one with the same tokens, which stands for all, int (S,)."""
         return self.title[self.leaf]
 
     @property
@@ -133,6 +134,15 @@ class Trie:
         number = np.arange(most)
         real = number < self.num_children[nodes][:, None]
         return np.where(real, self.first_child[nodes][:, None] + number, 0), real
+
+
+def refuse_a_token_of_two_kinds(titles):
+    """titles: of which a token is a delimiter, and that of another title is not, or vice versa."""
+    if titles:
+        raise ValueError(
+            f"delimiters='text' cannot tell {titles[0]!r} from a title that begins like it: "
+            "the same token is a delimiter in one and part of the title in the other"
+        )
 
 
 def build_trie(encoder, titles) -> Trie:

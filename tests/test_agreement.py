@@ -8,9 +8,12 @@ import torch
 
 from ref import llama_numpy
 from ref.checkpoints.weights import hf_parameters
+from ref.golden.compare import examine
+from ref.golden.computed import Computed
 from ref.masks import MaskScheme
 
 from support.golden import ROPES, numpy_trace, random_case, relative, torch_model, torch_trace
+from support.known_bugs import cases_of
 
 
 def test_the_random_models_have_all_schemes_and_ropes():
@@ -31,8 +34,22 @@ def test_every_traced_tensor_of_a_random_model_is_the_same_in_numpy_and_in_torch
         assert relative(trace[name].astype(float), tensor.astype(float)) < 1e-12, name
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_torch_model_gives_the_logits_of_every_golden_case(attention):
+    wrong = []
+    for case in cases_of("model"):
+        scheme = MaskScheme(**case.info["scheme"])
+        model = torch_model(case.config, scheme, case.weights, attention)
+        tokens = (case.input_ids, case.segment_ids, case.position_ids)
+        with torch.no_grad():
+            logits = model(*map(torch.from_numpy, tokens)).numpy()
+        if not examine(case, {"logits": Computed(logits, "float64")}).is_right:
+            wrong.append(case.name)
+    assert wrong == []
+
+
 def torch_loss(model, input_ids, segment_ids, labels):
-    """Mean cross-entropy of the labels behind the first column, -100 ignored."""
+    """Mean cross-entropy of the labels after the first column, -100 ignored."""
     logits = model(torch.from_numpy(input_ids), torch.from_numpy(segment_ids))[:, :-1]
     labels = torch.from_numpy(labels)[:, 1:]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())

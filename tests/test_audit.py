@@ -23,7 +23,7 @@ from peers.transformers_peer import additive, give_masks
 SCHEME = SimpleNamespace(intra_layers=2, cross_layers=3, cross_self=True, text="visible")
 OPTIONS = ("--intra-layers", "2", "--cross-layers", "3")
 NUM_LAYERS, NUM_HEADS = 8, 3
-# Text before, between and behind items, padding left and right.
+# Text before, between and after items, padding left and right.
 SEGMENT_IDS = np.array(
     [
         [0, 0, 1, 1, 1, 2, 2, 0, 3, 3, 4, 4, 4],

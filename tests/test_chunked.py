@@ -56,7 +56,7 @@ def test_what_is_frozen_gets_no_gradient_and_the_other_the_same(rows, frozen):
 
 
 def test_without_gradients_none_is_computed(monkeypatch):
-    monkeypatch.setattr(chunked, "_softmax_less_one", None)
+    monkeypatch.setattr(chunked, "_gradient_in_place", None)
     hidden, weight, tokens = inputs()
     wanted = loss_at_once(hidden, weight, tokens)
 

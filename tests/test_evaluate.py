@@ -395,10 +395,11 @@ def test_the_base_of_an_adapter_can_be_named_on_the_command_line(
     assert run(evaluate, *asked, "--base", tmp_path / "moved").code == 0
 
 
-def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path):
+@pytest.mark.parametrize("words", ["", "--softmax catalogue --temperature 0.5"])
+def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path, words):
     folder, llm = write_crowded(tmp_path, max_length=290)
     data = dataset.load(folder)
-    options = parse_options(["--weights", str(llm), "--ranking", "full"])
+    options = parse_options(["--weights", str(llm), "--ranking", "full", *words.split()])
     targets = report_targets.targets_of(data, options)
     result = evaluate.evaluate_model(llm, data, targets, options)
     best_titles = [dict(ranking.top) for ranking in result.rankings]
@@ -419,10 +420,13 @@ def test_evaluation_says_how_many_items_of_histories_did_not_fit(tmp_path, run, 
         else:
             longest = max(map(len, (encoder.encode_target(title)[0] for title in data.titles)))
             dropped += encoder.encode(history, reserve=longest).dropped
-    ended = run(evaluate, "--data", folder, "--weights", llm, option)
+    report = tmp_path / "report.json"
+    ended = run(evaluate, "--data", folder, "--weights", llm, option, "--json", report)
     assert ended.code == 0 and dropped > 0
-    said = " ".join((ended.out + ended.err).split())
-    assert f": {dropped} items of histories did not fit into {max_length} tokens" in said
+    sentence = f": {dropped} items of histories did not fit into {max_length} tokens"
+    assert sentence in " ".join((ended.out + ended.err).split())
+    if option == "--wide":  # that of --attention does not rank
+        assert sentence in json.loads(report.read_text())["notes"][-1]
 
 
 # --- to the end

@@ -17,7 +17,7 @@ from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.search.beam import beam_search
 from ref.search.cache import KVCache, drop_what_no_target_sees
-from ref.search.decoder import Decoder, cached_hidden_states
+from ref.search.decoder import Decoder, hidden_states_with_cache
 from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
 from ref.settings import Settings
@@ -57,7 +57,7 @@ def generate(model, sequence):
 def feed(model, cache, sequence, begin, end):
     """Feed some tokens to a model with a cache: their logits."""
     input_ids, segment_ids = sequence.input_ids[:, begin:end], sequence.segment_ids[:, begin:end]
-    return model.lm_head(cached_hidden_states(model, cache, input_ids, segment_ids))
+    return model.lm_head(hidden_states_with_cache(model, cache, input_ids, segment_ids))
 
 
 def random_scheme(rng):

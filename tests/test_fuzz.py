@@ -198,7 +198,7 @@ def read_states(folder):
     options = argparse.Namespace(lr=1, weight_decay=0)
     optimizer = train.make_optimizer(model.parameters(), options)
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        progress = state.read_state(folder, model, optimizer)
+        progress = state.restore_state(folder, model, optimizer)
     assert {"epoch", "step", "of", "dropped"} <= set(progress.last)
     if "not used" in output.getvalue():
         raise ValueError(output.getvalue())

@@ -16,7 +16,7 @@ from ref.golden.plants.masks import MASKS
 from ref.golden.stages.decoding import STAGE, place
 from ref.masks import MaskScheme
 from ref.search.cache import KVCache, drop_what_no_target_sees
-from ref.search.decoder import cached_hidden_states
+from ref.search.decoder import hidden_states_with_cache
 
 from support.golden import torch_model
 from support.known_bugs import case_of, cases_of, decisive_outputs
@@ -64,12 +64,12 @@ def model_config(case):
 
 def torch_logits(model, cache, tokens):
     """Logits (B, Q, V) of new tokens: their ids, segment ids and position ids, (B, Q) each."""
-    hidden = cached_hidden_states(model, cache, *(torch.tensor(values) for values in tokens))
+    hidden = hidden_states_with_cache(model, cache, *(torch.tensor(values) for values in tokens))
     return model.lm_head(hidden).numpy()
 
 
 def holds_target(row):
-    """Whether a prompt ends with a token of the target; the search puts these behind a prompt."""
+    """Whether a prompt ends with a token of the target; the search puts these after a prompt."""
     return max(row["entries"]) > row["history"]
 
 

@@ -151,7 +151,7 @@ def test_a_seen_title_is_a_negative_that_scores_lower_and_a_seen_target_is_not_f
 def test_items_of_one_title_are_one_answer():
     title_of = np.array([0, 1, 0, 3, 1])
     outputs = outputs_of([2, 3, 2, 2, 3], 3, title_of=title_of)
-    assert outputs["ranks"].tolist() == [3]  # behind the titles 1 and 0
+    assert outputs["ranks"].tolist() == [3]  # after the titles 1 and 0
     assert outputs["AUC"].tolist() == [(1 / 2) / 2]
 
 

@@ -118,7 +118,7 @@ def test_the_end_token_is_text_where_delimiters_are_by_hand():
 def test_a_place_is_told_with_the_text_that_stands_there():
     case = CASES["prompt-too-long"]
     assert STAGE.place(case, "segment_ids", (0,)) == "token 0, which is special"
-    assert STAGE.place(case, "text", (5,)) == "byte 5, behind 'Seen:'"
+    assert STAGE.place(case, "text", (5,)) == "byte 5, after 'Seen:'"
     begin = expected("prompt-too-long", "begins").index(text_of(case).index("Casino"))
     place = STAGE.place(case, "segment_ids", (begin,))
     assert place == f'token {begin}, at character 7, before \'Casino", "Toy Story"\''

@@ -37,16 +37,16 @@ ROOMS = {
     "settings":    "layouts prompt files text",
     "overrides":   "layouts masks settings",
     "chunked":     "llama",
-    "loss":        "chunked llama prompt trie settings",
+    "loss":        "chunked llama prompt settings",
     "data":        "files text data",
     "search":      "llama loss masks prompt trie settings search",
-    "checkpoints": "llama masks lora files text tokenizer checkpoints",
-    "recommender": "checkpoints prompt settings text trie tokenizer search llama",
+    "checkpoints": "llama masks lora files tokenizer checkpoints",
+    "recommender": "checkpoints prompt settings text trie search",
     "training":    "checkpoints cli data.columns files layouts llama lora loss masks prompt "
                    "overrides settings tokenizer training trie",
-    "report":      "checkpoints cli data files llama masks overrides prompt recommender report "
+    "report":      "checkpoints cli data files llama masks overrides recommender report "
                    "text training.processes",
-    "golden":      "llama_numpy llama masks checkpoints files text cli report.svg golden",
+    "golden":      "llama_numpy llama masks checkpoints files cli report.svg golden",
 }
 # fmt: on
 ALL_BUT_THE_ORACLE = " ".join(room for room in ROOMS if room != "golden")
@@ -133,6 +133,17 @@ def forbidden_imports(sources):
     return found
 
 
+def arrows_used(sources):
+    """{(room, a room or module that one of its files imports), ...}."""
+    used = set()
+    for module, others in import_graph(sources).items():
+        if module != "ref" and module not in SCRIPTS:
+            for other in others:
+                used.add((room_of(module), room_of(other)))
+                used.add((room_of(module), other.removeprefix("ref.")))
+    return used
+
+
 def circle(sources):
     """Modules that import each other in a circle, ["a", "b", "a"]; [] where there is none."""
     graph = import_graph(sources)
@@ -170,7 +181,8 @@ def users_of_planted_bugs(sources):
     return [
         module
         for module, others in import_graph(sources).items()
-        if "ref.golden.plants" in others and not module.startswith("ref.golden")
+        if any(other.startswith("ref.golden.plants") for other in others)
+        and not module.startswith("ref.golden")
     ]
 
 
@@ -211,6 +223,11 @@ def python_sources(files):
 
 def test_every_import_is_an_arrow_of_the_table():
     assert forbidden_imports(read_sources()) == []
+
+
+def test_every_arrow_of_the_table_is_used():
+    arrows = {(room, other) for room, others in ROOMS.items() for other in others.split()}
+    assert arrows - arrows_used(read_sources()) == set()
 
 
 def test_every_row_of_the_table_is_a_room_or_file():
@@ -279,8 +296,14 @@ def test_only_the_oracle_imports_the_planted_bugs():
 
 def test_an_import_of_the_planted_bugs_is_seen():
     source = "from ref.golden.plants import PLANTS"
-    sources = {"ref.golden.plants": "", "ref.golden.diagnosis": source, "ref.loss": source}
-    assert users_of_planted_bugs(sources) == ["ref.loss"]
+    sources = {
+        "ref.golden.plants": "",
+        "ref.golden.plants.masks": "",
+        "ref.golden.diagnosis": source,
+        "ref.loss": source,
+        "ref.trie": "from ref.golden.plants.masks import future_seen",
+    }
+    assert users_of_planted_bugs(sources) == ["ref.loss", "ref.trie"]
 
 
 def test_no_function_is_longer_than_a_page(python_sources):
@@ -336,11 +359,17 @@ def test_a_file_that_ruff_would_change_or_complain_about_is_seen(tmp_path):
 PUBLIC = {
     "ref.masks.MaskScheme": "(intra_layers=0, cross_layers=0, cross_self=True, text='visible', "
     "delimiters='item', target='item')",
+    "ref.masks.MaskScheme.kinds": "(self, num_layers)",
+    "ref.masks.build_masks": "(segment_ids, scheme, causal=None)",
+    "ref.llama.Llama.__init__": "(self, config, scheme=MaskScheme(intra_layers=0, cross_layers=0, "
+    "cross_self=True, text='visible', delimiters='item', target='item'), attention='sdpa', "
+    "dropout=0.0)",
     "ref.llama.Llama.forward": "(self, input_ids, segment_ids, position_ids=None)",
     "ref.llama_numpy.forward": "(weights, config, input_ids, segment_ids, scheme, "
     "position_ids=None, trace=None)",
     "ref.checkpoints.load_model": "(folder, dtype=torch.float32, device='cpu', scheme=None, "
     "base=None, dropout=0.0)",
+    "ref.checkpoints.save_model": "(model, folder, parameters=None)",
     "ref.recommender.Recommender.load": "(folder, device='cpu', dtype=torch.float32, base=None)",
     "ref.recommender.Recommender.recommend": "(self, history, k=10, exclude_seen=True, "
     "candidates=None)",

@@ -4,12 +4,14 @@ Its masks are tested in test_masks.py, the whole of it in test_checkpoints.py ag
 """
 
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ref import llama_numpy
+from ref.masks import MaskScheme
 
 from support.golden import random_case
 
@@ -90,6 +92,25 @@ def test_settings_of_transformers_four_give_the_frequencies_of_five():
 INSIDE_A_LAYER = """
     normed q k v scores probabilities attention residual mlp output
 """.split()
+
+
+def test_weights_of_float32_are_computed_with_in_float64():
+    config, _, input_ids, segment_ids, weights = random_case(0)
+    narrow = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    wide = {name: weight.astype(np.float64) for name, weight in narrow.items()}
+    logits = llama_numpy.forward(narrow, config, input_ids, segment_ids, MaskScheme())
+    expected = llama_numpy.forward(wide, config, input_ids, segment_ids, MaskScheme())
+    assert logits.dtype == np.float64
+    assert np.array_equal(logits, expected)
+
+
+def test_a_scheme_may_be_given_as_fields():
+    config, scheme, input_ids, segment_ids, weights = random_case(1)
+    logits = llama_numpy.forward(weights, config, input_ids, segment_ids, asdict(scheme))
+    expected = llama_numpy.forward(weights, config, input_ids, segment_ids, scheme)
+    causal = llama_numpy.forward(weights, config, input_ids, segment_ids, {})
+    assert np.array_equal(logits, expected)
+    assert not np.array_equal(logits, causal)
 
 
 def test_a_trace_holds_every_intermediate_in_the_order_of_computation():

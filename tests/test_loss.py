@@ -184,7 +184,7 @@ def test_target_tokens_end_with_the_end_token_and_begin_behind_the_prompt(object
 
 
 def test_under_the_catalogue_softmax_only_choices_are_predicted(objective_for, tokenizer):
-    # behind the prompt: J or H; behind "Jaws": the end or " 2"
+    # after the prompt: J or H; after "Jaws": the end or " 2"
     objective = objective_for("target", "catalogue", titles=["Jaws", "Jaws 2", "Heat"])
 
     batch = objective.batch([np.array([2, 1])])
@@ -343,10 +343,12 @@ def test_the_loss_on_titles_needs_a_layout_that_writes_history_and_target_alike(
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
 def test_a_title_whose_tokens_are_not_those_of_the_trie_is_refused(objective_for, softmax):
     objective = objective_for("target", softmax)
-    objective.titles = TITLES[::-1]
+    history, target = WINDOWS[0][:-1], WINDOWS[0][-1]
+    objective.titles = [*TITLES]
+    objective.titles[target] = "Another film (1960)"
 
-    with pytest.raises(ValueError, match="other tokens behind this prompt"):
-        objective.batch(WINDOWS)
+    with pytest.raises(ValueError, match=r"title 'Another film \(1960\)' has other tokens"):
+        objective.batch([[*history, target]])
 
 
 @pytest.mark.parametrize("softmax", ("full", "catalogue"))

@@ -17,7 +17,7 @@ from ref.checkpoints.weights import hf_parameters
 from ref.llama import Llama
 from ref.masks import MaskScheme
 from ref.search.cache import KVCache
-from ref.search.decoder import cached_hidden_states
+from ref.search.decoder import hidden_states_with_cache
 
 from support.golden import numpy_trace, relative, torch_model, torch_trace
 from support.masks import kinds_of, mask_table
@@ -178,7 +178,7 @@ def test_appending_tokens_never_changes_the_states_before_them(implementation, s
 
 
 def padded_batch(rows, left):
-    """Segment ids of some prompts, (B, T), with `left` padding before each and the rest behind."""
+    """Segment ids of some prompts, (B, T), with `left` padding before each, the rest after it."""
     T = max(map(len, rows)) + left
     segment_ids = np.full((len(rows), T), -1)
     for row, s in zip(segment_ids, rows, strict=True):
@@ -200,7 +200,7 @@ def test_a_cache_gives_what_one_pass_gives(attention, rows, scheme, data):
     with torch.no_grad():
         for begin, end in zip([0, *ends], ends):
             part = tokens[:, begin:end], segments[:, begin:end]
-            logits.append(model.lm_head(cached_hidden_states(model, cache, *part)))
+            logits.append(model.lm_head(hidden_states_with_cache(model, cache, *part)))
     expected = traced(segment_ids, scheme, "numpy")["logits"]
     real = segment_ids != -1
     assert relative(torch.cat(logits, dim=1).numpy()[real], expected[real]) < 1e-11
@@ -228,7 +228,7 @@ def test_batching_and_padding_change_nothing_at_real_tokens(implementation, rows
 
 
 def paths(s, scheme):
-    """How many ways lead from a token's state behind the layers, a row, to each embedding."""
+    """How many ways lead from a token's state after the layers, a row, to each embedding."""
     count = np.eye(len(s))
     for kind in kinds_of(scheme, 3):
         # by the residual, or by the attention

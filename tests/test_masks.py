@@ -170,7 +170,7 @@ MASKS_OF_NUMPY = [
 ]
 
 
-@pytest.mark.parametrize("length", range(1, 6))
+@pytest.mark.parametrize("length", [*range(1, 6), pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind, scheme", MASKS_OF_NUMPY)
 def test_masks_in_numpy_are_the_definition_on_every_short_sequence(kind, scheme, length):
     s = all_sequences(length)
@@ -198,7 +198,7 @@ def test_the_last_rows_of_the_causal_order_give_the_last_rows_of_the_masks(batch
 
 @st.composite
 def trees(draw):
-    """A prompt, and tokens behind it: each continues the prompt (parent -1) or an earlier one."""
+    """A prompt, and tokens after it: each continues the prompt (parent -1) or an earlier one."""
     prompt = draw(st.lists(st.integers(-1, 3), min_size=1, max_size=5))
     size = draw(st.integers(1, 7))
     parents = [draw(st.integers(-1, node - 1)) for node in range(size)]
@@ -207,7 +207,7 @@ def trees(draw):
 
 
 def branch_to(node, parents):
-    """A node behind all its ancestors, from the first on."""
+    """A node after all its ancestors, from the first on."""
     if node < 0:
         return []
     return [*branch_to(parents[node], parents), node]

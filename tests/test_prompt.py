@@ -471,6 +471,9 @@ NOT_SAME_EVERYWHERE = [
     SHORT,
     replace(LAYOUTS["lines"], name="text after the history", after="x"),
     replace(LAYOUTS["lines"], name="another close of the last item", last_entry_close=";"),
+    replace(LAYOUTS["lines"], name="another open of the target", target_open="- "),
+    replace(LAYOUTS["lines"], name="another close of the target", target_close=";"),
+    replace(LAYOUTS["lines"], name="a token after the target", eos=True),
 ]
 
 

@@ -18,7 +18,7 @@ PAGES = sorted(
 
 
 def code_after(heading, language):
-    """The first block of code of a language behind a heading."""
+    """The first block of code of a language after a heading."""
     return README.split(f"## {heading}\n")[1].split(f"```{language}\n")[1].split("```")[0]
 
 

@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from dataclasses import asdict, replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ref.masks import MaskScheme
 from ref.matching import Matcher
 from ref.prompt import PromptEncoder
 from ref.recommender import Recommender
+from ref.search.beam import beam_search
 from ref.search.exact import title_log_probs
 from ref.settings import Settings
 
@@ -152,6 +154,18 @@ def test_only_candidates_are_recommended_if_there_are_any(recommender):
     expected = [pair for pair in exact_order(recommender, history) if pair[0] in candidates[1:]]
     best = recommender.recommend(history, candidates=candidates)
     assert [title for title, _ in best] == [title for title, _ in expected]
+    # the probabilities are those among all titles
+    assert [score for _, score in best] == pytest.approx([score for _, score in expected])
+
+
+@pytest.mark.parametrize("k, width", [(3, 10), (10, 10), (12, 12)])
+def test_a_search_is_ten_beams_wide_or_as_many_as_titles_are_asked_for(
+    recommender, monkeypatch, k, width
+):
+    search = mock.Mock(wraps=beam_search)
+    monkeypatch.setattr("ref.recommender.beam_search", search)
+    recommender.recommend(recommender.titles[:2], k)
+    assert search.call_args.args[2] == width
 
 
 def test_the_model_reads_as_many_titles_as_it_was_trained_with_and_excludes_all(recommender):
@@ -237,6 +251,14 @@ def test_how_many_titles_the_model_reads_is_told_where_it_reads_fewer(tmp_path, 
     assert f"of which the model reads the last {10 - prompt.dropped}," in ended.out, ended.err
     assert json.loads(run(recommend, *asked, "--json").out)["num_read"] == 10 - prompt.dropped
     assert "of which" not in run(recommend, "--weights", model, "--include-seen", history[0]).out
+    # and for all users
+    dropped = 0
+    for user in range(24):
+        chosen = [CROWDED_TITLES[f"i{(user + time) % 5}"] for time in range(9)]
+        longest = recommender.decoder.trie.longest
+        dropped += recommender.encoder.encode(chosen, reserve=longest).dropped
+    asked = ("--weights", model, "--data", data, "--all-users", tmp_path / "all.jsonl")
+    assert f"\n{dropped} items of histories did not fit into prompts" in run(recommend, *asked).out
 
 
 def test_titles_of_the_command_line_are_cleaned(run, tiny_model, recommender):
@@ -271,9 +293,11 @@ def test_candidates_of_equal_scores_come_in_the_order_of_the_catalogue():
         of_length.setdefault(length, []).append(title)
     candidates = max(of_length.values(), key=len)[:200]
     best = recommender.recommend(["Heat (1995)"], k=200, candidates=candidates[::-1])
-    for (title, score), (other, other_score) in zip(best, best[1:]):
-        if score == other_score:
-            assert candidates.index(title) < candidates.index(other)
+    places = [candidates.index(title) for title, _ in best]
+    scores = [score for _, score in best]
+    ties = [i for i in range(1, len(best)) if scores[i - 1] == scores[i]]
+    assert len(ties) > 10
+    assert all(places[i - 1] < places[i] for i in ties)
 
 
 def test_each_line_of_standard_input_is_a_history(run, tiny_model, recommender, stdin):
@@ -346,7 +370,7 @@ class LetterTokenizer:
 
 
 def log_prob_by_numpy(model, encoder, history, title):
-    """Of a title behind a history, with the full softmax, by the definition in NumPy."""
+    """Of a title after a history, with the full softmax, by the definition in NumPy."""
     prompt = encoder.encode(history, title)
     logits = llama_numpy.forward(
         {name: weight.detach().numpy() for name, weight in hf_parameters(model).items()},

@@ -244,7 +244,7 @@ def test_a_state_of_another_model_is_named_and_the_one_before_is_used(killed, ca
     model = load_model(killed)
     optimizer = torch.optim.AdamW(model.parameters())
 
-    progress = state.read_state(killed, model, optimizer)
+    progress = state.restore_state(killed, model, optimizer)
 
     assert f"not used: {path}: is of another model: {name}" in capsys.readouterr().out
     assert progress.epoch == epoch - 1

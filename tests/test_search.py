@@ -18,7 +18,7 @@ from ref import trie as trie_module
 from ref.masks import MaskScheme
 from ref.search import preorder as preorder_module
 from ref.search.beam import Candidates, beam_search, best_candidates, closed_nodes
-from ref.search.decoder import Decoder, cached_hidden_states
+from ref.search.decoder import Decoder, hidden_states_with_cache
 from ref.search.exact import title_log_probs
 from ref.search.preorder import Preorder
 from ref.settings import Settings
@@ -202,7 +202,7 @@ class Naive:
 
     @torch.no_grad()
     def next_log_probs(self, history, tokens):
-        """{token: log-probability} of what continues some title behind the prompt and `tokens`."""
+        """{token: log-probability} of what continues some title after the prompt and `tokens`."""
         prompt = self.encoder.encode(history)
         begins_so = self.titles[self.first_title(tokens)]
         segments = self.target(history, begins_so)[1][: len(tokens)]
@@ -464,8 +464,8 @@ def test_the_search_ends_as_soon_as_no_live_beam_can_pass_what_is_finished(
     decoders, seed, monkeypatch
 ):
     decoder, naive = decoders(titles=["Rocky", "Rocky II", "Rocky III", "Rocky IV"], seed=seed)
-    passes = mock.Mock(wraps=cached_hidden_states)
-    monkeypatch.setattr("ref.search.decoder.cached_hidden_states", passes)
+    passes = mock.Mock(wraps=hidden_states_with_cache)
+    monkeypatch.setattr("ref.search.decoder.hidden_states_with_cache", passes)
 
     (ranking,) = beam_search(decoder, encoded(naive)[:1], 1)
 

@@ -92,11 +92,12 @@ def test_the_heading_is_wrapped_and_says_the_same_words(words, removed):
     note = "2,245 of 9,061 titles and 81,915 of 99,997 interactions are left " * 2
     data = SimpleNamespace(source="data", notes=[note], titles=["a", "b"])
     targets = SimpleNamespace(user_ids=np.arange(3))
-    lines = tables.heading(data, targets, ["catalogue", "vocabulary"], options)
+    lines = tables.heading(data, targets, ["catalogue", "full"], options)
     assert max(map(len, lines)) <= 80
     words = " ".join(" ".join(lines).split())
     assert note.strip() in words
     assert f"beam search of width 10; items of the history {removed}; means over users" in words
+    assert "normalized over the catalogue and the whole vocabulary; do not compare them" in words
 
 
 @pytest.mark.parametrize(

@@ -778,11 +778,14 @@ def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, made_up_data):
     out, deadline = tmp_path / "out", time.monotonic() + 60
     options = (*TINY, "--max-steps", 10**7, "--patience", 10**7)
     training = Fork("train.py", "--data", made_up_data, "--out", out, *options, prepare=obey_ctrl_c)
-    while not (out / "model.safetensors").exists() and training.is_running():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.3)
-    ended = training.interrupt()
+    try:
+        while not (out / "model.safetensors").exists() and training.is_running():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)
+        ended = training.interrupt()
+    finally:
+        training.kill()
     assert ended.returncode == 130 and "Traceback" not in ended.stderr, ended.stderr
     assert f"{out} holds the model of step" in ended.stdout
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("state-"))
@@ -870,6 +873,10 @@ def test_settings_are_read_as_they_were_written(tmp_path):
     written = Settings(LAYOUTS["lines"], "catalogue", 0.5, 4, 2, 3, 2, 3.5)
     written.save(tmp_path)
     assert read_settings(tmp_path) == written
+
+
+def test_a_folder_without_settings_is_that_of_a_language_model(tmp_path):
+    assert read_settings(tmp_path) == Settings(LAYOUTS["instruction"], "full", 1.0, 10, 10, 5, 1)
 
 
 def test_columns_and_ratings_are_those_that_the_options_name(tmp_path, run):

@@ -26,9 +26,9 @@ def table(head):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-# the logits behind the beginning of a title, as the page gives them
+# the logits after the beginning of a title, as the page gives them
 BEHIND_NOTHING, BEHIND_A, BEHIND_TITLE = [
-    [float(cell) for cell in row[1:]] for row in table("| behind | a |")
+    [float(cell) for cell in row[1:]] for row in table("| after | a |")
 ]
 LOGITS = dict.fromkeys(("ab", "ac", "d"), BEHIND_TITLE) | {"": BEHIND_NOTHING, "a": BEHIND_A}
 PROBABILITIES = [

@@ -3,7 +3,7 @@
 `load(None)` reads the embedded MovieLens, `load(folder)` a folder in one of the forms that
 ref/data/readers.py knows. Interactions are filtered, ordered in time and split leave-one-out: the
 last item of a user is the test target, the one before it the validation target, and the rest is
-training. With `test_items` N the last N items of a user are test targets, each behind the true
+training. With `test_items` N the last N items of a user are test targets, each after the true
 items before it, earlier test targets among them. Data that comes split already stays as it is;
 validation is then the last twentieth of the training windows in time.
 
@@ -98,7 +98,7 @@ def places_in(windows):
 
 
 def prefix_windows(sequences: Windows, history) -> Windows:
-    """Each item with MIN_HISTORY or more before it is a target once, behind its last items.
+    """Each item with MIN_HISTORY or more before it is a target once, after its last items.
 
     With a history of 5:
 

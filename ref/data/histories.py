@@ -42,7 +42,7 @@ def load_histories(folder=None, columns=DEFAULT_COLUMNS) -> Histories:
 
 
 def _joined_windows(windows):
-    """{user id: items}: the latest window, behind what only the user's earlier windows hold."""
+    """{user id: items}: the latest window, after what only the user's earlier windows hold."""
     by_user = {window.user_id: [] for window in windows}
     for window in sorted(windows, key=lambda window: window.time):
         earlier = [item for item in by_user[window.user_id] if item not in window.items]

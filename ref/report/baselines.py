@@ -5,7 +5,7 @@ import numpy as np
 from ref.data.dataset import places_in
 
 NAMES = ("most popular", "co-occurrence, last item", "co-occurrence, ten items")
-REACH = 10  # items before or behind that count as near
+REACH = 10  # items before or after that count as near
 
 
 class Baselines:

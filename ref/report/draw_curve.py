@@ -85,7 +85,7 @@ def _check_number(value, source):
 
 
 def training_points(record, before):
-    """[(step, loss), ...] of an epoch that began behind the step `before`.
+    """[(step, loss), ...] of an epoch that began after the step `before`.
 
     A mean of ten steps stands at the last of them.
     """

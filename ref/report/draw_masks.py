@@ -32,7 +32,7 @@ _FRAME = "#202124"
 _FRAMED = "the target's first token is predicted from here"
 _PAGE = 920  # width of a page, in pixels: a wider picture is scaled down, and its letters with it
 _CHARACTER = 7  # width of a letter
-_SMALLEST_CELL, _LARGEST_CELL = 12, 17  # width and height of a cell with the gap behind it
+_SMALLEST_CELL, _LARGEST_CELL = 12, 17  # width and height of a cell with the gap after it
 _GAP = 16  # between panels
 
 

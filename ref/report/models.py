@@ -36,10 +36,11 @@ def model_folders(options):
     return list(dict.fromkeys(folders))
 
 
-def check_models(folders, options):
-    """The Settings of all models; raises FileNotFoundError or ValueError for a bad folder.
+def settings_of_models(folders, options):
+    """The Settings of all models, as changed by the options.
 
-    All are checked before the first one ranks for an hour. No weights are read yet.
+    Each is loaded without its weights, so that a bad folder is refused before the first model ranks
+    for an hour. Raises FileNotFoundError or ValueError.
     """
     if options.base and not any(map(adapters.is_adapter, folders)):
         raise ValueError("--base has no effect: no folder of --weights holds an adapter")
@@ -60,10 +61,10 @@ def check_outputs(options):
 
 
 def load_data(options, folders, settings):
-    """The Dataset, filtered and cut as `settings` say: all of them, or ValueError.
+    """The Dataset, filtered and split as the models were trained; ValueError where they differ.
 
-    They are those of the folders, changed by the options (`check_models`). Folders without Settings
-    take what the others say.
+    settings: of each folder (`settings_of_models`). One without recommender.json is not asked,
+    unless none has one.
     """
     stated = [each for folder, each in zip(folders, settings) if has_settings(folder)] or settings
     protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in stated}
@@ -91,7 +92,7 @@ def load_data(options, folders, settings):
 
 
 def load_with_options(folder, options, device):
-    """(model, PromptEncoder, Settings) of a folder; options go before what the folder says."""
+    """(model, PromptEncoder, Settings) of a folder; options replace what the folder says."""
     base = options.base if adapters.is_adapter(folder) else None
     _, saved, _ = adapters.read_config(folder, base)
     scheme, settings = scheme_from(options, saved), settings_from(options, folder)

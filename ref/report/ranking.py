@@ -60,7 +60,7 @@ def metrics_of_rankings(rankings):
 def evaluate_scores(name, scores, targets, options) -> Result:
     """Rank all targets by scores of all titles: for each target float (S,).
 
-    With --ranking beam, a target behind the beam width counts as not returned.
+    With --ranking beam, a target ranked beyond the beam width counts as not returned.
     """
     rankings = []
     for number, row in enumerate(scores):

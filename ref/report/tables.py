@@ -78,7 +78,9 @@ def heading(data, targets, softmaxes, options):
     if "targets" in sizes:
         means = "means over targets, below them 95 % intervals of a bootstrap that draws users"
     lines.append(f"ranking: {how}; items of the history {seen}; {means}")
-    nll = f"NLL: nats a target title, normalized over the {' and the '.join(softmaxes)}"
+    alternatives = {"full": "the whole vocabulary", "catalogue": "the catalogue"}
+    over = " and ".join(alternatives[softmax] for softmax in softmaxes)
+    nll = f"NLL: nats a target title, normalized over {over}"
     if len(softmaxes) > 1:
         nll += "; do not compare them"
     return [part for line in [*lines, nll] for part in wrapped(line)]

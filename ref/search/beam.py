@@ -4,16 +4,16 @@ Every step extends each live beam by all its children in the trie. Titles that e
 `width` candidates are finished; the best `width` candidates that do not end live on (with width 10
 and three titles that end among the best ten, three are finished and ten live on). The search for a
 user stops when no live beam can pass the last of `width` finished titles: a beam's score, a sum of
-log-probabilities, only falls. No length normalization; ties go by the order of the catalogue. A
+log-probabilities, never rises. No length normalization; ties go by the order of the catalogue. A
 branch that holds only excluded titles takes no beam: `width` titles are found wherever so many are
 left.
 
 Of the trie (ref/trie.py) the search uses `title`, the title that ends at a node or -1, and
 `first_title`, the first one at or below a node; `closed_nodes`, at and below which all titles are
 excluded, are found upwards from `leaf` by `parent`. A Decoder (ref/search/decoder.py) gives the
-log-probabilities of the children of nodes, and computes new nodes behind a prompt.
+log-probabilities of the children of nodes, and computes new nodes after a prompt.
 
-Shapes: U users whose search goes on, W beams, M children of a node at most, G tokens generated, C
+Shapes: U users that have a row, W beams, M children of a node at most, G tokens generated, C
 hidden.
 """
 
@@ -28,7 +28,7 @@ import torch
 class Beams:
     """Unfinished titles of each of U users, best first; nodes and scores are (U, W).
 
-    A user with fewer than W has dead beams behind them: score -inf, at a leaf, which has no child.
+    A user with fewer than W has dead beams after them: score -inf, at a leaf, which has no child.
     nodes: where in the trie a beam stands. scores: float64, the log-probability of the path to it.
     ancestors: bool (U, W, G), which of the tokens generated so far lie on its path, its own among
     them. A user's tokens of all steps stand side by side, as a tree.
@@ -66,10 +66,10 @@ class Candidates:
 def beam_search(decoder, prompts, width, excluded=None):
     """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
 
-    excluded: a list of the titles of each prompt that may not be found, nor others of equal tokens.
+    excluded: for each prompt the titles that must not be found, nor others with the same tokens.
     """
     trie = decoder.trie
-    users = np.arange(len(prompts))  # whose search goes on; a row of everything below for each
+    users = np.arange(len(prompts))  # the users that have a row in everything below
     states, last_hidden = decoder.read_prompts(prompts)
     beams, hidden = Beams.at_root(len(users)), last_hidden[:, None]  # (U, W, C)
     finished = [[] for _ in prompts]
@@ -134,6 +134,7 @@ def best_candidates(candidates, row, width, trie):
     """
     nodes, scores = candidates.nodes[row], candidates.scores[row]
     possible = np.flatnonzero(scores > -np.inf)
+    # by score, then by title: the last key of lexsort counts first
     order = possible[np.lexsort((trie.first_title[nodes[possible]], -scores[possible]))]
     title = trie.title[nodes[order]]  # -1: does not end
     ranks = np.flatnonzero(title[:width] >= 0)

@@ -20,7 +20,7 @@ class LayerCache:
         self.holds_new = True
 
     def update(self, k, v):
-        """All that the layer may look at: what it held, with k and v, (B, K, Q, D), behind."""
+        """All that the layer may look at: what it held, then k and v, (B, K, Q, D)."""
         if self.keys is not None:
             k = torch.cat((self.keys, k), dim=2)
             v = torch.cat((self.values, v), dim=2)

@@ -1,9 +1,9 @@
 """From prompts to the probabilities of what may come next, a token of the catalogue at a time.
 
-A prompt is computed once. What is generated stands behind it as a *tree*: several continuations
-side by side, each token attending to the prompt and to its own ancestors, by the same predicates as
-everywhere (`build_masks`, with the tree in place of "k <= j"). So keys and values are not copied
-from one continuation to the next, and titles that begin alike share their tokens.
+A prompt runs through the model once. What is generated stands after it as a *tree*: several
+continuations side by side, each token attending to the prompt and to its own ancestors, by the same
+predicates as everywhere (`build_masks`, with the tree in place of "k <= j"). So keys and values are
+not copied from one continuation to the next, and titles that begin alike share their tokens.
 
 Shapes: U users, Q tokens computed at once, G tokens of the tree (the Q among them), T of prompt and
 tree together, N nodes, C hidden, V vocabulary, M children of a node at most.
@@ -29,7 +29,7 @@ LOGIT_ROWS = 1024  # rows of logits (V wide) that exist at one time
 
 @dataclass(frozen=True)
 class PromptStates:
-    """What is known of U prompts once they are computed.
+    """What is known of U prompts once they have run through the model.
 
     cache: their keys and values. lengths: int (U,), tokens of each.
     target_segments: int (U,), the segment id of each prompt's target.
@@ -68,13 +68,13 @@ class Decoder:
         return Preorder(self.trie)
 
     def read_prompts(self, prompts):
-        """Compute U prompts: PromptStates, and the hidden state of each last token, (U, C)."""
+        """Run U prompts through the model: PromptStates, the last tokens' hidden states (U, C)."""
         input_ids, segment_ids = map(self.tensor, padded(prompts))
         cache = KVCache(self.model.kinds)
         after_intra = None
         if self.item_states is not None:
             after_intra = self.item_states.of(prompts)
-        hidden = cached_hidden_states(
+        hidden = hidden_states_with_cache(
             self.model, cache, input_ids, segment_ids, after_intra=after_intra
         )
         drop_what_no_target_sees(cache, self.model.scheme)
@@ -84,7 +84,7 @@ class Decoder:
         return PromptStates(cache, lengths, target_segments), last
 
     def add_nodes(self, states: PromptStates, nodes, ancestors, exists=None):
-        """Compute Q nodes of the trie behind each prompt: their hidden states, (U, Q, C).
+        """Run Q nodes of the trie after each prompt through the model: hidden states, (U, Q, C).
 
         nodes: int (U, Q), none of them the root, which is the prompt itself. ancestors: bool
         (U, Q, G), which of the G tokens of the tree lie on the path to a node; the last Q of them
@@ -96,14 +96,14 @@ class Decoder:
         if exists is not None:
             segment_ids = np.where(exists, segment_ids, -1)  # to the masks it is padding
         # the cache holds prompts, padded (which `build_masks` hides), and nodes of earlier calls
-        num_cached = ancestors.shape[2] - nodes.shape[1]
-        padded_length = states.cache.segment_ids.shape[1] - num_cached
+        num_earlier_nodes = ancestors.shape[2] - nodes.shape[1]
+        padded_length = states.cache.segment_ids.shape[1] - num_earlier_nodes
         sees_prompt = np.ones((*nodes.shape, padded_length), bool)
         causal = np.concatenate((sees_prompt, ancestors), axis=2)  # (U, Q, T)
-        # a node of depth d is token number d - 1 behind the prompt
+        # a node of depth d is token number d - 1 after the prompt
         position_ids = states.lengths[:, None] + trie.depth[nodes] - 1
         arrays = (trie.token[nodes], segment_ids, position_ids, causal)
-        return cached_hidden_states(self.model, states.cache, *map(self.tensor, arrays))
+        return hidden_states_with_cache(self.model, states.cache, *map(self.tensor, arrays))
 
     def child_log_probs(self, nodes, hidden):
         """Log-probability of each child of some nodes, from the hidden state of each node.
@@ -129,16 +129,19 @@ class Decoder:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-def cached_hidden_states(
+def hidden_states_with_cache(
     model, cache, input_ids, segment_ids, position_ids=None, causal=None, after_intra=None
 ):
-    """What the output head reads of Q new tokens, (B, Q, C), behind those that a cache holds.
+    """What the output head reads of Q new tokens, (B, Q, C), after those that a cache holds.
 
-    input_ids, segment_ids, position_ids: int (B, Q). causal: bool (B or 1, Q, T), as in
-    `build_masks`. Without the last two, the new tokens follow those in the cache, in order.
-    after_intra: what the IN layers give, (B, Q, C), if known: then they are not computed.
+    The cache takes in the new tokens. input_ids, segment_ids, position_ids: int (B, Q). causal:
+    bool (B or 1, Q, T), as in `build_masks`. Without position_ids and causal, the new tokens follow
+    those in the cache, in order. after_intra: what the IN layers give, (B, Q, C), if known: then
+    these layers are left out, and their caches stay empty. That is right for text="isolated" alone,
+    where no later token looks at a prompt there.
     """
     Q = input_ids.shape[1]
+    # looked_at: for each kind the tokens that its layers look at, those that they hold and the new
     segment_ids, looked_at = cache.append(segment_ids)  # (B, T)
     T = segment_ids.shape[1]
     if position_ids is None:

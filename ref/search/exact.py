@@ -1,10 +1,9 @@
 """The exact log-probability of every title of a catalogue.
 
-Every node of the trie at or above a choice is computed, and gives the log-probabilities of its
-children; sums along the paths give those of the titles. Nodes are computed in chunks, each behind
-the prompt alone: it computes the ancestors of its first node again. With the softmax over the
-catalogue the tail of a title that no other shares has probability 1: below the last choice nothing
-is computed.
+Every node of the trie that has children runs through the model, and gives their log-probabilities;
+sums along the paths give those of the titles. With the softmax over the catalogue the tail of a
+title that no other shares has probability 1: there, nodes below the last choice are left out. Nodes
+run in chunks, each after the prompt alone: a chunk holds the ancestors of its first node once more.
 
 Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden, V vocabulary.
 """
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 
 from ref.llama import at_least_float32
-from ref.search.decoder import LOGIT_ROWS
 
 
 @torch.inference_mode()
@@ -26,7 +24,7 @@ def title_log_probs(decoder, prompts, titles=None, chunk=None):
         chunk = 64 if len(prompts) >= 16 else 256
     trie = decoder.trie
     states, last_hidden = decoder.read_prompts(prompts)
-    log_probs = np.zeros((len(prompts), len(trie.token)))  # of each node behind its parent
+    log_probs = np.zeros((len(prompts), len(trie.token)))  # of each node after its parent
     preorder = decoder.preorder
     nodes = nodes_to_compute(trie, preorder, titles, decoder.settings.softmax)
     if len(nodes) and nodes[0] == 0:  # the root is computed already: the prompts' last tokens
@@ -81,40 +79,36 @@ def with_ancestors(trie, preorder, nodes):
         parent = trie.parent[parent]
     tree = np.concatenate((np.array(above[::-1], np.int64), nodes))
     place = preorder.place[tree]
-    steps_behind = place[:, None] - place  # of the row's node behind the column's
+    steps_behind = place[:, None] - place  # of the row's node after the column's
     return tree, (steps_behind >= 0) & (steps_behind < preorder.size[tree])
 
 
 def record_children(decoder, log_probs, nodes, hidden):
     """Write the log-probabilities of all children of `nodes` into their columns of (U, N).
 
-    hidden: (U, Q, C), of the nodes. An only child keeps its 0 with the softmax over the catalogue.
+    hidden: (U, Q, C), of the nodes.
     """
-    hidden = hidden / decoder.settings.temperature  # instead of the logits, which are many more
     if decoder.settings.softmax == "catalogue":
         record_among_siblings(decoder, log_probs, nodes, hidden)
         return
-    nodes_at_once = max(1, LOGIT_ROWS // len(log_probs))
-    for begin in range(0, len(nodes), nodes_at_once):
-        part = slice(begin, begin + nodes_at_once)
-        record_among_vocabulary(decoder, log_probs, nodes[part], hidden[:, part])
+    U = len(hidden)
+    of_all, children = decoder.child_log_probs(np.tile(nodes, U), hidden.flatten(0, 1))
+    children = children[: len(nodes)]  # (Q, M): the same for every user
+    real = children >= 0
+    log_probs[:, children[real]] = of_all.reshape(U, *children.shape)[:, real]
 
 
 def record_among_siblings(decoder, log_probs, nodes, hidden):
-    """`record_children` with the softmax over the catalogue: a head of the children is enough."""
+    """`record_children` with the softmax over the catalogue, where the logits of siblings suffice.
+
+    So the output head is computed for them alone, and only where there is a choice: an only child
+    keeps its 0.
+    """
     trie, head = decoder.trie, decoder.model.lm_head.weight
+    hidden = hidden / decoder.settings.temperature  # instead of the logits, which are many more
     for place in np.flatnonzero(trie.num_children[nodes] > 1):
         first = trie.first_child[nodes[place]]
         children = slice(first, first + trie.num_children[nodes[place]])
         tokens = decoder.tensor(trie.token[children])
         logits = at_least_float32(hidden[:, place] @ head[tokens].T)  # (U, children)
         log_probs[:, children] = logits.log_softmax(-1).cpu().numpy()
-
-
-def record_among_vocabulary(decoder, log_probs, nodes, hidden):
-    """`record_children` with the softmax over the vocabulary."""
-    children, real = decoder.trie.children(nodes)
-    children, (parents, _) = children[real], np.nonzero(real)
-    tokens = decoder.tensor(decoder.trie.token[children])
-    among_all = at_least_float32(decoder.model.lm_head(hidden)).log_softmax(-1)  # (U, Q, V)
-    log_probs[:, children] = among_all[:, decoder.tensor(parents), tokens].cpu().numpy()

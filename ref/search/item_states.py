@@ -2,7 +2,7 @@
 
 With text="isolated" an item sees itself alone in the IN layers, and RoPE turns by distances: its
 states there are the same wherever it stands. A prompt that holds nothing but items can then start
-behind the IN layers (`evaluate.py --cache-items`).
+after the IN layers (`evaluate.py --cache-items`).
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from ref.prompt import padded
 
 
 class ItemStates:
-    """The states behind the IN layers of each title of a catalogue.
+    """The states after the IN layers of each title of a catalogue.
 
     Raises ValueError for a scheme or a layout with which they depend on the rest of a prompt.
     """

@@ -31,7 +31,7 @@ class Preorder:
         for low, high in below_the_root:
             parent = trie.parent[low:high]
             size = self.size[low:high]
-            # a node comes behind its parent, and behind its earlier siblings with all below them
+            # a node comes after its parent, and after its earlier siblings with all below them
             before = size.cumsum() - size  # nodes at or below all earlier nodes of this level
             first_sibling = trie.first_child[parent] - low
             of_siblings = before - before[first_sibling]

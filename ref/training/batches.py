@@ -12,7 +12,7 @@ _POOL = 32  # batches whose windows are sorted by length together
 
 
 def titles_of_windows(windows, data):
-    """The titles of each window, as numbers: a list of int arrays."""
+    """The titles of each of some Windows, as numbers: a list of int arrays."""
     return [data.items[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 
@@ -46,18 +46,18 @@ class Share:
     scale: float
 
 
-def shares_of_step(titles, objective, options):
+def shares_of_step(window_titles, objective, options):
     """What this process computes of a step: in --accumulate parts, one after the other.
 
     With one process and one part that is all of it, one Share with a scale of 1 / num_predicted.
-    titles: of all windows of the step, whichever process computes them, an int array each. Returns
-    the Shares, and how many titles (tokens with loss "all") all processes together predict: the
-    loss of the step is a mean over them.
+    window_titles: of all windows of the step, whichever process computes them, an int array each.
+    Returns the Shares, and num_predicted, how many titles (tokens with loss "all") all processes
+    together predict: the loss of the step is a mean over them.
     """
-    rounds = min(options.accumulate, math.ceil(len(titles) / processes.WORLD))
+    rounds = min(options.accumulate, math.ceil(len(window_titles) / processes.WORLD))
     batches = [
         (objective.batch(part, options.device), is_real)  # makes the prompts: ref/loss.py
-        for part, is_real in processes.shares(titles, rounds)
+        for part, is_real in processes.shares(window_titles, rounds)
     ]
     predicted_here = sum(batch.num_predicted for batch, is_real in batches if is_real)
     (num_predicted,) = processes.sums([predicted_here])

@@ -57,7 +57,7 @@ def _lock(folder, out):
 
 
 def refuse_a_used_folder(out):
-    """Raise ValueError where a new training would write among files of others or of another."""
+    """Raise ValueError where the folder holds files that a new training would mix with its own."""
     paths = Path(out).glob("*")
     # of a training that was killed at once nothing is left but half a log
     names = sorted(path.name for path in paths if not path.match("log.jsonl.*.part"))
@@ -88,7 +88,7 @@ def open_folder(run):
     progress = state.Progress()
     if options.resume:
         state.refuse_another_start(out, start_of(run))
-        progress = state.read_state(out, run.model, run.optimizer)
+        progress = state.restore_state(out, run.model, run.optimizer)
         if progress.best:
             refuse_a_lost_model(out)
         elif not progress.step:

@@ -40,7 +40,7 @@ def refuse_a_target_that_fits_nowhere(data, places, objective):
 def refuse_what_cannot_be_evaluated(data, objective):
     """Raise ValueError if evaluate.py would find a prompt too long, as it encodes it.
 
-    evaluate.py keeps room for the longest title behind each prompt, whatever the target is.
+    evaluate.py keeps room for the longest title after each prompt, whatever the target is.
     """
     last_shown = data.items[data.test.ends - 2]
     longest = last_shown[objective.trie.title_lengths[last_shown].argmax()]

@@ -2,8 +2,8 @@
 
 `log.jsonl` holds a description of the training in its first line, then a line an epoch, its record:
 {"epoch", "step", "of", "train", "valid", ...}. A state is written after each epoch, and inside long
-ones. `state-0` and `state-1` (.safetensors with a .json) take turns, so that the one before is
-complete while the next is written. Each says to which log it belongs.
+ones. `state-0` and `state-1` (.safetensors with a .json) take turns: if the newest is damaged, the
+one before is used. Each says to which log it belongs.
 """
 
 import hashlib
@@ -78,16 +78,17 @@ class Progress:
             return False
         return self.last["step"] >= self.total or self.waited >= patience
 
-    def epoch_record(self):
-        """The record of the epoch that was under way; the tally begins the next one.
+    def close_epoch(self):
+        """The record of the epoch under way, summed over all processes; empties the tally.
 
-        All processes have to call it, once an epoch.
+        All processes have to call it, once an epoch. Raises ValueError for a loss that is not
+        finite.
         """
         counted = self.tally.end_epoch(self.step)
         return {"epoch": self.epoch + 1, "step": self.step, "of": self.total, **counted}
 
     def to_json(self):
-        """The Progress as values for JSON. All processes have to call it."""
+        """The Progress as values for JSON, summed over all processes, which have to call it."""
         return vars(self) | {"tally": self.tally.to_json(self.step)}
 
     @classmethod
@@ -138,7 +139,7 @@ def state_checksum(path, values):
     return hashlib.sha256(read_bytes(path) + json.dumps(values).encode()).hexdigest()
 
 
-def read_state(out, model, optimizer) -> Progress:
+def restore_state(out, model, optimizer) -> Progress:
     """Put the newest complete state into model, optimizer and random generator; its Progress.
 
     States that are damaged, or of another model, are named and not used.
@@ -146,7 +147,7 @@ def read_state(out, model, optimizer) -> Progress:
     tensors, progress = newest_state(out, model)
     if tensors is None:
         return progress
-    if len(tensors["rng"]) == processes.WORLD:
+    if len(tensors["rng"]) == processes.WORLD:  # else none of them is that of this process
         for name, generator in _generators(model).items():
             generator.set_rng_state(tensors[name][processes.RANK].clone())
     for name, parameter in _trained(model):

@@ -23,9 +23,9 @@ class Step:
 class Tally:
     """What the steps of an epoch add up to.
 
-    nats, predicted: of each step that is summed over all processes already. steps: those after
-    them, as this process alone counts them. dropped: items left out in the summed steps and in the
-    epochs before. tokens: read in the summed steps since `began`, when this run began.
+    nats, predicted: lists, a number a step, summed over all processes. steps: the later steps, not
+    summed yet, as this process alone counts them. dropped: items left out in the summed steps and
+    in the epochs before. tokens: read in the summed steps since `began`, when this run began.
     """
 
     def __init__(self, nats=(), predicted=(), dropped=0):
@@ -56,7 +56,7 @@ class Tally:
     def recent_loss(self):
         """Mean loss of the last steps of this process, at most 100.
 
-        Only those count since the epoch began or a state was written.
+        Only steps since the epoch began or a state was written count.
         """
         steps = self.steps[-100:]
         nats = sum(step.nats for step in steps)

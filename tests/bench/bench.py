@@ -14,7 +14,7 @@ slower). Memory is the peak of the resident set over the loaded model (VmHWM in 
 reset first: Linux), each side in a process of its own.
 
 transformers gets its fast settings: sdpa attention, the same fused AdamW, no key/value cache where
-none is needed; while it generates, the tokens allowed behind a prefix come out of a dictionary of
+none is needed; while it generates, the tokens allowed after a prefix come out of a dictionary of
 ready-made tensors, and it keeps no scores while it is timed. early_stopping="never" and
 length_penalty=0 make it the canonical beam search. Masks are built inside the timed part of both.
 """

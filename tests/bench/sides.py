@@ -398,7 +398,7 @@ def masks(options, setup):
 class GeneratedSearch:
     """Our beam search by transformers' `generate`, over the titles of a trie.
 
-    While it generates, the tokens allowed behind a prefix come out of a dictionary of tensors.
+    While it generates, the tokens allowed after a prefix come out of a dictionary of tensors.
     """
 
     def __init__(self, theirs, trie, prompts):
@@ -571,7 +571,7 @@ def cache_items_135m(options):
 
 
 def cache_items_sides(model, users):
-    """Prompts that start behind the IN layers, from states of their items, against all layers."""
+    """Prompts that start after the IN layers, from states of their items, against all layers."""
     search, data = search_for(model, users), dataset.load()
     seen = sorted({title for history in search.histories for title in history})
     encoder = search.objective.encoder

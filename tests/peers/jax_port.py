@@ -174,7 +174,7 @@ def below(weights, prefix):
 
 @jax.jit
 def layer(x, weights, place, eps):
-    """x (B, Q, C) behind one layer, and keys and values, (B, K, T, D) each, with those of x.
+    """x (B, Q, C) after one layer, and keys and values, (B, K, T, D) each, with those of x.
 
     place: mask (B, Q, T), angles (B, 1, Q, D/2), keys and values so far, index of the first query.
     """

@@ -205,7 +205,7 @@ def run_decoding(case):
 
 
 class Catalogue:
-    """The titles, tuples of tokens, and what may come behind the beginning of one.
+    """The titles, tuples of tokens, and what may come after the beginning of one.
 
     in_item: for each title bool of each token, whether it belongs to the item; others are text.
     """
@@ -275,7 +275,7 @@ class TitleEnds(StoppingCriteria):
 
 
 def next_log_probs(logits, prefix, catalogue, options):
-    """Log-probabilities (V,) behind the beginning of a title, -inf where they are not defined.
+    """Log-probabilities (V,) after the beginning of a title, -inf where they are not defined.
 
     logits: (V,), or their log_softmax, which is the same but for a constant.
     """
@@ -370,7 +370,7 @@ def whole_title(tokens, titles):
 
 
 def title_log_probs(model, prompt, options):
-    """The log-probability of each title behind one prompt, (S,): all titles in one batch."""
+    """The log-probability of each title after one prompt, (S,): all titles in one batch."""
     input_ids, segment_ids = prompt
     titles, P = model.catalogue.titles, input_ids.shape[1]
     shown = [torch.tensor(title[:-1], dtype=torch.long) for title in titles]

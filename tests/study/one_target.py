@@ -2,7 +2,7 @@
 
 A *row* is a model: its key is (group, schedule), its records are the runs of its seeds. Differences
 are paired, user by user and seed by seed, so below 0 is better for the negative log-likelihood
-(NLL, nats a title); behind them, how many seeds are below 0. A star: the comparison was planned,
+(NLL, nats a title); after them, how many seeds are below 0. A star: the comparison was planned,
 there are five seeds at least, and the interval at 99 % leaves out 0, too.
 
 Letters: S seeds, U users.

@@ -108,7 +108,7 @@ class Panel:
 
     @staticmethod
     def left_of(column):
-        return 56 + 168 * column  # the label of a line stands behind it
+        return 56 + 168 * column  # the label of a line stands after it
 
     @staticmethod
     def top_of(row):

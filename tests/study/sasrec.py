@@ -77,7 +77,7 @@ def training_loss(model, windows, data):
 
 @torch.inference_mode()
 def log_probs(model, histories, data):
-    """Of all titles behind each history, float32 (targets, titles)."""
+    """Of all titles after each history, float32 (targets, titles)."""
     out = []
     for begin in range(0, len(histories), 512):
         shown = padded(histories[begin : begin + 512], data)

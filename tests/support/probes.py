@@ -221,7 +221,7 @@ PROBES = {
     ),
     "scores masked with -1e9": Probe(
         intermediates("scores", masked_with(-1e9)),
-        "masked with about -1e+09 instead of -inf (R5); right behind it: layers.0.probabilities",
+        "masked with about -1e+09 instead of -inf (R5); right after it: layers.0.probabilities",
         forbidden=NO_DIAGNOSIS,
     ),
     "scores masked with -1e9, and with -inf for padding queries": Probe(
@@ -370,7 +370,7 @@ PROBES = {
         (NO_BUG,),
     ),
     "a token short": Probe(logits(lambda v, case: v[:, 1:]), "logits has the shape"),
-    "heads behind tokens": Probe(
+    "heads after tokens": Probe(
         intermediates("q", lambda v, case: v.swapaxes(1, 2)), "what deviates is only on the way"
     ),
     "scores alone, finite": Probe(

@@ -18,7 +18,7 @@ export class Llama {
     return { segmentIds: [], layers: layers.map(() => ({ keys: [], values: [] })) };
   }
 
-  // The logits (V) behind one more token, which the cache takes in.
+  // The logits (V) after one more token, which the cache takes in.
   read(cache, token, segmentId, positionId) {
     cache.segmentIds.push(segmentId);
     const L = this.config.num_hidden_layers;

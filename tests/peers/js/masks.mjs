@@ -18,7 +18,7 @@ export function visibleKeys(kind, s, scheme) {
   return keys.length > 0 ? keys : [j]; // padding, and a query that is left with no key
 }
 
-// Between real tokens, k not behind j.
+// Between real tokens, k not after j.
 function isVisible(kind, s, j, k, scheme) {
   const isItem = s[j] >= 1;
   if (kind === "IN" && scheme.text === "isolated") return !isItem || s[k] === s[j];

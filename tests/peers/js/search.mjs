@@ -1,6 +1,6 @@
 // The stage `search`: the log-probability of every title, and the lists of a beam search.
 //
-// The catalogue is a tree of tokens. Where a node of it stands behind a prompt, a state holds the
+// The catalogue is a tree of tokens. Where a node of it stands after a prompt, a state holds the
 // logits of what comes next: from a table of the case, or from a model with a cache.
 
 import { copyOf, Llama } from "./llama.mjs";
@@ -53,7 +53,7 @@ function openNodes(node, isExcluded, open = new Set()) {
   return open;
 }
 
-// Log-probabilities of the tokens behind a node: a Float64Array (V).
+// Log-probabilities of the tokens after a node: a Float64Array (V).
 function logProbsBehind({ node, state }, { softmax, temperature }) {
   const logits = state.logits.map((logit) => logit / temperature);
   const isCatalogue = softmax === "catalogue";
@@ -104,7 +104,7 @@ function byScore(a, b) {
   return b.score - a.score || a.node.first - b.node.first;
 }
 
-// Logits from the table of a case: prefix_logits (N, R, V) behind prefixes (R, M).
+// Logits from the table of a case: prefix_logits (N, R, V) after prefixes (R, M).
 class Table {
   constructor({ prefixes, prefix_logits: logits }) {
     this.logits = logits;
@@ -128,8 +128,8 @@ function keyOf(prefix) {
   return Array.from(prefix).filter((token) => token !== -1).join(" ");
 }
 
-// Logits from a model. A generated token has the target's segment, the one behind the history's, or
-// 0 where it is text; its position is the next one behind the prompt's real tokens.
+// Logits from a model. A generated token has the target's segment, the one after the history's, or
+// 0 where it is text; its position is the next one after the prompt's real tokens.
 class Model {
   constructor(goldenCase) {
     this.llama = new Llama(goldenCase);
