@@ -486,6 +486,13 @@ def test_in_the_other_layouts_a_title_does_not_read_the_same_everywhere(layout):
     assert layout.same_everywhere is False
 
 
+def test_what_a_tokenizer_cannot_read_is_named_without_the_titles_around_it(tokenizers):
+    encoder = PromptEncoder(tokenizers["trained here"], LAYOUTS["lines"], DEFAULT, 100)
+    with pytest.raises(ValueError, match="Half a pair") as refused:
+        encoder.encode(["Heat", "Half a pair \ud800", "Big"], "Jaws")
+    assert "Heat" not in str(refused.value) and "Big" not in str(refused.value)
+
+
 def test_an_empty_history_is_refused_where_it_leaves_no_prompt(tokenizers):
     encoder = PromptEncoder(tokenizers["trained here"], LAYOUTS["lines"], DEFAULT, 100)
     with pytest.raises(ValueError, match="empty"):
