@@ -185,7 +185,7 @@ class Block(nn.Module):
 def count_positions(segment_ids: Tensor) -> Tensor:
     """R2: real tokens are counted 0, 1, 2, ... in each row, padding gets 0. int (B, T)."""
     real = segment_ids != -1
-    return (real.cumsum(1) - 1) * real
+    return torch.where(real, real.cumsum(1) - 1, 0)
 
 
 def additive(allowed: Tensor, dtype) -> Tensor:

@@ -13,7 +13,7 @@ from ref.golden.computed import Computed
 from ref.masks import MaskScheme
 
 from support.golden import ROPES, numpy_trace, random_case, relative, torch_model, torch_trace
-from support.known_bugs import cases_of
+from support.known_bugs import case_of, cases_of
 
 
 def test_the_random_models_have_all_schemes_and_ropes():
@@ -68,20 +68,48 @@ def slope_at_zero(function, step=3e-3):
     return (4 * narrow - wide) / 3
 
 
+def assert_slopes(gradients, weights, loss_of):
+    """Each gradient is, in a random direction, the slope of loss_of(weights)."""
+    random = np.random.default_rng(0)
+    for name, gradient in gradients.items():
+        direction = random_direction(gradient, random)
+
+        def loss(step, name=name, direction=direction):
+            return loss_of(weights | {name: weights[name] + step * direction})
+
+        slope = float((gradient * direction).sum())
+        assert slope_at_zero(loss) == pytest.approx(slope, rel=1e-6), name
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_torch_gradients_are_the_central_differences_of_numpy_for_every_parameter(seed):
     config, scheme, input_ids, segment_ids, weights = random_case(seed)
     labels = np.where(segment_ids == -1, -100, input_ids)
-    model, random = torch_model(config, scheme, weights), np.random.default_rng(seed)
+    model = torch_model(config, scheme, weights)
     torch_loss(model, input_ids, segment_ids, labels).backward()
-    for name, parameter in hf_parameters(model).items():
-        gradient = parameter.grad.numpy()
-        direction = random_direction(gradient, random)
+    gradients = {name: each.grad.numpy() for name, each in hf_parameters(model).items()}
 
-        def loss(step, name=name, direction=direction):
-            moved = weights | {name: weights[name] + step * direction}
-            logits = llama_numpy.forward(moved, config, input_ids, segment_ids, scheme)
-            return llama_numpy.loss(logits, labels)
+    def loss_of(weights):
+        logits = llama_numpy.forward(weights, config, input_ids, segment_ids, scheme)
+        return llama_numpy.loss(logits, labels)
 
-        slope = float((gradient * direction).sum())
-        assert slope_at_zero(loss) == pytest.approx(slope, rel=1e-6), name
+    assert_slopes(gradients, weights, loss_of)
+
+
+@pytest.mark.parametrize("name", ["gradients", "gradients-exactly-zero"])
+def test_the_gradients_of_golden_cases_are_the_central_differences_of_numpy(name):
+    case = case_of(name)
+    tokens = (case.input_ids, case.segment_ids)
+    gradients = {
+        tensor.removeprefix("gradients."): gradient
+        for tensor, gradient in case.outputs.items()
+        if tensor.startswith("gradients.")
+    }
+
+    def loss_of(weights):
+        scheme = case.info["scheme"]
+        logits = llama_numpy.forward(weights, case.config, *tokens, scheme, case.position_ids)
+        return llama_numpy.loss(logits, case.labels)
+
+    assert set(gradients) == set(case.weights)
+    assert_slopes(gradients, case.weights, loss_of)
