@@ -97,12 +97,16 @@ def searches(side, options):
     return [sides.GeneratedSearch(theirs, trie, p).generate for p in (prompts[:1], prompts)]
 
 
-def steps(side, options):
-    """(a step, to warm up; another one) of one side of row 3c."""
-    return [partial(getattr(sides.step_all(options), side), 0)] * 2
+def steps(side, options, recompute=False):
+    """(a step, to warm up; another one) of one side of row 3c, or 3d."""
+    return [partial(getattr(sides.step_all(options, recompute), side), 0)] * 2
 
 
-MEMORY_WORKS = {"searches": searches, "steps": steps}
+MEMORY_WORKS = {
+    "searches": searches,
+    "steps": steps,
+    "recomputing-steps": partial(steps, recompute=True),
+}
 
 
 def memory_of(works, side, options):
@@ -169,6 +173,8 @@ ROWS = [
         "transformers, full softmax", None, partial(sides.step_tiny, softmax="catalogue")),
     Row("3c", "step-all", "training step, loss on all tokens of 128,000, 135M shape, 4 x 512",
         "transformers", 0.9, sides.step_all),
+    Row("3d", "step-recomputed", "the same with --checkpoint-activations",
+        "transformers", None, partial(sides.step_all, recompute=True)),
     Row("4", "beam-tiny", "beam search, width 10, 64 users, tiny model",
         "transformers generate", 0.15, sides.beam_tiny),
     Row("5", "beam-135m", "beam search, width 10, 8 users, 135M shape",
@@ -191,6 +197,9 @@ ROWS = [
         partial(memory, works="searches", proof="row 5 proves it"), "MB"),
     Row("9b", "memory-all", "memory of row 3c, peak over model and optimizer",
         "transformers", 0.35, partial(memory, works="steps", proof="row 3c proves it"), "MB"),
+    Row("9c", "memory-recomputed", "memory of row 3d, peak over model and optimizer",
+        "transformers", None,
+        partial(memory, works="recomputing-steps", proof="row 3d proves it"), "MB"),
     Row("10a", "masks-tiny", "build_masks, tiny model",
         "the whole step of row 3", 0.01, partial(sides.masks, setup=sides.step_tiny)),
     Row("10b", "masks-135m", "build_masks, 135M shape",

@@ -33,6 +33,7 @@ from ref.search.item_states import ItemStates
 from ref.settings import Settings
 from ref.training.batches import batches_of_similar_length, titles_of_windows
 from ref.training.model import prepare_model
+from ref.training.recompute import recompute_activations
 from ref.trie import build_trie
 
 from peers import transformers_peer as peer
@@ -326,13 +327,18 @@ def step_135m(options):
     return random_steps(model, input_ids, segment_ids, segment_ids == 11)
 
 
-def step_all(options):
-    """Steps on every token but the first of a prompt, with a vocabulary of 128,000."""
+def step_all(options, recompute=False):
+    """Steps on every token but the first of a prompt, with a vocabulary of 128,000.
+
+    recompute: ours as with --checkpoint-activations.
+    """
     model = model_135m(options, vocab_size=128_000)
     shape = (2, 96) if options.small else (4, 512)
     input_ids, segment_ids = random_prompts(*shape, options, model.config.vocab_size)
     is_predicted = torch.ones_like(segment_ids, dtype=torch.bool)
     is_predicted[:, 0] = False
+    if recompute:
+        recompute_activations(model)
     return random_steps(model, input_ids, segment_ids, is_predicted)
 
 
