@@ -11,13 +11,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors_of_torch
 
 from ref import llama_numpy
 from ref.golden import __main__ as command
 from ref.golden import case as cases
 from ref.golden import detection, diagnosis, package, planted, recipes, remarks
-from ref.golden.computed import computed_by_adapter
+from ref.golden.computed import computed_by_adapter, read_dump
 from ref.golden.copies import copy_of
 from ref.golden.plants import descriptions
 from ref.golden.stages import STAGES, all_bugs
@@ -493,6 +495,13 @@ def test_an_error_names_the_innermost_line_of_the_files_beside_the_adapter(tmp_p
     adapter = write_adapter(tmp_path, text)
     assert command.main(["run", adapter, "--case", "biases"]) == 2
     assert "(char 0), at failing_port.py:3" in capsys.readouterr().err
+
+
+def test_numbers_of_a_dump_in_bfloat16_are_taken_as_such(tmp_path):
+    numbers = torch.tensor([[1.5, -2.25, 1e-30]], dtype=torch.bfloat16)
+    save_tensors_of_torch({"logits": numbers}, tmp_path / "dump.safetensors")
+    values, precision = read_dump(tmp_path / "dump.safetensors")["logits"]
+    assert values.tolist() == numbers.tolist() and precision == "bfloat16"
 
 
 def test_numbers_of_jax_in_bfloat16_are_taken_as_such():

@@ -450,7 +450,7 @@ def test_epochs_are_passes_over_all_windows_and_dropped_items_are_said(tmp_path,
     )
 
 
-@pytest.mark.parametrize("hidden, inner", [(16, 48), (32, 96), (64, 176)])
+@pytest.mark.parametrize("hidden, inner", [(16, 48), (64, 176), (128, 352)])
 def test_a_new_mlp_is_8_thirds_as_wide_rounded_up_to_a_multiple_of_16(hidden, inner):
     options = train.parse_options(["--hidden-size", str(hidden)])
     assert new_config(options, 450).intermediate_size == inner
