@@ -132,7 +132,7 @@ def learning_rate(step, total, options):
 def train_epochs(run, progress):
     """The training loop.
 
-    A step is computed in Shares (ref/training/batches.py), --accumulate of them in each process;
+    A step is computed in Shares (ref/training/batches.py), up to --accumulate in each process;
     share.scale lets their gradients add up to that of the mean loss. progress counts steps and
     epochs (ref/training/state.py), its tally losses; `close_epoch` makes a record of the tally and
     empties it. To --out go states, a line of the log an epoch, and the best model yet.
@@ -168,7 +168,7 @@ def train_epochs(run, progress):
                 keep_best_model(run, progress, record)
             progress.last = record  # the epoch is done: progress.epoch is one higher
             state.write_state(options.out, run.model, optimizer, progress)
-            state.add_to_log(options.out, record)  # at last: it says that all else is written
+            state.add_to_log(options.out, record)  # last: it says that all else is written
 
 
 def planned_steps(run):

@@ -68,6 +68,6 @@ class _SummedNll(torch.autograd.Function):
 
 
 def _gradient_in_place(log_probs, token):
-    """That in the logits, softmax less 1 at the token. Overwrites log_probs, not needed again."""
+    """The gradient in the logits: softmax, less 1 at the token. Overwrites log_probs."""
     probabilities = log_probs.exp_()
     return probabilities.scatter_add_(1, token, -torch.ones_like(probabilities[:, :1]))

@@ -91,8 +91,8 @@ def rope_frequencies(config: LlamaConfig, dtype, device=None) -> Tensor:
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (x[i], x[i + D/2]) by the angle of their token.
 
-    This is the half-split layout of Hugging Face's weights; RoFormer itself pairs x[2i], x[2i + 1].
-    x: (B, heads, Q, D); rotation: cosines and sines of the angles, (B, 1, Q, D/2) each.
+    This is the half-split layout of Hugging Face's weights; RoFormer itself pairs x[2i] with
+    x[2i + 1]. x: (B, heads, Q, D); rotation: cosines and sines of the angles, (B, 1, Q, D/2) each.
     """
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)  # (B, heads, Q, D/2) each

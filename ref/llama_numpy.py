@@ -49,9 +49,8 @@ def layer_kind(i, L, scheme):
 
 def row_mask(kind, s, scheme):
     """The mask of one row of the batch: bool (T, T), True where query j may attend to key k."""
-    predicate = {"IN": IN, "OR": OR, "CR": CR}[
-        kind
-    ]  # at each call: ref/golden puts bugs in their place
+    # looked up at each call: ref/golden replaces these functions by ones with bugs
+    predicate = {"IN": IN, "OR": OR, "CR": CR}[kind]
     allowed = np.zeros((len(s), len(s)), dtype=bool)  # (T, T)
     for j in range(len(s)):
         for k in range(len(s)):

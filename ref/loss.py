@@ -10,9 +10,9 @@ A token is predicted from the hidden state of the token before it. Which ones (`
 Over which alternatives a probability is normalized (`softmax`):
 
     "full"       the whole vocabulary
-    "catalogue"  the tokens that can come next: those that follow, in some title of the catalogue,
-                 the tokens of this title so far (the masked softmax loss of MSL, Wang et al.,
-                 SIGIR 2025)
+    "catalogue"  the tokens that can come next: of each title of the catalogue that begins with the
+                 tokens of this title so far, the token after those (the masked softmax loss of MSL,
+                 Wang et al., SIGIR 2025)
 
 With "catalogue" and the three titles "ab", "ac" and "d", each with a token that ends it, the first
 token of "ab" is chosen from {a, d}, the second from {b, c}; the end is then the only continuation,
@@ -180,7 +180,7 @@ class Objective:
         if not np.array_equal(self.trie.token[nodes], prompt.input_ids[columns]):
             raise ValueError(
                 f"the title {self._title_with_other_tokens(prompt, titles)!r} has other tokens in "
-                f"this prompt than in the catalogue; the prompt ends {prompt.text[-200:]!r}"
+                f"this prompt than in the catalogue; the prompt ends with {prompt.text[-200:]!r}"
             )
         return nodes
 

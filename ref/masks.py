@@ -79,8 +79,7 @@ class MaskScheme:
     text: what an item sees of the text in an IN layer: "visible", all that is causal; "isolated",
         nothing. Visible, because the paper masks pairs of items and says nothing of text. The
         price: a header after the history carries information from it to the target, as delimiters
-        would.
-        Isolated makes an item's states in IN layers independent of the rest of the prompt.
+        would. Isolated makes an item's states in IN layers independent of the rest of the prompt.
 
     `delimiters` and `target` decide segment ids (ref/prompt.py), the other fields decide masks.
     Raises ValueError for any other value.

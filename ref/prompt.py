@@ -51,9 +51,9 @@ class Layout:
 
     @property
     def same_everywhere(self):
-        """Does a title read the same as target as in the history, with what stands around it?
+        """Does a title, with what stands around it, read the same in the history and as target?
 
-        `--loss titles` needs it: there a title of the history is predicted like the target.
+        `--loss titles` needs it: there titles of the history are predicted like the target.
         """
         same_open = self.entry_open == self.target_open
         same_close = self.entry_close == self.last_entry_close == self.target_close
@@ -125,7 +125,7 @@ class PromptEncoder:
 
         How few is found by halving: where anything stands between titles, an item more is at least
         a token more, so what is too long with some items is too long with older ones too. (Without
-        delimiters titles may share a token, and an item more than needed may be dropped.)
+        delimiters titles may share a token, and more items than needed may be dropped.)
         """
 
         def encode(dropped):
@@ -144,7 +144,7 @@ class PromptEncoder:
         fewest = bisect_left(range(at_most), True, key=is_enough)  # at_most, if none is enough
         prompt = encode(fewest)
         if not fits(prompt):
-            last_title = history[-1] if history else target
+            last_title = history[-1] if history else target or ""
             raise ValueError(
                 f"text, one item and the target take {len(prompt.input_ids) + reserve} tokens; "
                 f"the model reads {self.max_length}: {last_title[:80]!r}"
@@ -158,8 +158,8 @@ class PromptEncoder:
         False. Raises ValueError where the border between prompt and target fuses: where a token
         reaches over it, as one for a newline and the letter after it would.
         """
-        # any history would do: after a clean border the tokens are assumed to be the same (in
-        # training and for the NLL, ref/loss.py checks that they are)
+        # any history would do: after a clean border the tokens are assumed to be the same; where
+        # titles are predicted (ref/loss.py) that is checked
         prompt = self._encode([title], title, dropped=0)
         self._refuse_a_fused_border(prompt, [title], title)
         target = slice(prompt.prompt_length, None)
@@ -193,7 +193,7 @@ class PromptEncoder:
         try:
             return self.tokenizer.encode(text)
         except ValueError:
-            for part in parts:
+            for part in sorted(parts, key=lambda part: not part.is_title):  # titles first
                 self.tokenizer.encode(part.text)
             raise
 

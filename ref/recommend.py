@@ -199,18 +199,16 @@ def recommend_to_all(recommender, candidates, options):
             for user_id, best in zip(users.user_ids[batch], recommended):
                 write(user_id, best)
                 num_without += not best
-            for history in histories:
-                num_shown = min(len(history), recommender.settings.history)
-                num_dropped += num_shown - recommender.num_read(history)
+            num_dropped += sum(map(recommender.num_dropped, histories))
             bar.update(len(histories))
         file.seek(0)
         with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as complete:
             shutil.copyfileobj(file, complete)
     print(f"wrote {path}: {len(users.user_ids):,} users, {options.k} titles each at most")
-    if num_dropped:
-        print(f"{num_dropped:,} items of histories did not fit into prompts and were left out")
     if num_without:
         print(f"{num_without:,} of them get none: they have chosen all that may be recommended")
+    if num_dropped:
+        print(f"{num_dropped:,} items of histories did not fit into prompts and were left out")
 
 
 def users_with_histories(recommender, options):

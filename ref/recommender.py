@@ -97,7 +97,11 @@ class Recommender:
     def num_read(self, history):
         """How many of the last titles of a history the model reads; it knows nothing of others."""
         history = self.cleaned(history, "the history")
-        return min(len(history), self.settings.history) - self._prompt(history).dropped
+        return min(len(history), self.settings.history) - self.num_dropped(history)
+
+    def num_dropped(self, history):
+        """How many of the last `settings.history` titles do not fit into the prompt."""
+        return self._prompt(self.cleaned(history, "the history")).dropped
 
     def cleaned(self, titles, where):
         """Cleaned titles as a list; those of the catalogue stay: "&amp;" may be part of one.

@@ -137,7 +137,7 @@ class Trie:
 
 
 def refuse_a_token_of_two_kinds(titles):
-    """titles: of which a token is a delimiter, and that of another title is not, or vice versa."""
+    """Raise ValueError if there are any: titles with a delimiter that is no delimiter in others."""
     if titles:
         raise ValueError(
             f"delimiters='text' cannot tell {titles[0]!r} from a title that begins like it: "

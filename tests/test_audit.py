@@ -213,6 +213,15 @@ def test_a_pair_that_is_0_in_every_head_is_told_as_masked(run):
     assert "1 pairs that may have weight are masked; the first at row 0, head 0, query 8" in report
 
 
+def test_pairs_that_may_be_masked_or_rounded_to_0_are_counted(run):
+    dump = planted_dump(right)
+    dump.weights[3][0, :, 8] = 0
+    dump.weights[3][0, :, 8, 8] = 1  # of the nine keys of an OR layer
+    code, report = run(dump)
+    assert code == 0
+    assert "8 pairs that may have weight are 0, rounded or masked" in report
+
+
 def test_a_row_that_does_not_sum_to_1_is_told(run):
     dump = planted_dump(right)
     dump.weights[3][0, 1, 8] *= 0.5

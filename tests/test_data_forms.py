@@ -339,7 +339,7 @@ def test_dates_with_and_without_a_zone_are_ordered_in_time():
     assert times.values.tolist() == [day, day, day + 500_000, 10**9]
 
 
-def test_a_large_number_is_read_before_and_behind_a_date():
+def test_a_large_number_is_read_before_and_after_a_date():
     for texts in (("1427784000000", "2015-03-31"), ("2015-03-31", "1427784000000")):
         times = Times()
         for text in texts:

@@ -89,7 +89,7 @@ def test_the_last_item_is_the_test_target_and_the_one_before_it_the_validation_t
 
 @pytest.mark.parametrize("test_items", (1, 2, 5))
 @pytest.mark.parametrize("history", (1, 4, 10))
-def test_the_last_items_are_targets_each_behind_its_true_history(tmp_path, history, test_items):
+def test_the_last_items_are_targets_each_after_its_true_history(tmp_path, history, test_items):
     rows = rows_of_lengths(3, 4, 7, 8, 12, 30)
     folder = write_interactions(tmp_path / "last", rows)
     data = load_unfiltered(folder, history=history, test_items=test_items)
@@ -691,7 +691,7 @@ def test_the_error_of_a_filter_says_how_much_there_was(interactions_folder):
         load_unfiltered(interactions_folder, min_item=50)
 
 
-def test_a_history_is_the_latest_window_behind_what_only_earlier_ones_hold(tmp_path):
+def test_a_history_is_the_latest_window_after_what_only_earlier_ones_hold(tmp_path):
     titles = {str(number): f"t{number}" for number in range(7)}
     train, test = [([3, 1, 2], 1), ([5, 6], 2)], [([2, 3, 4], 9)]  # row n is of user n
     histories = load_histories(write_presplit(tmp_path / "split", train, test, titles))

@@ -344,7 +344,7 @@ def test_a_device_in_place_of_the_tensors_of_a_case_is_refused(no_file, tmp_path
 # --- Ctrl-C while files are written
 
 
-def test_ctrl_c_in_nested_blocks_interrupts_once_behind_the_outermost():
+def test_ctrl_c_in_nested_blocks_interrupts_once_after_the_outermost():
     done = []
     with pytest.raises(KeyboardInterrupt):
         with files.uninterrupted():

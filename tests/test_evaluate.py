@@ -180,7 +180,7 @@ def test_limit_takes_the_first_users(report_of, made_up_data, tiny_model):
 # --- rankings
 
 
-def test_each_of_several_targets_is_ranked_behind_the_true_items_before_it(
+def test_each_of_several_targets_is_ranked_after_the_true_items_before_it(
     tmp_path, report_of, made_up_data
 ):
     options = "--test-items 3 --softmax full --max-steps 1".split()
@@ -425,7 +425,7 @@ def test_evaluation_says_how_many_items_of_histories_did_not_fit(tmp_path, run, 
     assert ended.code == 0 and dropped > 0
     sentence = f": {dropped} items of histories did not fit into {max_length} tokens"
     assert sentence in " ".join((ended.out + ended.err).split())
-    if option == "--wide":  # that of --attention does not rank
+    if option == "--wide":  # the JSON of --attention has no such note
         assert sentence in json.loads(report.read_text())["notes"][-1]
 
 

@@ -172,7 +172,7 @@ def test_cached_items_change_no_log_probability_and_no_list(two_decoders, scheme
     assert [titles_of(ranking) for ranking in rankings] == [titles_of(other) for other in wanted]
 
 
-def test_a_prompt_of_cached_items_starts_behind_the_intra_layers(two_decoders, monkeypatch):
+def test_a_prompt_of_cached_items_starts_after_the_intra_layers(two_decoders, monkeypatch):
     encoder, _, cached = two_decoders()
     for layer in cached.model.layers[: ISOLATED.intra_layers]:
         monkeypatch.setattr(layer, "forward", None)

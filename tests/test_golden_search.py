@@ -213,7 +213,7 @@ def test_by_the_mean_of_its_tokens_the_long_title_would_win():
     assert (sums / lengths).argmax() == 0
 
 
-def test_the_best_title_behind_an_unlikely_token_is_not_in_the_list():
+def test_the_best_title_after_an_unlikely_token_is_not_in_the_list():
     outputs = cases.load("search-unlikely-first-token").outputs
     best = outputs["title_log_probs"][0].argmax()
     assert best not in outputs["beam_titles"][0]

@@ -225,6 +225,16 @@ def test_every_import_is_an_arrow_of_the_table():
     assert forbidden_imports(read_sources()) == []
 
 
+def test_the_arrows_that_files_use_are_seen_with_room_and_module():
+    sources = {
+        "ref.masks": "",
+        "ref.report.svg": "",
+        "ref.golden.case": "from ref.report.svg import Svg",
+        "train": "from ref.masks import MaskScheme",
+    }
+    assert arrows_used(sources) == {("golden", "report"), ("golden", "report.svg")}
+
+
 def test_every_arrow_of_the_table_is_used():
     arrows = {(room, other) for room, others in ROOMS.items() for other in others.split()}
     assert arrows - arrows_used(read_sources()) == set()

@@ -94,7 +94,7 @@ INSIDE_A_LAYER = """
 """.split()
 
 
-def test_weights_of_float32_are_computed_with_in_float64():
+def test_float32_weights_are_computed_in_float64():
     config, _, input_ids, segment_ids, weights = random_case(0)
     narrow = {name: weight.astype(np.float32) for name, weight in weights.items()}
     wide = {name: weight.astype(np.float64) for name, weight in narrow.items()}

@@ -172,7 +172,7 @@ def test_a_batch_holds_the_prompts_padded_on_the_right(objective_for):
     assert batch.real_tokens == sum(lengths)
 
 
-def test_target_tokens_end_with_the_end_token_and_begin_behind_the_prompt(objective_for, tokenizer):
+def test_target_tokens_end_with_the_end_token_and_begin_after_the_prompt(objective_for, tokenizer):
     objective = objective_for("target", layout="instruction")
 
     batch = objective.batch([np.array([7, 17])])
@@ -343,12 +343,20 @@ def test_the_loss_on_titles_needs_a_layout_that_writes_history_and_target_alike(
 @pytest.mark.parametrize("softmax", ["full", "catalogue"])
 def test_a_title_whose_tokens_are_not_those_of_the_trie_is_refused(objective_for, softmax):
     objective = objective_for("target", softmax)
-    history, target = WINDOWS[0][:-1], WINDOWS[0][-1]
     objective.titles = [*TITLES]
-    objective.titles[target] = "Another film (1960)"
+    objective.titles[WINDOWS[0][-1]] = "Another (1960)"
 
-    with pytest.raises(ValueError, match=r"title 'Another film \(1960\)' has other tokens"):
-        objective.batch([[*history, target]])
+    with pytest.raises(ValueError, match=r"title 'Another \(1960\)' has other tokens"):
+        objective.batch(WINDOWS)
+
+
+def test_a_title_of_the_history_whose_tokens_are_not_those_of_the_trie_is_named(objective_for):
+    objective = objective_for("titles", "catalogue")
+    objective.titles = [*TITLES]
+    objective.titles[WINDOWS[2][3]] = "Another (1960)"
+
+    with pytest.raises(ValueError, match=r"title 'Another \(1960\)' has other tokens"):
+        objective.batch(WINDOWS)
 
 
 @pytest.mark.parametrize("softmax", ("full", "catalogue"))

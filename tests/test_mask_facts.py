@@ -126,15 +126,15 @@ def test_changing_one_item_leaves_the_others_unchanged_in_intra_layers(implement
     before = traced(s, scheme, implementation, input_ids)["layers.1.output"][0]
     other = other_tokens(input_ids, changed)
     after = traced(s, scheme, implementation, other)["layers.1.output"][0]
-    unread = (s >= 1) & ~changed & ~behind_text_that_read(changed, s)
+    unread = (s >= 1) & ~changed & ~after_text_that_read(changed, s)
     assert np.array_equal(before[unread], after[unread])
     assert not np.array_equal(before[changed], after[changed])
 
 
-def behind_text_that_read(changed, s):
+def after_text_that_read(changed, s):
     """Which tokens come after text that comes after the changed item: text sees everything."""
-    text_behind = (s == 0) & (np.arange(len(s)) > np.argmax(changed))
-    return np.cumsum(text_behind) > 0
+    later_text = (s == 0) & (np.arange(len(s)) > np.argmax(changed))
+    return np.cumsum(later_text) > 0
 
 
 @both
@@ -158,13 +158,13 @@ def test_in_cross_layers_the_last_token_of_an_item_reads_no_other_token_of_it(
 ):
     s = np.append(np.repeat(np.arange(1, n + 1), length), 0)
     input_ids = counting_up(len(s))
-    last, text_behind = len(s) - 2, len(s) - 1
+    last, later_text = len(s) - 2, len(s) - 1
     changed = (s == n) & (np.arange(len(s)) < last)
     scheme, other = MaskScheme(0, 3, cross_self=cross_self), other_tokens(input_ids, changed)
     before = traced(s, scheme, implementation, input_ids)["layers.2.output"][0]
     after = traced(s, scheme, implementation, other)["layers.2.output"][0]
     assert np.array_equal(before[last], after[last])
-    assert not np.array_equal(before[text_behind], after[text_behind])
+    assert not np.array_equal(before[later_text], after[later_text])
 
 
 @both

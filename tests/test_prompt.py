@@ -121,8 +121,8 @@ def starts_of_tokens(tokenizer, text, input_ids):
     """The index in the text of each token's first character."""
     first_piece = tokenizer._processor.id_to_piece(input_ids[0])
     if first_piece.startswith("\u2581") and text[0] != " ":  # the "dummy prefix", a space
-        behind_a_space = first_characters(tokenizer, f" {text}", input_ids)
-        return [max(index - 1, 0) for index in behind_a_space]
+        after_a_space = first_characters(tokenizer, f" {text}", input_ids)
+        return [max(index - 1, 0) for index in after_a_space]
     return first_characters(tokenizer, text, input_ids)
 
 
@@ -452,10 +452,10 @@ def test_the_layout_lines_ends_each_title_with_a_newline():
 
 
 def test_the_layout_instruction_has_headers_and_quoted_titles():
-    before, _, behind = text_of(LAYOUTS["instruction"]).partition('"X", "Y"')
+    before, _, after = text_of(LAYOUTS["instruction"]).partition('"X", "Y"')
     assert before.startswith("### Instruction:\n")
     assert before.endswith("### Input:\n")
-    assert behind == '\n\n### Response:\n"Z"'
+    assert after == '\n\n### Response:\n"Z"'
 
 
 @pytest.mark.parametrize("missing, layout", (("bos", CUSTOM), ("eos", SHORT)))

@@ -237,12 +237,35 @@ def test_the_command_recommends_titles_of_the_history_if_it_is_asked_to(
         assert (title in [each["title"] for each in values["recommended"]]) == is_there
 
 
-def test_how_many_titles_the_model_reads_is_told_where_it_reads_fewer(tmp_path, run):
-    history = [*CROWDED_TITLES.values()][::-1] * 2
+@pytest.fixture
+def crowded(tmp_path):
+    """A folder of data, and a trained model that reads 100 tokens."""
     data, _ = write_crowded(tmp_path, max_length=250)
     model = trained(data, tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100}))
+    return data, model
+
+
+def test_items_that_do_not_fit_are_counted_for_all_users(crowded, run, tmp_path):
+    data, model = crowded
+    recommender = Recommender.load(model)
+    longest = recommender.decoder.trie.longest
+    dropped = 0
+    for user in range(24):
+        chosen = [CROWDED_TITLES[f"i{(user + time) % 5}"] for time in range(9)]
+        dropped += recommender.encoder.encode(chosen, reserve=longest).dropped
+    asked = ("--weights", model, "--data", data, "--all-users", tmp_path / "all.jsonl")
+    _, *lines = run(recommend, *asked).out.splitlines()
+    assert lines == [
+        "24 of them get none: they have chosen all that may be recommended",
+        f"{dropped} items of histories did not fit into prompts and were left out",
+    ]
+
+
+def test_how_many_titles_the_model_reads_is_told_where_it_reads_fewer(crowded, run):
+    history = [*CROWDED_TITLES.values()][::-1] * 2
+    _, model = crowded
     recommender = Recommender.load(model)
     prompt = recommender.encoder.encode(history[-10:], reserve=recommender.decoder.trie.longest)
     assert prompt.dropped > 0
@@ -251,14 +274,6 @@ def test_how_many_titles_the_model_reads_is_told_where_it_reads_fewer(tmp_path, 
     assert f"of which the model reads the last {10 - prompt.dropped}," in ended.out, ended.err
     assert json.loads(run(recommend, *asked, "--json").out)["num_read"] == 10 - prompt.dropped
     assert "of which" not in run(recommend, "--weights", model, "--include-seen", history[0]).out
-    # and for all users
-    dropped = 0
-    for user in range(24):
-        chosen = [CROWDED_TITLES[f"i{(user + time) % 5}"] for time in range(9)]
-        longest = recommender.decoder.trie.longest
-        dropped += recommender.encoder.encode(chosen, reserve=longest).dropped
-    asked = ("--weights", model, "--data", data, "--all-users", tmp_path / "all.jsonl")
-    assert f"\n{dropped} items of histories did not fit into prompts" in run(recommend, *asked).out
 
 
 def test_titles_of_the_command_line_are_cleaned(run, tiny_model, recommender):
@@ -460,7 +475,7 @@ def recommended_to_all(tiny_model, made_up_data, tmp_path_factory):
 NAMES = {f"i{number}": title for number, title in enumerate(MADE_UP_TITLES)}
 
 
-def test_every_user_gets_what_the_exact_search_finds_behind_all_that_the_user_chose(
+def test_every_user_gets_what_the_exact_search_finds_after_all_that_the_user_chose(
     recommended_to_all, recommender
 ):
     histories = histories_by_hand(made_up_rows(), NAMES)

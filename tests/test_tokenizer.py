@@ -56,11 +56,11 @@ def assert_kept(tokenizer, text):
     assert first == first_characters(tokenizer, text, ids)
 
 
-def assert_kept_behind_a_prefix(tokenizer, text):
+def assert_kept_after_a_prefix(tokenizer, text):
     """The same for a tokenizer that puts a space before every text (a "dummy prefix")."""
     ids, first = tokenizer.encode(text)
-    behind_a_space = first_characters(tokenizer, f" {text}", ids)
-    assert first == [max(place - 1, 0) for place in behind_a_space]
+    after_a_space = first_characters(tokenizer, f" {text}", ids)
+    assert first == [max(place - 1, 0) for place in after_a_space]
 
 
 def test_the_same_titles_give_the_same_bytes(trained):
@@ -118,7 +118,7 @@ def test_offsets_are_those_of_a_tokenizer_with_a_dummy_prefix_too():
         ids, _ = tokenizer.encode(text)
         decoded = b"".join(bytes_of(tokenizer, token) for token in ids).decode()
         assert decoded == f" {text}"
-        assert_kept_behind_a_prefix(tokenizer, text)
+        assert_kept_after_a_prefix(tokenizer, text)
 
 
 @pytest.mark.parametrize("path", REAL_MODELS, ids=lambda path: path.name)
@@ -127,7 +127,7 @@ def test_the_tokenizer_of_a_real_model_keeps_every_title_and_place(path):
     assert tokenizer.vocab_size == (32000 if path.name.endswith("v1") else 32768)
     assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
     for text in (*TITLES, *AWKWARD, *(f"{title}\n{title}\n" for title in TITLES)):
-        assert_kept_behind_a_prefix(tokenizer, text)
+        assert_kept_after_a_prefix(tokenizer, text)
 
 
 def test_the_real_models_are_those_of_four_versions_and_a_variant():
@@ -138,7 +138,7 @@ def test_the_real_models_are_those_of_four_versions_and_a_variant():
 @settings(max_examples=100, deadline=None)
 @given(st.text(min_size=1, max_size=40))
 def test_any_text_keeps_its_places_in_the_tokenizer_of_a_real_model(text):
-    assert_kept_behind_a_prefix(Tokenizer(REAL_MODELS[-1].read_bytes()), text)
+    assert_kept_after_a_prefix(Tokenizer(REAL_MODELS[-1].read_bytes()), text)
 
 
 @pytest.mark.parametrize("prefix", (True, False))
@@ -154,7 +154,7 @@ def test_special_tokens_may_have_any_number_or_be_absent(prefix, bos, eos, pad, 
     assert (tokenizer.bos_id, tokenizer.eos_id) == (ids["bos_id"], ids["eos_id"])
     assert tokenizer.vocab_size == 460
     for text in (*AWKWARD, "A<sep>Tale\n<sep>"):
-        (assert_kept_behind_a_prefix if prefix else assert_kept)(tokenizer, text)
+        (assert_kept_after_a_prefix if prefix else assert_kept)(tokenizer, text)
         assert min(tokenizer.encode(text)[0]) >= len(names)
 
 
@@ -171,7 +171,7 @@ def test_a_user_defined_symbol_is_one_token_wherever_it_stands():
 def test_bytes_of_a_unigram_model_begin_at_their_character():
     tokenizer = sentencepiece_model(TITLES * 20, 360, model_type="unigram")
     for text in (*AWKWARD, "\u9f8e\u9f8f\u9f90"):
-        assert_kept_behind_a_prefix(tokenizer, text)
+        assert_kept_after_a_prefix(tokenizer, text)
 
 
 @pytest.mark.parametrize(

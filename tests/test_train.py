@@ -416,6 +416,12 @@ def test_the_log_counts_tokens_a_second_and_dropped_items_of_what_counts(monkeyp
     assert (record["tokens_per_second"], record["dropped"], record["train"]) == (160, 9, 3.0)
 
 
+def test_the_log_has_the_mean_loss_of_each_ten_steps():
+    nats = [float(step) for step in range(12)]
+    record = tally.Tally(nats, predicted=[2] * 10 + [4] * 2).end_epoch(12)
+    assert record["train_by_ten_steps"] == [45 / 20, 21 / 8]
+
+
 def test_the_recent_loss_is_the_mean_over_what_the_last_hundred_steps_predicted():
     counting = tally.Tally()
     share = SimpleNamespace(is_real=True, batch=SimpleNamespace(real_tokens=1, dropped=0))
@@ -876,7 +882,9 @@ def test_settings_are_read_as_they_were_written(tmp_path):
 
 
 def test_a_folder_without_settings_is_that_of_a_language_model(tmp_path):
-    assert read_settings(tmp_path) == Settings(LAYOUTS["instruction"], "full", 1.0, 10, 10, 5, 1)
+    assert read_settings(tmp_path) == Settings(
+        LAYOUTS["instruction"], "full", 1.0, 10, 10, 5, 1, None
+    )
 
 
 def test_columns_and_ratings_are_those_that_the_options_name(tmp_path, run):

@@ -27,10 +27,10 @@ def table(head):
 
 
 # the logits after the beginning of a title, as the page gives them
-BEHIND_NOTHING, BEHIND_A, BEHIND_TITLE = [
+AFTER_NOTHING, AFTER_A, AFTER_TITLE = [
     [float(cell) for cell in row[1:]] for row in table("| after | a |")
 ]
-LOGITS = dict.fromkeys(("ab", "ac", "d"), BEHIND_TITLE) | {"": BEHIND_NOTHING, "a": BEHIND_A}
+LOGITS = dict.fromkeys(("ab", "ac", "d"), AFTER_TITLE) | {"": AFTER_NOTHING, "a": AFTER_A}
 PROBABILITIES = [
     ("full" if "full" in row[0] else "catalogue", 2.0 if "temperature" in row[0] else 1.0, row[1:])
     for row in table('| | "ab" |')

@@ -127,8 +127,8 @@ def linked_windows(sequences: Windows, history, rng) -> Windows:
                                 g h
     """
     offsets = rng.integers(0, history, len(sequences))
-    behind_first = np.maximum(sequences.ends - sequences.starts - offsets - 1, 0)
-    sequence, number = _number_windows(1 + _divide_rounding_up(behind_first, history))
+    after_first = np.maximum(sequences.ends - sequences.starts - offsets - 1, 0)
+    sequence, number = _number_windows(1 + _divide_rounding_up(after_first, history))
     starts, ends = sequences.starts[sequence], sequences.ends[sequence]
     last = starts + offsets[sequence] + history * number
     windows = Windows(np.maximum(starts, last - history), np.minimum(last + 1, ends))

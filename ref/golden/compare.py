@@ -224,9 +224,9 @@ def masked_places(case, name):
 
 
 def shows_masks(comparison, name):
-    """Whether a compared tensor behind the scores `name` shows if they are masked at all."""
-    behind = (name.replace("scores", "probabilities"), *STAGES[comparison.case.stage].decisive)
-    return any(other in comparison.computed for other in behind if other in comparison.case.outputs)
+    """Whether a compared tensor that follows from the scores `name` shows if they are masked."""
+    later = (name.replace("scores", "probabilities"), *STAGES[comparison.case.stage].decisive)
+    return any(other in comparison.computed for other in later if other in comparison.case.outputs)
 
 
 def number_at(values, index):

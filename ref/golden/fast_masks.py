@@ -58,8 +58,9 @@ def classes_of_pairs(ids):
     role = np.clip(ids, -1, 1) + 1  # 0 padding, 1 text, 2 item
     role[(ids == ids.max()) & (ids >= 1)] = 3  # the last item
     role = role.astype(np.int8)
-    before, after = np.tri(len(ids), k=-1, dtype=np.int8), np.tri(len(ids), dtype=np.int8)
-    order = before + after  # 2: the key is before the query, 1: it is the query, 0: it is after
+    before = np.tri(len(ids), k=-1, dtype=np.int8)
+    not_after = np.tri(len(ids), dtype=np.int8)
+    order = before + not_after  # 2: the key is before the query, 1: it is the query, 0: it is after
     is_same = np.equal.outer(ids, ids)
     return ((role[:, None] * 4 + role) * 2 + is_same) * 3 + order
 

@@ -45,16 +45,16 @@ def on_finite_scores(comparison):
     shown = [
         name for name in probabilities if name in comparison.in_tolerances
     ] or comparison.evidence
-    is_right_after = not set(shown) & set(comparison.deviating)
+    follows_right = not set(shown) & set(comparison.deviating)
     if value < FAR_BELOW:
         how = f"masked with about {value:.1g}"
-    elif is_right_after:
+    elif follows_right:
         how = "saved before they are masked"
     else:
         how = "not masked, or with a small number only,"
     sentence = f"{short_list(names)}: {how} instead of -inf (R5)"
-    if is_right_after:
-        sentence += f"; right after it: {short_list(shown)}"
+    if follows_right:
+        sentence += f"; what follows from it is right: {short_list(shown)}"
     return [sentence]
 
 

@@ -38,8 +38,8 @@ class Baselines:
 
     def near_last_item(self, history):
         """How often each title stands within REACH items of the last item of the history."""
-        behind = np.arange(1, REACH + 1)
-        offsets = np.concatenate((-behind[::-1], behind))
+        distances = np.arange(1, REACH + 1)
+        offsets = np.concatenate((-distances[::-1], distances))
         return self._near(history[-1], offsets, np.ones(len(offsets)))
 
     def near_ten_items(self, history):

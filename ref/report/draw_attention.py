@@ -9,7 +9,7 @@ _COLOURS = dict(zip(KEYS, ("#e45756", "#4c78a8", "#b8bcc2", "#f2cf5b")))
 _GREY = "#5f6368"
 _LEFT, _TOP = 52, 66  # room for the names of layers and for headings
 _WIDTH = 150  # of a share of 100 %
-_COLUMN = _WIDTH + 50  # with its skew after it
+_COLUMN = _WIDTH + 50  # with its skew to the right of it
 _PANEL = len(QUERIES) * _COLUMN + _LEFT
 _BAND = 24  # height of a layer; a head has an equal part of it
 _THINNEST = 2  # height of a head
@@ -24,7 +24,7 @@ def attention_svg(models: dict[str, Attention]) -> str:
     """A panel a model, under its name, as an SVG document.
 
     A band a layer, the first layer on top, in it a stripe a head; across, the shares of the four
-    KEYS for each of QUERIES. After a band: its skew.
+    KEYS for each of QUERIES. To the right of a band: its skew.
     """
     height = _TOP + max(_height_of(attention) for attention in models.values()) + 50
     svg = Svg(_PANEL * len(models), height)

@@ -39,8 +39,8 @@ def model_folders(options):
 def settings_of_models(folders, options):
     """The Settings of all models, as changed by the options.
 
-    Each is loaded without its weights, so that a bad folder is refused before the first model ranks
-    for an hour. Raises FileNotFoundError or ValueError.
+    Each model is loaded without its weights, so that a bad folder is refused before the first model
+    ranks for an hour. Raises FileNotFoundError or ValueError.
     """
     if options.base and not any(map(adapters.is_adapter, folders)):
         raise ValueError("--base has no effect: no folder of --weights holds an adapter")
@@ -63,8 +63,8 @@ def check_outputs(options):
 def load_data(options, folders, settings):
     """The Dataset, filtered and split as the models were trained; ValueError where they differ.
 
-    settings: of each folder (`settings_of_models`). One without recommender.json is not asked,
-    unless none has one.
+    settings: of each folder (`settings_of_models`). A folder without recommender.json does
+    not count, unless none has one.
     """
     stated = [each for folder, each in zip(folders, settings) if has_settings(folder)] or settings
     protocols = {(each.history, each.min_item, each.min_user, each.min_rating) for each in stated}

@@ -66,10 +66,10 @@ class Candidates:
 def beam_search(decoder, prompts, width, excluded=None):
     """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
 
-    excluded: for each prompt the titles that must not be found, nor others with the same tokens.
+    excluded: for each prompt the titles that must not be found; nor are others of equal tokens.
     """
     trie = decoder.trie
-    users = np.arange(len(prompts))  # the users that have a row in everything below
+    users = np.arange(len(prompts))  # those with a row in states, beams and candidates
     states, last_hidden = decoder.read_prompts(prompts)
     beams, hidden = Beams.at_root(len(users)), last_hidden[:, None]  # (U, W, C)
     finished = [[] for _ in prompts]

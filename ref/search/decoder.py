@@ -68,7 +68,7 @@ class Decoder:
         return Preorder(self.trie)
 
     def read_prompts(self, prompts):
-        """Run U prompts through the model: PromptStates, the last tokens' hidden states (U, C)."""
+        """Run U prompts: (PromptStates, hidden states (U, C) of their last tokens)."""
         input_ids, segment_ids = map(self.tensor, padded(prompts))
         cache = KVCache(self.model.kinds)
         after_intra = None
@@ -84,7 +84,7 @@ class Decoder:
         return PromptStates(cache, lengths, target_segments), last
 
     def add_nodes(self, states: PromptStates, nodes, ancestors, exists=None):
-        """Run Q nodes of the trie after each prompt through the model: hidden states, (U, Q, C).
+        """Run Q nodes of the trie, after each prompt: their hidden states, (U, Q, C).
 
         nodes: int (U, Q), none of them the root, which is the prompt itself. ancestors: bool
         (U, Q, G), which of the G tokens of the tree lie on the path to a node; the last Q of them
@@ -137,8 +137,8 @@ def hidden_states_with_cache(
     The cache takes in the new tokens. input_ids, segment_ids, position_ids: int (B, Q). causal:
     bool (B or 1, Q, T), as in `build_masks`. Without position_ids and causal, the new tokens follow
     those in the cache, in order. after_intra: what the IN layers give, (B, Q, C), if known: then
-    these layers are left out, and their caches stay empty. That is right for text="isolated" alone,
-    where no later token looks at a prompt there.
+    these layers are left out, and their caches stay empty. That is right where no later token looks
+    at a prompt in them, which ItemStates sees to.
     """
     Q = input_ids.shape[1]
     # looked_at: for each kind the tokens that its layers look at, those that they hold and the new

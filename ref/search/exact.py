@@ -1,9 +1,10 @@
 """The exact log-probability of every title of a catalogue.
 
-Every node of the trie that has children runs through the model, and gives their log-probabilities;
-sums along the paths give those of the titles. With the softmax over the catalogue the tail of a
-title that no other shares has probability 1: there, nodes below the last choice are left out. Nodes
-run in chunks, each after the prompt alone: a chunk holds the ancestors of its first node once more.
+Every node of the trie that has children (above the `titles` asked for) runs through the model, and
+gives their log-probabilities; sums along the paths give those of the titles. With the softmax over
+the catalogue the tail of a title that no other shares has probability 1: there, nodes below the
+last choice are left out. Nodes run in chunks. A chunk sees the prompt and no earlier chunk, so it
+holds the ancestors of its first node once more.
 
 Shapes: U users, N nodes of the trie, S titles, Q nodes at a time, C hidden, V vocabulary.
 """
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from ref.llama import at_least_float32
+from ref.search.decoder import LOGIT_ROWS
 
 
 @torch.inference_mode()
@@ -79,8 +81,8 @@ def with_ancestors(trie, preorder, nodes):
         parent = trie.parent[parent]
     tree = np.concatenate((np.array(above[::-1], np.int64), nodes))
     place = preorder.place[tree]
-    steps_behind = place[:, None] - place  # of the row's node after the column's
-    return tree, (steps_behind >= 0) & (steps_behind < preorder.size[tree])
+    steps_after = place[:, None] - place  # how far the row's node stands after the column's
+    return tree, (steps_after >= 0) & (steps_after < preorder.size[tree])
 
 
 def record_children(decoder, log_probs, nodes, hidden):
@@ -92,10 +94,14 @@ def record_children(decoder, log_probs, nodes, hidden):
         record_among_siblings(decoder, log_probs, nodes, hidden)
         return
     U = len(hidden)
-    of_all, children = decoder.child_log_probs(np.tile(nodes, U), hidden.flatten(0, 1))
-    children = children[: len(nodes)]  # (Q, M): the same for every user
-    real = children >= 0
-    log_probs[:, children[real]] = of_all.reshape(U, *children.shape)[:, real]
+    at_once = max(1, LOGIT_ROWS // U)
+    for begin in range(0, len(nodes), at_once):
+        some = nodes[begin : begin + at_once]
+        hidden_of_some = hidden[:, begin : begin + at_once].flatten(0, 1)
+        of_users, children = decoder.child_log_probs(np.tile(some, U), hidden_of_some)
+        children = children[: len(some)]  # the same for every user
+        real = children >= 0
+        log_probs[:, children[real]] = of_users.reshape(U, *children.shape)[:, real]
 
 
 def record_among_siblings(decoder, log_probs, nodes, hidden):

@@ -12,7 +12,7 @@ _POOL = 32  # batches whose windows are sorted by length together
 
 
 def titles_of_windows(windows, data):
-    """The titles of each of some Windows, as numbers: a list of int arrays."""
+    """For each of the `windows`, a Windows, its titles as numbers: a list of int arrays."""
     return [data.items[start:end] for start, end in zip(windows.starts, windows.ends)]
 
 

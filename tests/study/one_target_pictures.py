@@ -108,7 +108,7 @@ class Panel:
 
     @staticmethod
     def left_of(column):
-        return 56 + 168 * column  # the label of a line stands after it
+        return 56 + 168 * column  # the label of a line stands to the right of it
 
     @staticmethod
     def top_of(row):

@@ -221,7 +221,8 @@ PROBES = {
     ),
     "scores masked with -1e9": Probe(
         intermediates("scores", masked_with(-1e9)),
-        "masked with about -1e+09 instead of -inf (R5); right after it: layers.0.probabilities",
+        "masked with about -1e+09 instead of -inf (R5); what follows from it is right: "
+        "layers.0.probabilities",
         forbidden=NO_DIAGNOSIS,
     ),
     "scores masked with -1e9, and with -inf for padding queries": Probe(

@@ -142,7 +142,7 @@ def cache_is_text(copy, case):
 
 
 def written_at_length_of_first(rows, segment_ids, P):
-    """New keys overwrite those after the length of the first slot's prompt."""
+    """New keys overwrite what stands where the first slot's prompt would end."""
     is_real = segment_ids[:, :P] != -1  # (W, P)
     length = is_real[0].sum()
     rank = is_real.cumsum(axis=1) - 1

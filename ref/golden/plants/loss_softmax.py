@@ -198,7 +198,7 @@ def prefix_is_whole_prompt(copy, case):
     return {}
 
 
-def title_begins_behind_end_token(copy, case):
+def title_begins_after_end_token(copy, case):
     """The title so far is all that stands after the last end token, text too."""
     ends = {definition.title_tokens(title)[-1] for title in case.titles}
 
@@ -320,7 +320,7 @@ LOSS_SOFTMAX = {
     "alternatives-after-the-same-anywhere": chosen_from(after_the_same_anywhere),
     "alternatives-one-token-late": chosen_from(one_token_late),
     "alternatives-behind-whole-prompt": prefix_is_whole_prompt,
-    "alternatives-behind-last-end-token": title_begins_behind_end_token,
+    "alternatives-behind-last-end-token": title_begins_after_end_token,
     "alternatives-of-last-title": chosen_from(last_title_alone),
     "alternatives-one-for-each-title": chosen_from(one_for_each_title),
     "alternatives-without-end-token": chosen_from(longer_titles_alone),

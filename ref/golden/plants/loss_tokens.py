@@ -77,7 +77,7 @@ def first_token_left_out(t, numbers, loss):
     return in_scope and (loss == "all" or numbers[t - 1] == numbers[t])
 
 
-def first_token_behind_text_left_out(t, numbers, loss):
+def first_token_after_text_left_out(t, numbers, loss):
     in_scope = definition.is_in_scope(t, numbers, loss)
     return in_scope and (loss != "titles" or numbers[t - 1] != 0)
 
@@ -210,7 +210,7 @@ LOSS_TOKENS = {
     "loss-target-of-longest-row": target_of_longest_row,
     "loss-end-token-left-out": replaced(is_in_scope=end_token_left_out),
     "loss-first-token-left-out": replaced(is_in_scope=first_token_left_out),
-    "loss-first-token-behind-text-left-out": replaced(is_in_scope=first_token_behind_text_left_out),
+    "loss-first-token-behind-text-left-out": replaced(is_in_scope=first_token_after_text_left_out),
     "loss-text-counted": counted_too(0),
     "loss-padding-counted": counted_too(-1),
     "loss-per-token": replaced(denominator=mean_over_tokens),

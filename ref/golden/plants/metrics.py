@@ -89,8 +89,8 @@ def missing_among_missing(target, table, negatives):
     return 1.0 + sum(definition.stands_before(title, target, table) for title in negatives)
 
 
-def behind_all(copy, case):
-    """What was not returned stands after all: rank N + 1, or one more than the list is long."""
+def last_of_all(copy, case):
+    """What was not returned stands last: rank N + 1, or one more than the list is long."""
 
     def rank(target, table, negatives):
         r = definition.rank(target, table, negatives)
@@ -289,7 +289,7 @@ METRICS = {
     "rank-by-probabilities": changed_scores(lambda x: np.exp(x.astype(np.float32))),
     "rank-in-a-byte": changed_ranks(lambda r: r % 256 if np.isfinite(r) else r),
     "rank-of-missing-among-missing": replaced(rank=missing_among_missing),
-    "rank-of-missing-behind-all": behind_all,
+    "rank-of-missing-behind-all": last_of_all,
     "rank-width-ignored": replaced(is_within=lambda r, width: True),
     "rank-width-exclusive": replaced(is_within=lambda r, width: width is None or r < width),
     "rank-rows-of-users": changed(rows_of_users),

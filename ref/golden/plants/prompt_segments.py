@@ -135,7 +135,7 @@ def is_byte(piece):
 
 @with_tokenizer
 def searched_pieces(copy, case):
-    """Each piece is searched after the one before; what is not found stays there."""
+    """Each piece is searched from the end of the one before; what is not found stays there."""
 
     def place_tokens(listed, tokenizer):
         text, labels = copy.write_out(listed)
@@ -240,7 +240,7 @@ def count_at_delimiters(copy, case):
     return {}
 
 
-def target_behind_after(find):
+def target_after_first_found(find):
     """The target begins where the text after the history is found in the string."""
 
     def plant(copy, case):
@@ -429,7 +429,7 @@ SEGMENTS = {
     "titles-searched-from-start": searched_titles(lambda text, title, end: text.find(title)),
     "titles-searched-in-order": searched_titles(lambda text, title, end: text.find(title, end)),
     "items-counted-at-delimiters": count_at_delimiters,
-    "target-behind-first-after": target_behind_after(str.find),
+    "target-behind-first-after": target_after_first_found(str.find),
     "offsets-one-late": of_characters(lambda text, begin, end: begin + 1),
     "offsets-one-early": of_characters(lambda text, begin, end: begin - 1),
     "last-character-decides": of_characters(lambda text, begin, end: end - 1),

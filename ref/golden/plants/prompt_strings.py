@@ -188,7 +188,7 @@ def item_by_item(listed):
 
 
 def target_apart(listed):
-    """The last three parts are the target's, where it is an item after what comes after."""
+    """Two lists: the parts up to the last one that is text, and those that follow it."""
     last_text = max((i for i, (_, label) in enumerate(listed) if label == TEXT), default=-1)
     return [some for some in (listed[: last_text + 1], listed[last_text + 1 :]) if some]
 

@@ -113,7 +113,7 @@ def ended_among_twice_width(given, candidates):
     return ended_anywhere(given, candidates[: 2 * given.width])
 
 
-def ended_behind_no_live_one(given, candidates):
+def ended_after_no_live_one(given, candidates):
     """A title finishes only if no unfinished candidate is better."""
     finished = []
     for prefix, score in candidates[: given.width]:
@@ -313,7 +313,7 @@ BEAMS = {
     "search-finished-compete-with-live": searched(finished_compete),
     "search-finishes-beyond-width": replaced(ended=ended_anywhere),
     "search-finishes-among-twice-width": replaced(ended=ended_among_twice_width),
-    "search-finishes-behind-no-live-beam": replaced(ended=ended_behind_no_live_one),
+    "search-finishes-behind-no-live-beam": replaced(ended=ended_after_no_live_one),
     "search-list-in-order-of-finishing": replaced(best_titles=in_order_of_finishing),
     "search-ties-last-title-first": tied_by(last_title_first),
     "search-ties-by-tokens": tied_by(by_tokens),

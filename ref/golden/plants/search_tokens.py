@@ -46,7 +46,7 @@ def of_first_prompt(right, given, n, prefix):
     return right(given, 0, prefix)
 
 
-def generated_behind_first_prompt(right, given, n, prefix):
+def generated_after_first_prompt(right, given, n, prefix):
     """What is generated for any prompt continues the cache of the first."""
     return right(given, 0 if prefix else n, prefix)
 
@@ -235,7 +235,7 @@ def changed(given, **attributes):
 TOKENS = {
     "search-prompts-in-reverse": prompts_in_reverse,
     "search-logits-of-first-prompt": changed_logits(of_first_prompt),
-    "search-cache-of-first-prompt": changed_logits(generated_behind_first_prompt),
+    "search-cache-of-first-prompt": changed_logits(generated_after_first_prompt),
     "search-cache-not-reordered": with_model(tokens_of_slots),
     "search-generated-are-text": changed_segments(text),
     "search-generated-join-last-item": changed_segments(last_item),

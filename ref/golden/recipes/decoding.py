@@ -34,7 +34,7 @@ def build_all():
 
 
 def vocabulary(recipes):
-    """The tokens of all recipes, sorted, after padding: the index of a token is its id."""
+    """Padding, then the tokens of all recipes, sorted: the index of a token is its id."""
     tokens = set()
     for recipe in recipes:
         for row in recipe["prompts"]:

@@ -71,7 +71,7 @@ def with_repeated_history(row):
 
 
 def vocabulary(recipes):
-    """The tokens of all recipes, sorted, after padding: the index of a token is its id."""
+    """Padding, then the tokens of all recipes, sorted: the index of a token is its id."""
     tokens = set()
     for recipe in recipes:
         for row in recipe["rows"]:

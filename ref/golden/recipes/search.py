@@ -166,7 +166,7 @@ def title_row(title, layout):
 
 
 def vocabulary(rows):
-    """The tokens of all rows, sorted, after padding: the index of a token is its id."""
+    """Padding, then the tokens of all rows, sorted: the index of a token is its id."""
     tokens = {token for row in rows for token in row["tokens"]}
     return [PAD, *sorted(tokens - {PAD})]
 

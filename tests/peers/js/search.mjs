@@ -54,7 +54,7 @@ function openNodes(node, isExcluded, open = new Set()) {
 }
 
 // Log-probabilities of the tokens after a node: a Float64Array (V).
-function logProbsBehind({ node, state }, { softmax, temperature }) {
+function logProbsAfter({ node, state }, { softmax, temperature }) {
   const logits = state.logits.map((logit) => logit / temperature);
   const isCatalogue = softmax === "catalogue";
   const among = isCatalogue ? [...node.children.keys()].map((token) => logits[token]) : logits;
@@ -66,7 +66,7 @@ function logProbsBehind({ node, state }, { softmax, temperature }) {
 function scoreTitles(beam, { source, info, logProbs }) {
   for (const title of beam.node.titles) logProbs[title] = beam.score;
   if (beam.node.children.size === 0) return;
-  const next = logProbsBehind(beam, info);
+  const next = logProbsAfter(beam, info);
   for (const node of beam.node.children.values()) {
     const state = node.children.size > 0 ? source.next(beam.state, node) : null;
     scoreTitles({ node, state, score: beam.score + next[node.token] }, { source, info, logProbs });
@@ -90,7 +90,7 @@ function beamSearch(start, { source, info, isOpen }) {
 
 // A beam with each of its open children; `state` is still that of the parent.
 function childrenOf(beam, info, isOpen) {
-  const next = logProbsBehind(beam, info);
+  const next = logProbsAfter(beam, info);
   const open = [...beam.node.children.values()].filter((node) => isOpen.has(node));
   return open.map((node) => ({
     node,
@@ -143,9 +143,9 @@ class Model {
     let logits = null;
     let length = 0;
     this.inputs.prompt_ids[n].forEach((id, t) => {
-      const behind = this.llama.read(cache, id, segments[t], positions[t]);
+      const next = this.llama.read(cache, id, segments[t], positions[t]);
       if (segments[t] === -1) return;
-      logits = behind; // of the last real token
+      logits = next; // of the last real token
       length += 1;
     });
     return { cache, logits, target: Math.max(0, ...segments) + 1, length };
