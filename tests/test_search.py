@@ -542,7 +542,8 @@ def test_the_number_of_logit_rows_at_a_time_does_not_matter(decoders, softmax, m
     log_probs = title_log_probs(decoder, prompts)
     rankings = beam_search(decoder, prompts, 4)
 
-    monkeypatch.setattr("ref.search.decoder.LOGIT_ROWS", 3)
+    for module in ("decoder", "exact"):
+        monkeypatch.setattr(f"ref.search.{module}.LOGIT_ROWS", 3)
 
     np.testing.assert_allclose(title_log_probs(decoder, prompts), log_probs, rtol=0, atol=1e-10)
     assert_same_lists(beam_search(decoder, prompts, 4), rankings, 1e-10)
