@@ -222,6 +222,14 @@ def test_pairs_that_may_be_masked_or_rounded_to_0_are_counted(run):
     assert "8 pairs that may have weight are 0, rounded or masked" in report
 
 
+def test_of_the_bugs_that_fit_those_come_first_that_allow_the_fewest_pairs():
+    # with scores so far apart most weights are rounded to 0, and bugs fit that allow more
+    dump = planted_dump(BUGS["mask-of-first-layer"], scale=300)
+    bugs = examine(dump, SCHEME).bugs
+    assert len(bugs) > 2
+    assert (bugs[0], bugs[-1]) == ("mask-of-first-layer", "mask-added-as-numbers")
+
+
 def test_a_row_that_does_not_sum_to_1_is_told(run):
     dump = planted_dump(right)
     dump.weights[3][0, 1, 8] *= 0.5
@@ -306,6 +314,7 @@ WEIGHTS = "layers.0.probabilities"
         ({"segment_ids": np.full((3, 13), -2)}, "segment_ids has -2; expected -1 or more"),
         ({"segment_ids": np.zeros((3, 13), int)}, "segment_ids holds no item"),
         ({"segment_ids": np.full((3, 13), 2**63, np.uint64)}, "expected -1 or more, below 2^31"),
+        ({"segment_ids": np.full((3, 13), 2**31)}, "segment_ids has 2147483648; expected -1"),
         ({"segment_ids": np.ones((3, 9), int)}, "expected (3, heads, queries, 9)"),
         ({WEIGHTS: np.zeros((3, 3, 13, 13), int)}, f"{WEIGHTS} is int64; expected floating"),
         ({WEIGHTS: np.zeros((3, 13, 13))}, "shape (3, 13, 13); expected (3, heads, queries, 13)"),

@@ -97,6 +97,11 @@ def test_a_command_ends_with_its_exit_code_and_at_most_one_line(main, code, mess
     assert error.count("\n") == (1 if message else 0)
 
 
+def test_an_error_of_pytorch_that_is_not_one_of_memory_is_a_mistake(capsys):
+    assert cli.exit_code("name", raising(RuntimeError("shapes cannot be multiplied"))) == 70
+    assert "not enough memory" not in capsys.readouterr().err
+
+
 def test_a_mistake_of_the_program_is_exit_code_70_and_a_line_that_says_where_it_is(capsys):
     lines = (ROOT / "ref/masks.py").read_text(encoding="utf-8").splitlines()
     number = 1 + next(n for n, line in enumerate(lines) if "segment_ids.is_floating_point" in line)

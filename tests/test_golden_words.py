@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -289,6 +290,14 @@ def exactly_with(bugs):
         return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     return port
+
+
+def test_pairs_of_bugs_that_cannot_be_told_apart_are_counted(capsys):
+    pairs = [(("mask-inverted", f"mask-{other}"), 0.5) for other in ("never-applied", "multiplied")]
+    report.print_pairs(SimpleNamespace(pairs=pairs))
+    assert "What was given does not tell these 2 pairs apart." in capsys.readouterr().out
+    report.print_pairs(SimpleNamespace(pairs=pairs[:1]))
+    assert "What was given" not in capsys.readouterr().out
 
 
 def test_two_bugs_of_which_one_moves_little_are_tried_together_in_float64_too():

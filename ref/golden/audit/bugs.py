@@ -46,7 +46,7 @@ BUGS = (
 class Fit:
     """How a known bug fits a dump that does not contradict it."""
 
-    num_extra: int = 0  # pairs with weight, and rows that do not sum to 1, that the dump lacks
+    num_extra: int = 0  # pairs that the bug allows and the dump does not show
     in_each_head: bool = True  # whether every head alone agrees, too
 
 
@@ -123,7 +123,6 @@ def fit_of(weights_of_layer, layers):
             return None
         is_known = (allowed | forbidden).any(axis=-1, keepdims=True)  # (B, 1, Q, 1): not padding
         fit.num_extra += int((mask & is_known & ~allowed & ~forbidden).sum())
-        fit.num_extra += int((is_off & is_known[..., 0] & ~evidence.is_off).sum())
         fit.in_each_head &= not contradicts(evidence.allowed, evidence.forbidden, weights > 0)
     return fit
 
