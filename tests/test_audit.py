@@ -222,6 +222,13 @@ def test_pairs_that_may_be_masked_or_rounded_to_0_are_counted(run):
     assert "8 pairs that may have weight are 0, rounded or masked" in report
 
 
+def test_a_scheme_of_more_layers_than_the_model_is_refused_where_all_masks_fit_too():
+    all_intra = SimpleNamespace(**vars(SCHEME) | {"intra_layers": NUM_LAYERS, "cross_layers": 0})
+    one_more = SimpleNamespace(**vars(all_intra) | {"intra_layers": NUM_LAYERS + 1})
+    with pytest.raises(ValueError, match="at most the model's 8 layers"):
+        examine(planted_dump(right, all_intra), one_more)
+
+
 def test_of_the_bugs_that_fit_those_come_first_that_allow_the_fewest_pairs():
     # with scores so far apart most weights are rounded to 0, and bugs fit that allow more
     dump = planted_dump(BUGS["mask-of-first-layer"], scale=300)

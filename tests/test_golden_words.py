@@ -14,7 +14,7 @@ from ref.golden.computed import Computed, read_dump
 from ref.golden.stages import STAGES, all_bugs
 
 from support import known_bugs
-from support.known_bugs import cases_of, port_with
+from support.known_bugs import case_of, cases_of, port_with
 from support.probes import PROBES, logits, with_bugs
 
 BUGS = cases.FOLDER.parent / "bugs.json"
@@ -100,6 +100,7 @@ def test_the_first_stage_that_fails_is_where_to_begin(capsys):
     assert "Diagnosis of the stage model: begin here" in text
     assert re.search(r"\d+ cases with a model are left out: get the stage model right first.", text)
     assert named_bugs(text) == {"scale-twice"}
+    assert "begin here" not in told(comparisons_of(with_bugs("scale-twice")), capsys)
 
 
 def test_where_the_model_is_wrong_cases_without_a_model_tell_of_later_stages(capsys):
@@ -290,6 +291,21 @@ def exactly_with(bugs):
         return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     return port
+
+
+def test_of_two_bugs_that_cannot_be_told_apart_the_case_to_run_next_shows_one():
+    names = ("metrics-candidates", "metrics-shared-titles")
+    found = diagnosis.diagnose([port_with(["auc-by-rank"], case_of(n)) for n in names], seconds=0)
+    equal = {bug for bug, _ in found.equal}
+    assert equal == {"auc-by-rank", "rank-sums-items-of-title"}
+    name, showing = found.next_case
+    assert equal & set(case_of(name).info["catches"]) == set(showing)
+    assert len(showing) == 1
+
+
+def test_that_all_cases_fail_is_said_of_more_than_one():
+    assert pattern.of_failing(["one"], passing=[]) == []
+    assert pattern.of_failing(["one", "two"], passing=[]) == ["all 2 cases fail"]
 
 
 def test_pairs_of_bugs_that_cannot_be_told_apart_are_counted(capsys):

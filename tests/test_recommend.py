@@ -299,6 +299,15 @@ def test_a_title_whose_html_was_encoded_twice_is_a_title_like_any_other(tmp_path
     )
 
 
+def test_a_line_of_candidates_that_is_no_title_is_named_by_its_number(
+    tmp_path, tiny_model, recommender, run
+):
+    title = recommender.titles[0]
+    (tmp_path / "candidates").write_text(f"{title}\n\nQuite another thing\n")
+    asked = ("--weights", tiny_model, "--candidates", tmp_path / "candidates", title)
+    assert_one_line(run(recommend, *asked), "candidates, line 3: 'Quite another thing' is no title")
+
+
 def test_candidates_of_equal_scores_come_in_the_order_of_the_catalogue():
     recommender = Recommender.load(SHIPPED)
     with torch.no_grad():
