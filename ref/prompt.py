@@ -144,7 +144,7 @@ class PromptEncoder:
         fewest = bisect_left(range(at_most), True, key=is_enough)  # at_most, if none is enough
         prompt = encode(fewest)
         if not fits(prompt):
-            last_title = history[-1] if history else target or ""
+            last_title = history[-1] if history else (target or "")
             raise ValueError(
                 f"text, one item and the target take {len(prompt.input_ids) + reserve} tokens; "
                 f"the model reads {self.max_length}: {last_title[:80]!r}"
