@@ -347,7 +347,7 @@ def measured(folder, dtype):
 
 
 def write_large_checkpoint(folder, megabytes, stored):
-    """Random numbers under the names and shapes of transformers' model, tensor by tensor."""
+    """Zeros under the names and shapes of transformers' model; the file takes no room on disk."""
     dtype = getattr(torch, stored)
     width = 1024
     numbers_of_a_layer = width * width * (2.5 + 12)
@@ -366,11 +366,11 @@ def write_large_checkpoint(folder, megabytes, stored):
     with torch.device("meta"):
         parameters = dict(transformers.LlamaForCausalLM(config).named_parameters())
     shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    stream_tensors(folder / "model.safetensors", shapes, dtype)
+    write_zeros(folder / "model.safetensors", shapes, dtype)
 
 
-def stream_tensors(path, shapes, dtype):
-    """Write a safetensors file of which never more than a tensor is in memory."""
+def write_zeros(path, shapes, dtype):
+    """Write a safetensors file whose numbers are a hole in it."""
     header = {}
     end = 0
     for name, shape in shapes.items():
@@ -383,9 +383,7 @@ def stream_tensors(path, shapes, dtype):
     header_bytes = json.dumps(header).encode()
     with open(path, "wb") as file:
         file.write(len(header_bytes).to_bytes(8, "little") + header_bytes)
-        for shape in shapes.values():
-            tensor = (torch.rand(shape) - 0.5).to(dtype)
-            file.write(tensor.view(torch.uint8).numpy().data)
+        file.truncate(file.tell() + end)
 
 
 def test_loading_takes_little_more_memory_than_the_model_itself(good_folders, tmp_path):
