@@ -170,7 +170,7 @@ MASKS_OF_NUMPY = [
 ]
 
 
-@pytest.mark.parametrize("length", [*range(1, 6), pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("length", range(1, 7))
 @pytest.mark.parametrize("kind, scheme", MASKS_OF_NUMPY)
 def test_masks_in_numpy_are_the_definition_on_every_short_sequence(kind, scheme, length):
     s = all_sequences(length)
