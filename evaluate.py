@@ -95,7 +95,7 @@ def load_decoder(folder, titles, options):
 
 
 def rank_in_batches(folder, decoder, objective, targets, options):
-    """The RankedBatches of all targets, in order; the processes take turns."""
+    """The RankedBatches of all targets, in order; each process ranks every WORLD-th batch."""
     size = options.batch_size
     if options.ranking == "sampled":
         size = 1  # each target has candidates of its own
@@ -116,17 +116,17 @@ def rank_in_batches(folder, decoder, objective, targets, options):
 def rank_batch(decoder, objective, targets, options) -> RankedBatch:
     """Rank some targets; ranks and NLL are of the same prompts."""
     longest = decoder.trie.longest  # after each prompt there is room for any title
-    prompts, windows = [], []
+    prompts, window_titles = [], []
     for history, target in zip(targets.histories, targets.titles):
         texts = [objective.titles[title] for title in history]
         prompt = objective.encoder.encode(texts, reserve=longest)
         prompts.append(prompt)
-        windows.append(np.append(history[prompt.dropped :], target))
+        window_titles.append(np.append(history[prompt.dropped :], target))
     if options.ranking == "beam":
         rankings = rank_by_beam_search(decoder, prompts, targets, options)
     else:
         rankings = rank_by_exact_scores(decoder, prompts, targets, options)
-    nll = target_nll(decoder.model, objective, windows, options.device)
+    nll = target_nll(decoder.model, objective, window_titles, options.device)
     return RankedBatch(rankings, nll, sum(prompt.dropped for prompt in prompts))
 
 
@@ -165,13 +165,13 @@ def rank_by_exact_scores(decoder, prompts, targets, options):
 
 
 @torch.inference_mode()
-def target_nll(model, objective, windows, device):
+def target_nll(model, objective, window_titles, device):
     """Negative log-likelihood of each window's target, in nats, float64 (windows,)."""
-    batch = objective.batch(windows, device)
+    batch = objective.batch(window_titles, device)
     log_probs = objective.token_log_probs(model, batch).double().cpu().numpy()
     rows = batch.rows.cpu().numpy()
     # tokens without a choice are not in the batch: their log-probability is 0
-    return -np.bincount(rows, weights=log_probs, minlength=len(windows))
+    return -np.bincount(rows, weights=log_probs, minlength=len(window_titles))
 
 
 def report_ranking(folders, data, targets, softmaxes, options):

@@ -42,10 +42,11 @@ from ref.training.options import parse_options
 class Run:
     """All that the loop works with.
 
-    data: data.items holds numbers of titles, one user after another; Windows are ranges of it, each
-    a history and, last, its target. encoder: makes the prompts. objective: what is trained.
-    target_objective: what validation measures, on `validation`, the titles of its windows.
-    nll: the model with its loss, a module that gives the summed nats of a batch.
+    data: data.items holds numbers of titles, one user after another. A window is a range of it, a
+    history and, last, its target; Windows (ref/data/dataset.py) are the starts and ends of some.
+    encoder: makes the prompts. objective: what is trained. target_objective: what validation
+    measures, on `validation`, the titles of its windows. nll: the model with its loss, a module
+    that gives the summed nats of a batch.
     """
 
     options: argparse.Namespace
@@ -125,21 +126,21 @@ def learning_rate(step, total, options):
     warmup = min(options.warmup, total // 2)
     if step < warmup:
         return options.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(total - warmup, 1)
-    return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+    fraction = (step - warmup) / max(total - warmup, 1)  # of the steps after the warm-up
+    return options.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * fraction)) / 2)
 
 
 def train_epochs(run, progress):
     """The training loop.
 
-    A step is computed in Shares (ref/training/batches.py), up to --accumulate in each process;
-    share.scale lets their gradients add up to that of the mean loss. progress counts steps and
-    epochs (ref/training/state.py), its tally losses; `close_epoch` makes a record of the tally and
-    empties it. To --out go states, a line of the log an epoch, and the best model yet.
+    A step takes the windows of one batch, in one Share (ref/training/batches.py) or in several, up
+    to --accumulate in each process: share.scale makes their gradients add up to that of the mean
+    loss. progress counts steps and epochs (ref/training/state.py). Its tally adds up the losses of
+    an epoch; `close_epoch` makes a record of them and empties it. Into --out go states, a line of
+    the log for each epoch, and the best model yet.
     """
     options, optimizer, tally = run.options, run.optimizer, progress.tally
-    total = progress.total or planned_steps(run)  # resumed: what was planned then
-    progress.total = total
+    total = progress.total = progress.total or planned_steps(run)  # resumed: what was planned then
     say_if_warmup_is_shortened(options.warmup, total)
     with cli.progress_bar(total, options.out, "step", processes.is_first(), progress.step) as bar:
         while not progress.is_finished(options.patience):

@@ -1,6 +1,6 @@
 """What training minimizes: which tokens are predicted, and over which alternatives.
 
-A token is predicted from the hidden state of the token before it. Which ones (`loss`):
+A token is predicted from the hidden state of the token before it. The predicted tokens (`loss`):
 
     "target"  the tokens of the target: its title, the delimiters around it, and the end-of-sequence
               token where the layout has one
@@ -10,9 +10,9 @@ A token is predicted from the hidden state of the token before it. Which ones (`
 Over which alternatives a probability is normalized (`softmax`):
 
     "full"       the whole vocabulary
-    "catalogue"  the tokens that can come next: of each title of the catalogue that begins with the
-                 tokens of this title so far, the token after those (the masked softmax loss of MSL,
-                 Wang et al., SIGIR 2025)
+    "catalogue"  the tokens that can come next: those with which some title of the catalogue goes on
+                 after the tokens of this title so far (the masked softmax loss of MSL, Wang et al.,
+                 SIGIR 2025)
 
 With "catalogue" and the three titles "ab", "ac" and "d", each with a token that ends it, the first
 token of "ab" is chosen from {a, d}, the second from {b, c}; the end is then the only continuation,
@@ -44,8 +44,8 @@ class Batch:
 
     input_ids, segment_ids: int (B, T). rows, columns: int (N,), where the predicted tokens stand;
     with the softmax over the catalogue those without a choice are left out. nodes: int (N,), the
-    trie node of each; None with the full softmax. num_predicted: how many titles are predicted
-    (tokens with loss "all"): the loss is the sum of the nats of all tokens, divided by it.
+    trie node of each; None with the full softmax. num_predicted: what the sum of all nats is
+    divided by, which is not N: how many titles are predicted (with loss "all", how many tokens).
     real_tokens: tokens that are not padding. dropped: items of histories that did not fit.
     """
 
@@ -67,9 +67,10 @@ class Batch:
 class Objective:
     """Turns windows of titles into batches, and batches into log-probabilities.
 
-    A window is a history and, last, its target: an int array of titles, each its number in the
-    catalogue. encoder: a PromptEncoder. titles: the catalogue, strings; trie: its Trie. settings:
-    those of the model (ref/settings.py); layout, softmax and temperature are used. loss: as above.
+    A window is a history and, last, its target; here it is an int array of titles, each its number
+    in the catalogue (train.py keeps windows as ranges of the data and makes these arrays of them).
+    encoder: a PromptEncoder. titles: the catalogue, strings; trie: its Trie. settings: those of the
+    model (ref/settings.py); layout, softmax and temperature are used. loss: as above.
     Raises ValueError for combinations that have no meaning.
     """
 
@@ -89,15 +90,15 @@ class Objective:
         self.settings = settings
         self.loss = loss
 
-    def batch(self, windows, device="cpu") -> Batch:
-        """The batch of a list of windows.
+    def batch(self, window_titles, device="cpu") -> Batch:
+        """The batch of a list of windows, each an array of titles.
 
         Raises ValueError where the tokenizer reads a title in another way than the trie holds it.
         """
         prompts, nodes = [], []  # of each window
         rows, columns = [], []  # of the predicted tokens of each window
         num_predicted = 0
-        for row, window in enumerate(windows):
+        for row, window in enumerate(window_titles):
             prompt = self._prompt(window)
             predicted = self._predicted_columns(prompt)
             prompts.append(prompt)
@@ -111,7 +112,7 @@ class Objective:
                 num_predicted += len(titles)
         rows, columns = np.concatenate(rows), np.concatenate(columns)
         if self.settings.softmax == "full":
-            nodes = None
+            nodes = None  # only the check needed them
         else:
             nodes = np.concatenate(nodes)
             is_choice = self.trie.num_children[self.trie.parent[nodes]] > 1
@@ -194,18 +195,18 @@ class Objective:
         """Log-probability of each node among the children of its parent, (N,).
 
         All first tokens of titles have the same alternatives, the children of the root. So for them
-        the logits of these alone are computed, which saves a tenth of a training step. For later
-        tokens the logits of the whole vocabulary are, and those of the siblings are picked.
+        only these logits are computed, which saves a tenth of a training step. For later tokens the
+        logits of the whole vocabulary are computed, and those of the siblings are picked from them.
         """
         parents = self.trie.parent[nodes]
         place = self._tensor(nodes - self.trie.first_child[parents], hidden)  # among its siblings
-        later_parents = parents[parents != 0]
-        is_first = self._tensor(parents == 0, hidden)
+        is_first = parents == 0
+        first, later = self._tensor(is_first, hidden), self._tensor(~is_first, hidden)
         log_probs = hidden.new_empty(len(nodes), dtype=wide(hidden.dtype))
-        among_first = self._first_log_probs(lm_head, hidden[is_first])
-        log_probs[is_first] = _pick(among_first, place[is_first])
-        among_later = self._child_log_probs(lm_head, hidden[~is_first], later_parents)
-        log_probs[~is_first] = _pick(among_later, place[~is_first])
+        among_first = self._first_log_probs(lm_head, hidden[first])
+        log_probs[first] = _pick(among_first, place[first])
+        among_later = self._child_log_probs(lm_head, hidden[later], parents[~is_first])
+        log_probs[later] = _pick(among_later, place[later])
         return log_probs
 
     def _first_log_probs(self, lm_head, hidden):

@@ -2,10 +2,10 @@ r"""HatLLM's attention masks: one predicate for each kind of layer, then matrice
 
 The method (arXiv 2510.10955), in our words, equation beside code
 ------------------------------------------------------------------
-A recommender prompt is a list of items: the titles that a user chose, in order, then the title to
-predict, the target. Left alone, a language model gives a token of the same title several times the
-attention that it gives to a token of another title. HatLLM steers it layer by layer, with masks
-alone and no new parameter:
+What the model reads is a list of items: the titles that a user chose, in order, the history, then
+the title to predict, the target. Left alone, a language model gives a token of the same title
+several times the attention that it gives to a token of another title. HatLLM steers it layer by
+layer, with masks alone and no new parameter:
 
 * shallow layers (**IN**, intra-item) may not look from one item into another: they read titles;
 * middle layers (**OR**, original) are the plain causal attention of the language model;
@@ -32,8 +32,10 @@ and CR have two variants each: the first is the default, the field beside it cho
     CR(j,k) = OR(j,k) and not (s_j >= 1 and s_k = s_j and j != k)     cross_self=True -> _cross
             = OR(j,k) and not (s_j >= 1 and s_k = s_j)                cross_self=False
 
-    R1. j and k are indices in the sequence, not positions: positions repeat in padding, and where a
-        search has several continuations side by side. Position ids are for RoPE only.
+    R1. j and k are indices in the sequence, not positions: two tokens may have the same position,
+        in padding, and where a search has several continuations side by side. (Such a search gives
+        what stands for "k <= j" itself: a continuation must not see the one beside it.) Position
+        ids are for RoPE only.
     R2. Position ids count real tokens 0, 1, 2, ...; padding gets 0 and moves nobody else.
     R3. A padding query attends to itself alone, and nobody else attends to padding.
     R4. A row that the rules leave empty attends to itself alone.
@@ -167,7 +169,7 @@ def build_masks(
     causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries. By
         default all T tokens are queries, in their order. A search adds a tree of tokens to a prompt
         and passes the tree's rows: each allows the whole prompt and the ancestors of its token
-        (ref/search/decoder.py). A query may always look at itself, whatever its row says.
+        (ref/search/decoder.py). j <= j always holds, whatever the row says.
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.

@@ -1,6 +1,7 @@
 r"""From titles to one string, to tokens, to segment ids.
 
-A prompt is one string. A `Layout` says what stands around the titles:
+A prompt is one string: the history, and the text around it. In training the target stands after it,
+and a `Prompt` holds both; in a search nothing does. A `Layout` says what stands around the titles:
 
     before | open title close | open title close | ... | after | open title close
     text     item 1             item 2                   text    the target
@@ -123,12 +124,12 @@ class PromptEncoder:
     def _shortened(self, history, target, reserve):
         """The prompt without its oldest items: as few of them as possible, so that it fits.
 
-        How few is found by halving: where anything stands between titles, an item more is at least
-        a token more, so what is too long with some items is too long with older ones too. (Without
-        delimiters titles may share a token, and more items than needed may be dropped.)
+        How few is found by bisection: where anything stands between titles, one item less makes the
+        prompt shorter, so if it fits without some items, it fits without more of them, too.
+        (Without delimiters titles may share a token; then more than needed may be dropped.)
         """
 
-        def encode(dropped):
+        def without(dropped):
             return self._encode(history[dropped:], target, dropped)
 
         def fits(prompt):
@@ -136,13 +137,13 @@ class PromptEncoder:
 
         def is_enough(dropped):  # False, ..., False, True, ..., True for 0, 1, 2, ...
             try:
-                return fits(encode(dropped))
-            except ValueError:  # stop here; the `encode` after the search raises it again
+                return fits(without(dropped))
+            except ValueError:  # stop here; `without(fewest)` below raises it again
                 return True
 
         at_most = max(len(history) - 1, 0)  # one item stays
         fewest = bisect_left(range(at_most), True, key=is_enough)  # at_most, if none is enough
-        prompt = encode(fewest)
+        prompt = without(fewest)
         if not fits(prompt):
             last_title = history[-1] if history else (target or "")
             raise ValueError(
@@ -154,9 +155,10 @@ class PromptEncoder:
     def encode_target(self, title):
         """The tokens that continue a prompt with `title`, and which of them lie in its segment.
 
-        Returns int (T,) and bool (T,); where delimiters or the target are text, the second is
-        False. Raises ValueError where the border between prompt and target fuses: where a token
-        reaches over it, as one for a newline and the letter after it would.
+        Returns int (tokens,) and bool (tokens,). The second is False for delimiters, and for the
+        whole target, where the mask scheme makes them text. Raises ValueError where the border
+        between prompt and target fuses: where a token reaches over it, as one for a newline and the
+        letter after it would.
         """
         # any history would do: after a clean border the tokens are assumed to be the same; where
         # titles are predicted (ref/loss.py) that is checked

@@ -130,7 +130,7 @@ class Trie:
 
         Returns them, and which of them are real: bool (nodes, M).
         """
-        most = max(self.num_children[nodes].max(initial=0), 1)
+        most = self.num_children[nodes].max(initial=0)
         number = np.arange(most)
         real = number < self.num_children[nodes][:, None]
         return np.where(real, self.first_child[nodes][:, None] + number, 0), real

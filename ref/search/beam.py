@@ -9,9 +9,9 @@ branch that holds only excluded titles takes no beam: `width` titles are found w
 left.
 
 Of the trie (ref/trie.py) the search uses `title`, the title that ends at a node or -1, and
-`first_title`, the first one at or below a node; `closed_nodes`, at and below which all titles are
-excluded, are found upwards from `leaf` by `parent`. A Decoder (ref/search/decoder.py) gives the
-log-probabilities of the children of nodes, and computes new nodes after a prompt.
+`first_title`, the first one at or below a node; `closed_nodes` goes upwards from the `leaf` of each
+excluded title, by `parent`. A Decoder (ref/search/decoder.py) gives the log-probabilities of the
+children of nodes, and computes new nodes after a prompt.
 
 Shapes: U users that have a row, W beams, M children of a node at most, G tokens generated, C
 hidden.
@@ -66,7 +66,8 @@ class Candidates:
 def beam_search(decoder, prompts, width, excluded=None):
     """The best titles of each prompt, best first: [[(title, log-probability), ...], ...].
 
-    excluded: for each prompt the titles that must not be found; nor are others of equal tokens.
+    excluded: for each prompt the titles that must not be found; titles of equal tokens are not
+    found either.
     """
     trie = decoder.trie
     users = np.arange(len(prompts))  # those with a row in states, beams and candidates
@@ -109,8 +110,7 @@ def closed_nodes(trie, excluded):
     """The nodes at and below which every title is one of `excluded`: a list."""
     closed = set()
     num_closed_children = Counter()
-    for leaf in {trie.leaf[title] for title in excluded}:
-        node = leaf
+    for node in {trie.leaf[title] for title in excluded}:
         closed.add(node)
         while node != 0:
             node = trie.parent[node]
@@ -118,7 +118,7 @@ def closed_nodes(trie, excluded):
             if num_closed_children[node] < trie.num_children[node]:
                 break
             closed.add(node)
-    return sorted(closed)
+    return list(closed)
 
 
 def exclude(candidates, closed):
@@ -148,7 +148,7 @@ def keep_best(finished, width):
 
 
 def is_done(finished, unfinished, scores, width):
-    """Can no unfinished title pass the last of `width` finished ones?"""
+    """Is the search over: can no unfinished title come among the best `width` any more?"""
     if len(unfinished) == 0:
         return True
     # one of an equal score may win

@@ -113,7 +113,7 @@ class Decoder:
         """
         children, real = self.trie.children(nodes)
         log_probs = np.full(children.shape, -np.inf)
-        inner = np.flatnonzero(real[:, 0])  # nothing continues a leaf
+        inner = np.flatnonzero(self.trie.num_children[nodes])  # nothing continues a leaf
         for rows in np.split(inner, range(LOGIT_ROWS, len(inner), LOGIT_ROWS)):
             # clip: padding is the root, whose token is -1; any token will do there
             tokens = self.tensor(self.trie.token[children[rows]].clip(0))
@@ -141,7 +141,8 @@ def hidden_states_with_cache(
     at a prompt in them, which ItemStates sees to.
     """
     Q = input_ids.shape[1]
-    # looked_at: for each kind the tokens that its layers look at, those that they hold and the new
+    # looked_at: for each kind the tokens that its layers look at: those that the cache holds for
+    # them, then the new ones
     segment_ids, looked_at = cache.append(segment_ids)  # (B, T)
     T = segment_ids.shape[1]
     if position_ids is None:
