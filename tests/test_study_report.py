@@ -469,11 +469,11 @@ def test_attention_is_averaged_over_models_and_or_layers():
 
 
 COMMITTED = report.HERE.parents[1] / "ref" / "report" / "pictures"
-README = (report.HERE / "README.md").read_text()
+PAGES = "\n\n".join(path.read_text() for path in sorted(report.HERE.glob("*.md")))
 
 
 def tables_of_the_command(tmp_path, monkeypatch, capsys):
-    """The tables that report.py prints for README.md; its pictures are in tmp_path."""
+    """The tables that report.py prints for the pages; its pictures are in tmp_path."""
     monkeypatch.setattr("sys.argv", ["report.py", "--pictures", str(tmp_path)])
     report.main()
     assert sorted(path.name for path in tmp_path.iterdir()) == PICTURES
@@ -483,8 +483,8 @@ def tables_of_the_command(tmp_path, monkeypatch, capsys):
 def test_the_committed_tables_and_picture_of_ten_targets_are_those_of_the_runs():
     runs = records.read(report.HERE / "ten_targets.jsonl")
     for group in ten_targets.groups(runs):
-        assert ten_targets.table(runs, group) in README
-        assert ten_targets.slice_table(runs, group) in README
+        assert ten_targets.table(runs, group) in PAGES
+        assert ten_targets.slice_table(runs, group) in PAGES
     svg = report.picture(ten_targets.all_differences(runs), ten_targets.CLEAR)
     assert svg == (COMMITTED / "ten_targets.svg").read_text()
 
@@ -509,13 +509,13 @@ def test_the_committed_tables_are_those_of_the_command_up_to_intervals(
     tables = tables_of_the_command(tmp_path, monkeypatch, capsys)
     assert len(tables) >= 5
     for table in tables:
-        assert without_intervals(table) in without_intervals(README)
+        assert without_intervals(table) in without_intervals(PAGES)
 
 
 @pytest.mark.slow
 def test_the_committed_tables_and_pictures_are_those_of_the_command(tmp_path, monkeypatch, capsys):
     for table in tables_of_the_command(tmp_path, monkeypatch, capsys):
-        assert table in README
+        assert PAGES.count(table) == 1
     for name in PICTURES:
         assert (tmp_path / name).read_bytes() == (COMMITTED / name).read_bytes()
 
@@ -599,7 +599,7 @@ def test_the_committed_differences_are_the_means_of_the_packed_numbers(
             difference = np.subtract(numbers[schedule][seed], numbers["0/0"][seed]).mean() / 100
             of_seeds.append(f"{difference:.3f}")
         begin, seeds = f"| {schedule} | {mean:.3f} [", f" | {', '.join(of_seeds)} | "
-        (row,) = [row for row in README.splitlines() if row.startswith(begin) and seeds in row]
+        (row,) = [row for row in PAGES.splitlines() if row.startswith(begin) and seeds in row]
         assert f"| {mean - causal:.3f} [" in row
 
 
@@ -626,4 +626,4 @@ def test_the_differences_of_two_schedules_in_the_text_are_those_of_the_runs(
     values = ten_targets.differences(by_schedule[schedule], by_schedule[other])
     mask = ten_targets.slices_of(runs[f"targets/{data}"])["later"] if of_later_targets else None
     interval = intervals.interval_text(values, mask).replace("-", "−")
-    assert words.format(interval) in " ".join(README.split())
+    assert words.format(interval) in " ".join(PAGES.split())

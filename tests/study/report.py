@@ -1,8 +1,8 @@
-"""Tables and pictures of README.md: python tests/study/report.py --pictures FOLDER
+"""Tables and pictures of the pages beside this file: python tests/study/report.py --pictures FOLDER
 
 First those of the study with ten targets a user (of the committed runs, or of another file, such as
-the runs.jsonl that run.py writes), then those of the earlier one with one target. What README.md
-has besides, it says there. It takes half a minute.
+the runs.jsonl that run.py writes), then those of the earlier one with one target. What the
+pages have besides, README.md says. It takes half a minute.
 """
 
 import argparse
