@@ -126,7 +126,7 @@ class Recommender:
         possible = self._numbers(self.titles if candidates is None else candidates)
         for row, excluded in zip(best, seen):
             is_finite = all(math.isfinite(log_prob) for _, log_prob in row)
-            nothing_came = not row and len(possible - excluded) > 0
+            nothing_came = not row and not possible <= excluded
             if not is_finite or nothing_came:
                 raise ValueError(
                     "the model gives the titles no finite probability: its weights, its adapter "

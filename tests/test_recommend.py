@@ -630,6 +630,13 @@ def test_a_model_that_gives_no_numbers_is_refused(candidates):
         recommender.recommend(["Heat (1995)"], exclude_seen=False, candidates=candidates)
 
 
+def test_a_model_that_gives_no_numbers_is_refused_also_where_one_title_is_left():
+    recommender = Recommender.load(SHIPPED)
+    recommender.decoder.model.norm.weight.data[0] = math.nan
+    with pytest.raises(ValueError, match="no finite probability"):
+        recommender.recommend(recommender.titles[1:])
+
+
 def test_an_empty_list_is_right_where_all_has_been_seen():
     recommender = Recommender.load(SHIPPED)
     assert recommender.recommend(["Heat (1995)"], candidates=["Heat (1995)"]) == []
