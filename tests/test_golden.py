@@ -607,7 +607,7 @@ def test_a_case_that_holds_none_of_what_an_adapter_returns_is_skipped(tmp_path, 
     assert command.main(["run", adapter, "--stage", "model"]) == 0
     *_, skipped, summary = capsys.readouterr().out.splitlines()
     assert skipped.endswith(": it holds none of what was returned: layers.0.mask")
-    assert summary == f"{NUM_OF_MODEL - 3} of {NUM_OF_MODEL - 3} cases are right, 3 skipped"
+    assert summary == f"{NUM_OF_MODEL - 4} of {NUM_OF_MODEL - 4} cases are right, 4 skipped"
 
 
 def test_of_many_skipped_cases_the_first_are_named_and_the_others_counted(tmp_path, capsys):

@@ -198,6 +198,30 @@ def test_a_near_bug_is_told_with_the_number_of_cases_that_it_explains(capsys):
     assert f"Alone it makes {explained}" in text
 
 
+@pytest.mark.parametrize("value, other", [("visible", "isolated"), ("isolated", "visible")])
+def test_a_bug_in_the_branch_of_one_option_is_named_with_it(value, other, capsys):
+    def port(case):
+        bugs = ("in-hides-all-but-own-segment",) if case.info["scheme"]["text"] == value else ()
+        outputs = known_bugs.decisive_outputs(bugs, case.name)
+        return {name: Computed(values, "float64") for name, values in outputs.items()}
+
+    text = told(comparisons_of(port), capsys)
+    words = f"Only where text = {value}, so look at the code for that:"
+    assert f"{words}\n1. in-hides-all-but-own-segment (mask)" in text
+    assert f"text = {other}" not in text
+
+
+def test_beside_the_largest_deviation_the_first_place_that_is_wrong_is_told():
+    case = case_of("three-kinds")
+    logits = case.tensors["logits"].copy()
+    logits[0, 4, 3] += 0.01
+    logits[0, 9, 2] += 1.0
+    comparison = compare.examine(case, {"logits": Computed(logits, "float64")})
+    at, begins = str(comparison.first).splitlines()[1:]
+    assert at.startswith("      at row 0, token 9 ")
+    assert begins.startswith("      the first place that is wrong: row 0, token 4 ")
+
+
 def test_logits_alone_refute_the_bugs_that_would_show_in_them():
     port = PROBES["two bugs that show in few cases, from the logits alone"].port
     possible = diagnosis.Suspects(comparisons_of(port)).possible()

@@ -34,6 +34,7 @@ class FirstDeviation:
     tolerance: float
     precision: str
     where: str
+    begins: str  # the first place beyond the tolerance, where that is another one; else ""
 
     def __str__(self):
         if self.where.startswith("shape "):
@@ -44,10 +45,11 @@ class FirstDeviation:
             difference = f"{self.tensor} holds {self.found:.10g}, expected {self.expected:.10g}"
         else:
             difference = (
-                f"{self.tensor} deviates by {self.deviation:.2g} (tolerance {self.tolerance:.0e}, "
+                f"{self.tensor} deviates by {self.deviation:.2g} (tolerance {self.tolerance:.2g}, "
                 f"{self.precision}): {self.found:.6g}, expected {self.expected:.6g}"
             )
-        return f"{difference}\n      at {self.where}"
+        begins = f"\n      the first place that is wrong: {self.begins}" if self.begins else ""
+        return f"{difference}\n      at {self.where}{begins}"
 
 
 @dataclass
@@ -141,29 +143,41 @@ def deviation(case, name, values, expected):
     where only one of two values is finite, where a shape differs, and where a NaN stands, be it
     where any number will do. A single number fits in any shape.
     """
+    differences = relative_differences(case, name, values, expected)
+    if differences is None:
+        return Deviation(np.inf, None)
+    if not differences.any():
+        return Deviation(0.0, None)
+    index = np.unravel_index(differences.argmax(), differences.shape)
+    return Deviation(float(differences[index]), tuple(map(int, index)))
+
+
+def relative_differences(case, name, values, expected):
+    """How far each value is, over the largest expected one, as in `deviation`.
+
+    0 where any number will do; None for a wrong shape.
+    """
     values = np.asarray(values)
     expected = np.asarray(expected)
     if values.size == expected.size == 1:
         values = values.reshape(expected.shape)
     if values.shape != expected.shape:
-        return Deviation(np.inf, None)
+        return None
     is_exact = expected.dtype.kind in "biu"
     values = values.astype(float)
     expected = expected.astype(float)
     differs = values != expected
     differs &= STAGES[case.stage].specified(case, name, values.shape) | np.isnan(values)
     if not differs.any():
-        return Deviation(0.0, None)
+        return np.zeros(differs.shape)
     with np.errstate(invalid="ignore"):  # inf - inf
         difference = np.abs(values - expected)
     both_finite = np.isfinite(values) & np.isfinite(expected)
     difference = np.where(both_finite, difference, np.inf)
     if is_exact:
         difference = np.where(differs, np.inf, 0.0)
-    worst = np.where(differs, difference, -1.0).argmax()
-    index = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
     largest_expected = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
-    return Deviation(float(difference[index] / (largest_expected or 1.0)), index)
+    return np.where(differs, difference, 0.0) / (largest_expected or 1.0)
 
 
 def examine(case, computed):
@@ -205,7 +219,20 @@ def examine_tensor(comparison, name):
         tolerance=allowed,
         precision=precision,
         where=where(case, name, values, index),
+        begins=first_place(case, name, values, expected, allowed, index),
     )
+
+
+def first_place(case, name, values, expected, allowed, worst):
+    """The first place of a tensor that deviates by more than allowed, in words.
+
+    "" where that is the worst one, and for a wrong shape.
+    """
+    differences = relative_differences(case, name, values, expected)
+    if differences is None or differences.ndim == 0:
+        return ""
+    index = tuple(int(i) for i in np.argwhere(differences > allowed)[0])
+    return "" if index == worst else STAGES[case.stage].place(case, name, index)
 
 
 def is_masked_softly(case, name, values):

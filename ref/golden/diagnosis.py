@@ -1,8 +1,9 @@
 """Which known bugs explain given numbers: those that make the same numbers.
 
 A bug is said to be there only if it makes all compared numbers of all compared cases, and moves
-some of them. Where no bug does, two at once are tried. Where no two do, a bug is only called near,
-if in most failing cases it moves the numbers to about where they are.
+some of them. Where no bug does, one is looked for that does in the cases of one value of an option,
+if only such cases fail. Then two at once are tried. Where no two do, a bug is only called near, if
+in most failing cases it moves the numbers to about where they are.
 """
 
 import time
@@ -23,7 +24,8 @@ LEFT_OVER = 0.5
 # (With a half in place of a third, logits that are doubled would be near a bug of the norm.)
 NEAR_LEFT_OVER, NEAR, NUM_NEAREST = 1 / 3, 0.6, 3
 SECONDS_FOR_PAIRS = 20
-MOST_CASES = 8  # so many failing cases say which bugs are near, and which pairs are tried first
+MOST_CASES = 8  # so many failing cases say which bugs may be near, and which pairs are tried first
+OPTIONS = ("text", "cross_self", "delimiters", "target")  # of the scheme; ports branch on them
 SHARP = ("float64", "float32")  # in other precisions too many pairs of bugs come close
 
 
@@ -32,6 +34,8 @@ class Diagnosis:
     """What explains the results of a stage; bugs are ids, best first.
 
     equal: (bug, misfit in tolerances) of the bugs that make the same in every case.
+    branch: "OPTION = VALUE" where they do so in the cases of that value alone, and all others are
+        right; else "".
     pairs: ((bug, bug), misfit) of two at once that do, where none does alone.
     tried: how many pairs were tried, and of how many.
     nearest: (bug, share of failing cases where it comes near, names of those where it makes the
@@ -44,6 +48,7 @@ class Diagnosis:
 
     stage: str
     equal: list = field(default_factory=list)
+    branch: str = ""
     pairs: list = field(default_factory=list)
     tried: tuple = (0, 0)
     nearest: list = field(default_factory=list)
@@ -195,18 +200,49 @@ def diagnose(comparisons, seconds=None):
 def find_bugs(suspects, diagnosis, seconds):
     """Fill a diagnosis with one bug that explains all, or else with two, or with those near."""
     possible = suspects.possible()
-    for bug in possible:
-        misfit = suspects.worst_misfit((bug,))
-        if np.isfinite(misfit):
-            diagnosis.equal.append((bug, misfit))
-    diagnosis.equal.sort(key=lambda pair: pair[1])
+    diagnosis.equal = explaining(suspects, possible)
     if not diagnosis.equal:
         diagnosis.is_told = all(is_another_convention(c) for c in suspects.failing)
+    if diagnosis.is_unknown:
+        find_in_branch(suspects, diagnosis)
     if diagnosis.is_unknown:
         find_pairs(suspects, possible, diagnosis, seconds)
     if diagnosis.is_unknown:
         diagnosis.nearest = nearest_bugs(suspects, possible)
     diagnosis.next_case = case_to_run_next(suspects, diagnosis)
+
+
+def explaining(suspects, possible):
+    """(bug, misfit in tolerances) of the bugs that explain all cases, best first."""
+    equal = []
+    for bug in possible:
+        misfit = suspects.worst_misfit((bug,))
+        if np.isfinite(misfit):
+            equal.append((bug, misfit))
+    return sorted(equal, key=lambda pair: pair[1])
+
+
+def find_in_branch(suspects, diagnosis):
+    """Fill in the bugs that explain all cases of the one value of an option that all failing have.
+
+    So it is where a port has a branch of code for each value, with a mistake in one of them.
+    """
+    for option in OPTIONS:
+        values = {value_of(option, comparison) for comparison in suspects.failing}
+        of_value = [c for c in suspects.comparisons if value_of(option, c) in values]
+        if len(values) > 1 or len(of_value) == len(suspects.comparisons):
+            continue
+        branch = Suspects(of_value)
+        branch.outputs = suspects.outputs  # what is computed already
+        diagnosis.equal = explaining(branch, branch.possible())
+        if diagnosis.equal:
+            diagnosis.branch = f"{option} = {values.pop()}"
+            return
+
+
+def value_of(option, comparison):
+    """The value of an option in the scheme of a case; None where it has none."""
+    return (comparison.case.info.get("scheme") or {}).get(option)
 
 
 def is_another_convention(comparison):
@@ -294,16 +330,24 @@ def in_float32_tolerances(comparison):
 def nearest_bugs(suspects, possible):
     """(bug, share, failing cases explained) of the bugs that come near, best first.
 
-    The share is that of the failing cases, at most MOST_CASES of them, where the bug comes near.
+    The share is that of the failing cases where the bug comes near. Most bugs are ruled out by some
+    of the cases.
     """
     sample = spread(suspects.failing)
     near = []
     for bug in possible:
-        share = np.mean([suspects.comes_near(bug, comparison) for comparison in sample])
+        if share_near(suspects, bug, sample) < NEAR:
+            continue
+        share = share_near(suspects, bug, suspects.failing)
         if share >= NEAR:
-            near.append((bug, float(share)))
+            near.append((bug, share))
     near.sort(key=lambda bug: -bug[1])
     return [(bug, share, explained_cases(suspects, bug)) for bug, share in near[:NUM_NEAREST]]
+
+
+def share_near(suspects, bug, comparisons):
+    """The share of some failing cases where a bug comes near."""
+    return float(np.mean([suspects.comes_near(bug, comparison) for comparison in comparisons]))
 
 
 def explained_cases(suspects, bug):
@@ -331,6 +375,8 @@ def case_to_run_next(suspects, diagnosis):
 
     With a single bug that one case shows, it is the case that catches it and the fewest others.
     """
+    if diagnosis.branch:
+        return None
     candidates = [bug for bug, _ in diagnosis.equal]
     candidates += sorted({bug for pair, _ in diagnosis.pairs for bug in pair})
     if len(suspects.comparisons) > 1 and len(candidates) < 2 or not candidates:

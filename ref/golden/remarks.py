@@ -49,7 +49,7 @@ def on_finite_scores(comparison):
     if value < FAR_BELOW:
         how = f"masked with about {value:.1g}"
     elif follows_right:
-        how = "saved before they are masked"
+        how = f"saved before they are masked, or masked with no more than about {value:.1g},"
     else:
         how = "not masked, or with a small number only,"
     sentence = f"{short_list(names)}: {how} instead of -inf (R5)"

@@ -33,8 +33,14 @@ MODEL = (
     | model.MODEL
     | {"history-bidirectional": history_in_both_directions}
 )
-# What only cases of the stage model show: given positions, and other numbers than Llama 3.1's.
-NOT_HERE = ("positions-ignored", "causal-by-position", "rope-llama3-fixed-numbers")
+# What only cases of the stage model show: given positions, other numbers than Llama 3.1's, and
+# several rows of many tokens.
+NOT_HERE = (
+    "positions-ignored",
+    "causal-by-position",
+    "rope-llama3-fixed-numbers",
+    "blocks-of-first-row",
+)
 # Bug of decoding: the bug of the model that it is, in steps alone.
 STEPS = {
     "decode-plain-causal": "mask-never-applied",

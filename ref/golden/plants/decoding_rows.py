@@ -78,6 +78,20 @@ def see_key_before_in_cr(copy, case):
     return changed_rows(change)(copy, case)
 
 
+def query_one_early(copy, case):
+    """The query's index is that of the token before, in k <= j and in j != k."""
+    sees_itself = layers_of("CR", case) & case.scheme.cross_self
+
+    def change(rows, segment_ids, P):
+        T = rows.shape[-1]
+        is_before = (np.arange(T) == T - 2) & (segment_ids != -1)  # (W, T)
+        rows = rows | (sees_itself & is_before[None, :, None])
+        rows[..., -1] = False
+        return rows
+
+    return changed_rows(change)(copy, case)
+
+
 def row_from_start(rows, segment_ids, P):
     """The first row: the first token sees itself, if it is no padding."""
     is_first = np.arange(rows.shape[-1]) == 0
@@ -168,6 +182,7 @@ def softmax_over_whole_pages(copy, case):
 
 ROWS = {
     "decode-misses-newest-key": hidden_keys(lambda k, P, T: k == T - 1),
+    "decode-query-one-early": query_one_early,
     "decode-rows-from-start": changed_rows(row_from_start),
     "decode-repeats-last-prompt-row": last_prompt_row_repeated,
     "decode-repeats-first-row": first_row_repeated(new_keys=True),

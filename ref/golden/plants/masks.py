@@ -97,8 +97,54 @@ def blocks_of_128_alone(masks, segment_ids):
     return masks & np.equal.outer(block, block)
 
 
+def blocks_of_first_row(masks, segment_ids):
+    """Of blocks of 128 x 128 row 0 tells which are skipped and which are allowed whole.
+
+    In the others each row of the batch has its own mask.
+    """
+    T = masks.shape[-1]
+    result = masks.copy()
+    for begin in range(0, T, 128):
+        for key in range(0, T, 128):
+            block = (..., slice(begin, begin + 128), slice(key, key + 128))
+            of_first = masks[:, :1][block]
+            is_whole = of_first[0, 0].size == 128 * 128
+            is_full = is_whole & of_first.all(axis=(-2, -1), keepdims=True)
+            is_skipped = ~of_first.any(axis=(-2, -1), keepdims=True)
+            result[block] = ~is_skipped & (is_full | masks[block])
+    return result
+
+
+def causal_alone(masks, segment_ids):
+    """k <= j for all tokens, padding too."""
+    return np.broadcast_to(np.tri(masks.shape[-1], dtype=bool), masks.shape).copy()
+
+
+def inverted_with_zeros(scores, mask, plain):
+    """The inverted mask; rows that allow nothing then give nothing."""
+    inverted = ~mask
+    probabilities = softmax(scores, with_empty_rows_filled(inverted))
+    return np.where(inverted.any(axis=-1, keepdims=True), probabilities, 0.0)
+
+
+def heads_in_place_of_rows(scores, mask, plain):
+    """With as many heads as rows, head h has the mask of row h in all rows."""
+    B, H = scores.shape[:2]
+    if B != H:
+        return softmax(scores, mask)
+    of_heads = [softmax(scores[:, h : h + 1], mask[h : h + 1]) for h in range(H)]
+    return np.concatenate(of_heads, axis=1)
+
+
+def padding_as_text(copy, case):
+    """To the masks padding is text; positions are right."""
+    layer_masks = copy.layer_masks
+    copy.layer_masks = lambda ids, L, scheme: layer_masks(np.maximum(ids, 0), L, scheme)
+    return {}
+
+
 def empty_rows_get(probability):
-    """A row that allows no key gives each key probability(T), in place of rule R4."""
+    """A row that allows no key gives its keys probability(T), in place of rule R4."""
 
     def plant(copy, case):
         def row_mask(kind, s, scheme):
@@ -157,6 +203,8 @@ MASKS = {
                  CR=lambda s, j, k, c: OR(s, j, k, c) and same(s, j, k) and j != k),
     "mask-inverted":
         changed_masks(lambda masks, s: ~masks),
+    "mask-inverted-with-zeros":
+        changed_softmax(inverted_with_zeros),
     "mask-after-softmax":
         changed_softmax(lambda scores, mask, plain: softmax(scores, plain) * mask),
     "mask-multiplied":
@@ -169,6 +217,8 @@ MASKS = {
         changed_softmax(lambda scores, mask, plain: softmax(scores + mask, np.ones_like(mask))),
     "mask-never-applied":
         replaced(layer_kind=lambda i, L, scheme: "OR"),
+    "no-mask-at-all":
+        changed_masks(causal_alone),
     "mask-on-first-head-only":
         masked_in_first_heads(lambda H: 1),
     "mask-on-first-half-of-heads":
@@ -179,6 +229,8 @@ MASKS = {
         changed_masks(lambda masks, s: masks[:, :1].repeat(masks.shape[1], axis=1)),
     "mask-of-rows-in-turn":
         changed_softmax(rows_in_turn),
+    "mask-of-rows-for-heads":
+        changed_softmax(heads_in_place_of_rows),
     "mask-one-key-late":
         changed_masks(lambda masks, s: one_late(masks, axis=-1)),
     "mask-one-query-late":
@@ -199,10 +251,16 @@ MASKS = {
         window_of(512),
     "blocks-of-128-alone":
         changed_masks(blocks_of_128_alone),
+    "blocks-of-first-row":
+        changed_masks(blocks_of_first_row),
     "empty-row-uniform":
         empty_rows_get(lambda T: 1 / T),
     "empty-row-zero":
         empty_rows_get(lambda T: 0.0),
+    "empty-row-first-key":
+        empty_rows_get(lambda T: np.eye(1, T)[0]),
+    "padding-text-to-masks":
+        padding_as_text,
     "padding-attended":
         replaced(OR=lambda s, j, k, c: k <= j),
 }

@@ -35,6 +35,11 @@ def cross_right_after_intra(i, L, intra, cross):
     return "OR"
 
 
+def all_cross_for_zero(i, L, intra, cross):
+    """layers[-0:] are all layers."""
+    return kind(i, L, intra, cross) if cross else "CR"
+
+
 def one_layer_of_each(i, L, intra, cross):
     return kind(i, L, min(intra, 1), min(cross, 1))
 
@@ -55,6 +60,7 @@ SCHEDULE = {
     "kinds-in-turn": schedule(lambda i, L, intra, cross: ("IN", "OR", "CR")[i % 3]),
     "kinds-by-thirds": schedule(lambda i, L, intra, cross: kind(i, L, L // 3, L // 3)),
     "cross-right-after-intra": schedule(cross_right_after_intra),
+    "cross-zero-is-all": schedule(all_cross_for_zero),
     "cross-count-read-as-index": schedule(lambda i, L, intra, cross: kind(i, L, intra, L - cross)),
     "middle-is-intra": schedule(lambda i, L, intra, cross: kind(i, L, L - cross, cross)),
     "middle-is-cross": schedule(lambda i, L, intra, cross: kind(i, L, intra, L - intra)),
