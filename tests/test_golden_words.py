@@ -206,9 +206,21 @@ def test_a_bug_in_the_branch_of_one_option_is_named_with_it(value, other, capsys
         return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     text = told(comparisons_of(port), capsys)
-    words = f"Only where text = {value}, so look at the code for that:"
+    words = f"only where text = {value}: look at the code for that."
     assert f"{words}\n1. in-hides-all-but-own-segment (mask)" in text
     assert f"text = {other}" not in text
+
+
+def test_a_bug_is_named_from_the_cases_without_nan_if_it_shows_in_the_others(capsys):
+    def port(case):
+        outputs = known_bugs.decisive_outputs(("mask-inverted",), case.name)
+        if len(case.input_ids) > 1:
+            outputs = {name: np.full_like(values, np.nan) for name, values in outputs.items()}
+        return {name: Computed(values, "float64") for name, values in outputs.items()}
+
+    text = told(comparisons_of(port), capsys)
+    assert "in the cases without NaN; " in text
+    assert "\n1. mask-inverted (mask)" in text
 
 
 def test_beside_the_largest_deviation_the_first_place_that_is_wrong_is_told():

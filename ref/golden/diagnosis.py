@@ -2,8 +2,8 @@
 
 A bug is said to be there only if it makes all compared numbers of all compared cases, and moves
 some of them. Where no bug does, one is looked for that does in the cases of one value of an option,
-if only such cases fail. Then two at once are tried. Where no two do, a bug is only called near, if
-in most failing cases it moves the numbers to about where they are.
+if only such cases fail, or in those without NaN. Then two at once are tried. Where no two do, a bug
+is only called near, if in most failing cases it moves the numbers to about where they are.
 """
 
 import time
@@ -34,8 +34,7 @@ class Diagnosis:
     """What explains the results of a stage; bugs are ids, best first.
 
     equal: (bug, misfit in tolerances) of the bugs that make the same in every case.
-    branch: "OPTION = VALUE" where they do so in the cases of that value alone, and all others are
-        right; else "".
+    among: which cases these explain, where not all; else "".
     pairs: ((bug, bug), misfit) of two at once that do, where none does alone.
     tried: how many pairs were tried, and of how many.
     nearest: (bug, share of failing cases where it comes near, names of those where it makes the
@@ -48,7 +47,7 @@ class Diagnosis:
 
     stage: str
     equal: list = field(default_factory=list)
-    branch: str = ""
+    among: str = ""
     pairs: list = field(default_factory=list)
     tried: tuple = (0, 0)
     nearest: list = field(default_factory=list)
@@ -75,6 +74,12 @@ class Suspects:
         self.passing = [c for c in self.comparisons if c.evidence_is_right]
         self.stage = STAGES[comparisons[0].case.stage]
         self.outputs = {}
+
+    def among(self, comparisons):
+        """The Suspects of some of these results; what is computed already stays so."""
+        suspects = Suspects(comparisons)
+        suspects.outputs = self.outputs
+        return suspects
 
     def computed(self, bugs, comparison):
         """What the bugs make of the tensors from which a bug is told, by name."""
@@ -206,6 +211,8 @@ def find_bugs(suspects, diagnosis, seconds):
     if diagnosis.is_unknown:
         find_in_branch(suspects, diagnosis)
     if diagnosis.is_unknown:
+        find_beside_nan(suspects, diagnosis)
+    if diagnosis.is_unknown:
         find_pairs(suspects, possible, diagnosis, seconds)
     if diagnosis.is_unknown:
         diagnosis.nearest = nearest_bugs(suspects, possible)
@@ -232,12 +239,24 @@ def find_in_branch(suspects, diagnosis):
         of_value = [c for c in suspects.comparisons if value_of(option, c) in values]
         if len(values) > 1 or len(of_value) == len(suspects.comparisons):
             continue
-        branch = Suspects(of_value)
-        branch.outputs = suspects.outputs  # what is computed already
+        branch = suspects.among(of_value)
         diagnosis.equal = explaining(branch, branch.possible())
         if diagnosis.equal:
-            diagnosis.branch = f"{option} = {values.pop()}"
+            diagnosis.among = f"only where {option} = {values.pop()}: look at the code for that"
             return
+
+
+def find_beside_nan(suspects, diagnosis):
+    """Fill in the bugs that explain the cases without NaN and would show in those with it."""
+    with_nan = [c for c in suspects.failing if pattern.has_nan(c)]
+    if not with_nan or len(with_nan) == len(suspects.failing):
+        return
+    without = suspects.among([c for c in suspects.comparisons if not pattern.has_nan(c)])
+    for bug, misfit in explaining(without, without.possible()):
+        if all(bug in comparison.case.info["catches"] for comparison in with_nan):
+            diagnosis.equal.append((bug, misfit))
+    if diagnosis.equal:
+        diagnosis.among = f"in the cases without NaN; {len(with_nan)} cases have some"
 
 
 def value_of(option, comparison):
@@ -375,7 +394,7 @@ def case_to_run_next(suspects, diagnosis):
 
     With a single bug that one case shows, it is the case that catches it and the fewest others.
     """
-    if diagnosis.branch:
+    if diagnosis.among:
         return None
     candidates = [bug for bug, _ in diagnosis.equal]
     candidates += sorted({bug for pair, _ in diagnosis.pairs for bug in pair})

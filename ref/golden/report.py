@@ -58,8 +58,8 @@ def print_diagnoses(diagnoses):
 
 def print_diagnosis(diagnosis):
     """The known bugs that make the computed numbers, or else what else is known of these."""
-    if diagnosis.branch:
-        print(f"Only where {diagnosis.branch}, so look at the code for that:")
+    if diagnosis.among:
+        print(f"This explains what was computed {diagnosis.among}.")
     for number, (bug, _) in enumerate(diagnosis.equal[:NUM_EXPLAINED], 1):
         print_bug(bug, f"{number}. ")
     others = [bug for bug, _ in diagnosis.equal[NUM_EXPLAINED:]]
@@ -158,7 +158,7 @@ def diagnosis_as_json(diagnosis):
     bugs = [described[bug] | {"misfit": misfit} for bug, misfit in diagnosis.equal]
     nearest = [{"id": bug, "share": share, "makes": m} for bug, share, m in diagnosis.nearest]
     return {"stage": diagnosis.stage, "bugs": bugs, "nearest": nearest} | {
-        "branch": diagnosis.branch,
+        "among": diagnosis.among,
         "pairs": [pair for pair, _ in diagnosis.pairs],
         "pairs_tried": diagnosis.tried,
         "is_told": diagnosis.is_told,
