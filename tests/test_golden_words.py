@@ -253,6 +253,14 @@ def test_scores_that_are_masked_with_a_small_number_are_not_called_unmasked(caps
     assert "saved before they are masked" not in text
 
 
+def test_of_numbers_that_are_right_nothing_is_remarked():
+    case = case_of("three-kinds")
+    outputs = {name: Computed(values, "float64") for name, values in case.outputs.items()}
+    comparison = compare.examine(case, outputs)
+    assert comparison.is_right
+    assert comparison.remarks == []
+
+
 def test_a_filler_of_lists_is_wrong_where_it_is_finite():
     case = next(case for case in cases_of("search") if case.name == "search-all-excluded")
     scores = case.outputs["beam_scores"]

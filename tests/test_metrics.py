@@ -181,7 +181,7 @@ def test_last_item_co_occurrence_is_that_of_a_loop(data):
                 for other in range(len(sequence)):
                     if sequence[place] == last and 1 <= abs(other - place) <= 10:
                         expected[sequence[other]] += 1
-        np.testing.assert_array_equal(scorer(np.array([3, last])), expected)
+        np.testing.assert_array_equal(scorer(np.array([3, 5, last])), expected)
 
 
 @pytest.mark.parametrize("history", ([5], [3, 1, 4, 1, 5], [3, 1, *range(10)]))

@@ -85,6 +85,7 @@ def exact_order(recommender, history):
         ("shichinin no samuraj", "Seven Samurai (Shichinin no samurai) (1954)"),
         ("seven samuraj", "Seven Samurai (Shichinin no samurai) (1954)"),
         ("samurai", "Seven Samurai (Shichinin no samurai) (1954)"),
+        ("list", "Schindler's List (1993)"),
     ],
 )
 def test_a_title_is_known_as_people_write_it(text, title):
@@ -124,7 +125,9 @@ def test_a_model_is_loaded_to_a_device_and_in_a_precision(tiny_model):
     assert (weight.device.type, weight.dtype) == ("cpu", torch.float64)
 
 
-@pytest.mark.parametrize("text", ["Casablanca", "?!", "(1995)", "et", "matrx 2", "heat 1996"])
+@pytest.mark.parametrize(
+    "text", ["Casablanca", "?!", "(1995)", "et", "jim", "matrx 2", "heat 1996"]
+)
 def test_a_text_that_means_no_title_is_not_guessed(text):
     assert Matcher(TITLES).match(text).title is None
 

@@ -103,6 +103,8 @@ def test_a_leaf_is_where_a_title_ends_and_equal_titles_share_it(sequences):
         assert trie.title[trie.leaf[title]] == sequences.index(sequence)
         nodes = [node_at(trie, sequence[: n + 1]) for n in range(len(sequence))]
         assert trie.title_nodes[title].tolist() == nodes
+    assert trie.title_lengths.tolist() == [len(sequence) for sequence in sequences]
+    assert trie.longest == max(len(sequence) for sequence in sequences)
     inner = [node for node in range(len(trie.token)) if node not in trie.leaf]
     assert (trie.title[inner] == -1).all()
     assert (trie.num_children[trie.leaf] == 0).all()
