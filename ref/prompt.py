@@ -1,7 +1,7 @@
 r"""From titles to one string, to tokens, to segment ids.
 
 A prompt is one string: the history, and the text around it. In training the target stands after it,
-and a `Prompt` holds both; in a search nothing does. A `Layout` says what stands around the titles:
+and a `Prompt` holds both; in a search it ends there. A `Layout` says what stands around the titles:
 
     before | open title close | open title close | ... | after | open title close
     text     item 1             item 2                   text    the target
