@@ -6,6 +6,9 @@ gradient of that share is known at once:
 
     loss = logsumexp(z) - z[token]          d loss / d z = softmax(z) - (1 at the token, else 0)
 
+Exponentials cost most besides the products, so they are computed once, for the softmax: with m the
+largest logit, logsumexp(z) = m - log max softmax(z), and that maximum is at least 1 / V.
+
 So some rows at a time are computed, differentiated and let go, in the forward pass already; the
 backward pass multiplies by the gradient of the sum. (As in Liger Kernel, Hsu et al. 2024.)
 
@@ -44,10 +47,12 @@ class _SummedNll(torch.autograd.Function):
         for begin in range(0, len(hidden), ROWS):
             rows = slice(begin, begin + ROWS)
             token = tokens[rows, None]  # (R, 1)
-            log_probs = at_least_float32(functional.linear(hidden[rows], weight)).log_softmax(-1)
-            nats -= log_probs.gather(1, token).sum()
+            logits = at_least_float32(functional.linear(hidden[rows], weight))  # (R, V)
+            probabilities = logits.softmax(-1)
+            logsumexp = logits.amax(-1) - probabilities.amax(-1).log()  # (R,)
+            nats += (logsumexp - logits.gather(1, token)[:, 0]).sum()
             if needs_hidden or needs_weight:
-                d_logits = _gradient_in_place(log_probs, token).to(hidden.dtype)  # (R, V)
+                d_logits = _gradient_in_place(probabilities, token).to(hidden.dtype)  # (R, V)
             if needs_hidden:
                 d_hidden[rows] = d_logits @ weight
             if needs_weight:  # in the weight's dtype, under autocast too: it is a sum of many
@@ -67,7 +72,6 @@ class _SummedNll(torch.autograd.Function):
         return d_hidden, d_weight, None
 
 
-def _gradient_in_place(log_probs, token):
-    """The gradient in the logits: softmax, less 1 at the token. Overwrites log_probs."""
-    probabilities = log_probs.exp_()
+def _gradient_in_place(probabilities, token):
+    """The gradient in the logits: softmax, less 1 at the token. Overwrites the softmax."""
     return probabilities.scatter_add_(1, token, -torch.ones_like(probabilities[:, :1]))

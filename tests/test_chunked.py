@@ -39,6 +39,18 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(rows):
         torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-11, atol=1e-14)
 
 
+def test_a_token_whose_probability_is_too_small_for_float32_has_its_loss():
+    hidden, weight, tokens = (tensor.detach() for tensor in inputs(torch.float32))
+    hidden = 100 * hidden
+
+    loss = chunked.summed_nll(hidden, weight, tokens)
+
+    wanted = functional.linear(hidden.double(), weight.double())
+    assert (wanted.softmax(-1).gather(1, tokens[:, None]) < 1e-45).any()
+    wanted = functional.cross_entropy(wanted, tokens, reduction="sum")
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
 def test_what_is_frozen_gets_no_gradient_and_the_other_the_same(rows, frozen):
     hidden, weight, tokens = inputs()
@@ -101,13 +113,14 @@ def test_in_bfloat16_and_under_autocast_only_the_products_are_rounded(rows, dtyp
 def test_no_more_than_a_chunk_of_logits_exists_at_one_time(monkeypatch):
     monkeypatch.setattr(chunked, "ROWS", 3)
     shapes = []
-    log_softmax = torch.Tensor.log_softmax
+    linear = chunked.functional.linear
 
-    def recorded(logits, dim):
+    def recorded(*arguments):
+        logits = linear(*arguments)
         shapes.append(tuple(logits.shape))
-        return log_softmax(logits, dim)
+        return logits
 
-    monkeypatch.setattr(torch.Tensor, "log_softmax", recorded)
+    monkeypatch.setattr(chunked.functional, "linear", recorded)
     chunked.summed_nll(*inputs())
 
     assert shapes == [(3, 11), (3, 11), (1, 11)]
