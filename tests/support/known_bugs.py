@@ -11,8 +11,8 @@ from ref.golden.computed import Computed
 from ref.golden.stages import STAGES
 
 OUTPUTS_WITH = planted.outputs_with  # a test replaces it
-# How many of the bugs a test takes that would need minutes for all: every twelfth, or (slow) all.
-SHARES = [pytest.param(12, id="every twelfth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+# How many of the bugs a test takes that would need minutes for all: every sixteenth, or (slow) all.
+SHARES = [pytest.param(16, id="every sixteenth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
 
 @cache
