@@ -75,7 +75,7 @@ class Suspects:
         self.stage = STAGES[comparisons[0].case.stage]
         self.outputs = {}
 
-    def among(self, comparisons):
+    def restricted_to(self, comparisons):
         """The Suspects of some of these results; what is computed already stays so."""
         suspects = Suspects(comparisons)
         suspects.outputs = self.outputs
@@ -239,7 +239,7 @@ def find_in_branch(suspects, diagnosis):
         of_value = [c for c in suspects.comparisons if value_of(option, c) in values]
         if len(values) > 1 or len(of_value) == len(suspects.comparisons):
             continue
-        branch = suspects.among(of_value)
+        branch = suspects.restricted_to(of_value)
         diagnosis.equal = explaining(branch, branch.possible())
         if diagnosis.equal:
             diagnosis.among = f"only where {option} = {values.pop()}: look at the code for that"
@@ -251,7 +251,7 @@ def find_beside_nan(suspects, diagnosis):
     with_nan = [c for c in suspects.failing if pattern.has_nan(c)]
     if not with_nan or len(with_nan) == len(suspects.failing):
         return
-    without = suspects.among([c for c in suspects.comparisons if not pattern.has_nan(c)])
+    without = suspects.restricted_to([c for c in suspects.comparisons if not pattern.has_nan(c)])
     for bug, misfit in explaining(without, without.possible()):
         if all(bug in comparison.case.info["catches"] for comparison in with_nan):
             diagnosis.equal.append((bug, misfit))
