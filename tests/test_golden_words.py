@@ -73,7 +73,7 @@ def test_what_is_said_of_a_probe_is_true_and_nothing_false_is_said(name, capsys)
 
 @pytest.mark.parametrize("share", known_bugs.SHARES)
 def test_the_list_of_bugs_says_of_each_which_cases_show_it(share, monkeypatch):
-    known_bugs.let_diagnosis_remember(monkeypatch)
+    known_bugs.let_planted_remember(monkeypatch)
     listed = {bug["id"]: bug for bug in json.loads(BUGS.read_text())}
     for bug, sizes in known_bugs.detection_matrix(all_bugs()[::share]).items():
         shown_by = {name for name, size in sizes.items() if size >= 100}
@@ -365,6 +365,40 @@ def test_two_bugs_of_which_one_moves_little_are_tried_together_in_float64_too():
     suspects = diagnosis.Suspects(comparisons_of(exactly_with(pair)))
 
     assert pair in diagnosis.promising_pairs(suspects, list(pair))
+
+
+# Both change the same thing: segment ids, positions, weights or config in decoding, an option.
+@pytest.mark.parametrize(
+    "stage, pair",
+    [
+        ("decoding", ("target-joins-last-item", "first-item-is-text")),
+        ("decoding", ("items-start-late", "items-end-early")),
+        ("decoding", ("items-start-late", "decode-segment-of-first-slot")),
+        ("decoding", ("positions-restart-at-items", "positions-in-bfloat16")),
+        ("decoding", ("decode-attention-bias-lost", "decode-mlp-bias-lost")),
+        ("decoding", ("attention-bias-lost", "decode-mlp-bias-lost")),
+        ("decoding", ("decode-mlp-bias-lost", "attention-bias-lost")),
+        ("decoding", ("norm-eps-a-millionth", "decode-rope-theta-forgotten")),
+        ("loss", ("temperature-multiplied", "temperature-twice")),
+        ("metrics", ("seen-items-alone-removed", "rank-rows-of-users")),
+    ],
+)
+def test_two_bugs_at_once_are_both_there(stage, pair):
+    first, second = pair
+    differs_from = set()
+    for case in cases_of(stage):
+        outputs = planted.outputs_with(pair, case)
+        for bug in pair:
+            alone = known_bugs.decisive_outputs((bug,), case.name)
+            if any(differ(outputs[name], alone[name]) for name in alone):
+                differs_from.add(bug)
+    assert differs_from == {first, second}
+
+
+def differ(outputs, others):
+    return np.shape(outputs) != np.shape(others) or not np.allclose(
+        outputs, others, equal_nan=True, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_no_pairs_are_tried_where_numbers_have_another_shape():

@@ -237,7 +237,8 @@ def find_in_branch(suspects, diagnosis):
     for option in OPTIONS:
         values = {value_of(option, comparison) for comparison in suspects.failing}
         of_value = [c for c in suspects.comparisons if value_of(option, c) in values]
-        if len(values) > 1 or len(of_value) == len(suspects.comparisons):
+        in_one_branch = len(values) == 1 and None not in values
+        if not in_one_branch or len(of_value) == len(suspects.comparisons):
             continue
         branch = suspects.restricted_to(of_value)
         diagnosis.equal = explaining(branch, branch.possible())

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from ref.golden import case as cases
-from ref.golden import compare, diagnosis, planted
+from ref.golden import compare, planted
 from ref.golden.computed import Computed
+from ref.golden.planted import outputs_with
 from ref.golden.stages import STAGES
 
-OUTPUTS_WITH = planted.outputs_with  # a test replaces it
 # How many of the bugs a test takes that would need minutes for all: every sixteenth, or (slow) all.
 SHARES = [pytest.param(16, id="every sixteenth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 
@@ -30,20 +30,15 @@ def cases_of(stage):
 def decisive_outputs(bugs, name):
     """What bugs (a tuple of ids) make of the decisive outputs of a case, by name."""
     case = case_of(name)
-    outputs = OUTPUTS_WITH(bugs, case)
+    outputs = outputs_with(bugs, case)
     return {key: outputs[key] for key in STAGES[case.stage].decisive if key in case.outputs}
 
 
-def let_diagnosis_remember(monkeypatch):
-    """The diagnosis looks up what single bugs make of the decisive outputs."""
-
-    def outputs_with(bugs, case):
-        if len(bugs) == 1:
-            return decisive_outputs(tuple(bugs), case.name)
-        return OUTPUTS_WITH(bugs, case)
-
-    for module in (diagnosis, planted):
-        monkeypatch.setattr(module, "outputs_with", outputs_with)
+def let_planted_remember(monkeypatch):
+    """What a single bug makes of the decisive outputs is looked up."""
+    monkeypatch.setattr(
+        planted, "outputs_with", lambda bugs, case: decisive_outputs(tuple(bugs), case.name)
+    )
 
 
 def detection_matrix(bugs):

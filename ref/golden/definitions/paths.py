@@ -27,8 +27,8 @@ def values_along(case, kind, step, slot):
     kind: "ids", "segment_ids" or "position_ids".
     """
     prompt, nodes = path(case.parents, step, slot)
-    of_steps = [case.tensors[f"step_{kind}"][node] for node in nodes]
-    return np.array([*case.tensors[f"prompt_{kind}"][prompt], *of_steps])
+    of_steps = [getattr(case, f"step_{kind}")[node] for node in nodes]
+    return np.array([*getattr(case, f"prompt_{kind}")[prompt], *of_steps])
 
 
 def row_along(info, parents, step, slot):

@@ -6,7 +6,7 @@ A title is a tuple of tokens; the last ends it. A prefix is the tuple of tokens 
 What is `given`, as attributes:
     titles: the catalogue, in its order. Titles of equal tokens are one: the first stands for all.
     excluded: bool (N, S), titles that the lists of a prompt may not hold
-    width, softmax ("full" or "catalogue"), temperature
+    width, softmax ("full" or "catalogue"), temperature, vocab_size (V)
 and the logits after a prompt and a prefix, as a table
     row_of: {prefix: row of the table}; prefix_logits: (N, R, V)
 or as a model, whose row_of is None

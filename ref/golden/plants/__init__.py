@@ -7,7 +7,23 @@ has which bugs, `ref.golden.stages` says.
 A plant is a function of (copy, case). `copy` is a fresh copy of the module that defines what is
 right in the case's stage (for the model that is `ref.llama_numpy`), some of whose functions the
 plant replaces; `case` is the golden case that the copy will compute. It returns the arguments that
-the stage's `compute` is to change, by name: {} if none. It alters nothing else.
+the stage's `compute` is to change, by name: {} if none. It alters nothing else. In decoding a plant
+of the model gets one of two models instead (cached.py says which).
+
+Plants compose, since two bugs are looked for at once: a plant reads what it changes from
+attributes of the case, which hold what earlier plants made, and never from `case.tensors`. For what
+is right it calls the definition; for what another plant may have changed, a function of the copy,
+kept before it is replaced.
+
+To add a bug:
+    1. its plant, in a table here, and its entry, at the same place in the JSON file of its stage.
+       A bug of masks, schedule, segments, positions, numerics or model is one of decoding, too, if
+       decoding.py does not list it in NOT_HERE; of the first three, one of `audit`, too, if
+       audit/bugs.py does not list it in NOT_SEEN
+    2. `python -m ref.golden write`: which cases catch it, and bugs.json; then
+       `python -m ref.golden.detection --draw`: the pictures
+    3. the count in README.md
+    4. `pytest tests/test_golden_words.py -m slow`: a port with this bug is told so first
 """
 
 import copy as copies
@@ -36,6 +52,9 @@ def plant_all(plants, copy, case):
     for plant in plants:
         changed |= plant(copy, altered)
         for name, value in changed.items():
-            if value is not None:  # None leaves an argument to the definition
-                setattr(altered, name, value)
+            if value is None:  # it leaves the argument to the definition
+                continue
+            setattr(altered, name, value)
+            if name in altered.info:
+                altered.info = altered.info | {name: value}
     return altered, changed

@@ -1,7 +1,7 @@
 """The bugs of the model in decoding with a cache: in prompts and steps, or in steps alone.
 
 A plant of the model gets as its copy one of the two models of `ref.golden.definitions.decoding`,
-and as its case the rows that stand in the cache.
+and as its case the rows that stand in the cache, with the config and weights of that model.
 """
 
 from types import SimpleNamespace
@@ -17,16 +17,7 @@ def in_both(plant):
     """A bug of the model, in prompts and steps."""
 
     def plant_in_both(copy, case):
-        prompts = rows_so_far(case, -1)
-        changed = plant(copy.prompt_model, prompts)
-        plant(copy.step_model, prompts)
-        for kind in KINDS:
-            if kind in changed:
-                changed |= {
-                    f"prompt_{kind}": changed.pop(kind),
-                    f"step_{kind}": changed_along_steps(plant, case, kind),
-                }
-        return changed
+        return changed_in_prompts(plant, copy, case) | changed_in_steps(plant, copy, case)
 
     return plant_in_both
 
@@ -35,23 +26,43 @@ def in_steps(plant):
     """A bug of the model, in steps alone."""
 
     def plant_in_steps(copy, case):
-        changed = plant(copy.step_model, rows_so_far(case, -1))
-        return {f"step_{name}": value for name, value in changed.items()}
+        return changed_in_steps(plant, copy, case)
 
     return plant_in_steps
 
 
-def changed_along_steps(plant, case, kind):
+def changed_in_prompts(plant, copy, case):
+    """Plant a bug in the model of prompts; returns what it changes, by the names of decoding."""
+    rows = rows_so_far(case, -1, case.config, case.weights)
+    changed = plant(copy.prompt_model, rows)
+    return {f"prompt_{name}" if name in KINDS else name: changed[name] for name in changed}
+
+
+def changed_in_steps(plant, copy, case):
+    """Plant a bug in the model of steps; returns what it changes, by the names of decoding."""
+    # a bug that was planted before may have changed those of steps alone
+    config = getattr(case, "step_config", case.config)
+    weights = getattr(case, "step_weights", case.weights)
+    changed = plant(copy.step_model, rows_so_far(case, -1, config, weights))
+    of_steps = {}
+    for name, value in changed.items():
+        if name in KINDS:
+            value = changed_along_steps(plant, case, name, config, weights)
+        of_steps[f"step_{name}"] = value
+    return of_steps
+
+
+def changed_along_steps(plant, case, kind, config, weights):
     """The segment ids or position ids of steps, (S, W): what a plant gives the newest tokens."""
-    changed = case.tensors[f"step_{kind}"].copy()
+    changed = getattr(case, f"step_{kind}").copy()
     for step, parents in enumerate(case.parents):
-        unused = SimpleNamespace()
-        ids = plant(unused, rows_so_far(case, step))[kind]
+        unused = SimpleNamespace()  # a plant that changes ids replaces no function
+        ids = plant(unused, rows_so_far(case, step, config, weights))[kind]
         changed[step, parents != -1] = ids[:, -1]
     return changed
 
 
-def rows_so_far(case, step):
+def rows_so_far(case, step, config, weights):
     """The rows that stand in the cache after a step, as a case of the stage `model`.
 
     After step -1 these are the prompts; later, the slots that somebody is in.
@@ -59,7 +70,7 @@ def rows_so_far(case, step):
     occupied = range(len(case.rows))
     if step >= 0:
         occupied = np.flatnonzero(case.parents[step] != -1)
-    rows = SimpleNamespace(config=case.config, weights=case.weights, info=case.info)
+    rows = SimpleNamespace(config=config, weights=weights, info=case.info)
     rows.rows = [row_along(case.info, case.parents, step, slot) for slot in occupied]
     for kind in KINDS:
         values = [values_along(case, kind, step, slot) for slot in occupied]

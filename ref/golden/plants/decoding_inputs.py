@@ -16,7 +16,7 @@ def changed_inputs(kind, change):
 
     def plant(copy, case):
         name = f"step_{kind}"
-        changed = case.tensors[name].copy()
+        changed = getattr(case, name).copy()
         for t, w in np.argwhere(case.parents != -1):
             changed[t, w] = change(case, t, w)
         return {name: changed}
@@ -72,7 +72,7 @@ def of_first_slot(kind):
 
     def change(case, t, w):
         first = np.flatnonzero(case.parents[t] != -1)[0]
-        return case.tensors[f"step_{kind}"][t, first]
+        return getattr(case, f"step_{kind}")[t, first]
 
     return changed_inputs(kind, change)
 

@@ -8,7 +8,7 @@ from ref.golden.plants.search import SEARCH
 from ref.golden.stages.stage import Stage
 
 # A model is slow: the logits after each prompt and prefix of a case are remembered for copies of
-# the definition that leave these functions as they are.
+# the definition that leave these functions as they are, and change no argument but those below.
 MODEL_FUNCTIONS = (
     "model_logits",
     "sequence",
@@ -16,6 +16,7 @@ MODEL_FUNCTIONS = (
     "target_segment",
     "generated_positions",
 )
+NOT_OF_MODEL = {"excluded", "width", "softmax", "temperature"}
 REMEMBERED = {}  # id of a case's tensors -> these tensors, and {(n, prefix): logits (V,)}
 
 
@@ -66,7 +67,8 @@ def model_arguments(case, titles):
 
 def compute(copy, case, **changed):
     """The outputs by name. `changed` replaces what is given to the definition."""
-    share_logits(copy, case)
+    if changed.keys() <= NOT_OF_MODEL:
+        share_logits(copy, case)
     given = SimpleNamespace(**(arguments(case) | changed))
     titles, scores = copy.beam_lists(given)
     return {
