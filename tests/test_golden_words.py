@@ -401,6 +401,15 @@ def differ(outputs, others):
     )
 
 
+def test_cases_that_have_no_options_are_no_branch_of_one(capsys):
+    wrong, right = exactly_with(("search-length-normalized",)), exactly_with(())
+
+    def port(case):
+        return wrong(case) if case.config is None else right(case)
+
+    assert "None" not in told(comparisons_of(port, "search"), capsys, seconds=0)
+
+
 def test_no_pairs_are_tried_where_numbers_have_another_shape():
     case = known_bugs.case_of("three-kinds")
     doubled = np.concatenate((case.outputs["logits"],) * 2)
