@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from ref.golden import case as cases
+from ref.golden.copies import copy_of
 from ref.golden.definitions import search as definition
 from ref.golden.recipes.model import truncated_to_bfloat16
+from ref.golden.stages import search as search_stage
 from ref.golden.stages.search import arguments, compute
 from ref.masks import MaskScheme
 from ref.prompt import Prompt
@@ -202,6 +204,17 @@ def test_no_decision_is_close_but_for_exact_ties(name, monkeypatch):
     if "-tie" not in name:
         assert 0 not in gaps
     assert min(gap for gap in gaps if gap > 0) > 0.02
+
+
+def test_a_bug_in_what_the_model_reads_leaves_the_next_search_right(monkeypatch):
+    monkeypatch.setattr(search_stage, "REMEMBERED", {})
+    case = cases.load("search-model")
+    doubled = compute(copy_of(definition), case, prompt_position_ids=2 * case.prompt_position_ids)
+    right = compute(copy_of(definition), case)
+
+    expected = case.outputs["title_log_probs"]
+    assert np.abs(doubled["title_log_probs"] - expected).max() > 0.01
+    np.testing.assert_allclose(right["title_log_probs"], expected, rtol=1e-9)
 
 
 def test_by_the_mean_of_its_tokens_the_long_title_would_win():

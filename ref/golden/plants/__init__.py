@@ -10,10 +10,10 @@ plant replaces; `case` is the golden case that the copy will compute. It returns
 the stage's `compute` is to change, by name: {} if none. It alters nothing else. In decoding a plant
 of the model gets one of two models instead (cached.py says which).
 
-Plants compose, since two bugs are looked for at once: a plant reads what it changes from
-attributes of the case, which hold what earlier plants made, and never from `case.tensors`. For what
-is right it calls the definition; for what another plant may have changed, a function of the copy,
-kept before it is replaced.
+Two bugs are looked for at once, so plants have to fit together. A plant reads what it changes from
+attributes of the case or from `case.info`, which hold what earlier plants made, and never from
+`case.tensors`. Where it wraps a function that another plant may have replaced, it keeps the copy's
+function and calls that. Of two plants that replace one function whole, the later one stands.
 
 To add a bug:
     1. its plant, in a table here, and its entry, at the same place in the JSON file of its stage.
@@ -55,6 +55,6 @@ def plant_all(plants, copy, case):
             if value is None:  # it leaves the argument to the definition
                 continue
             setattr(altered, name, value)
-            if name in altered.info:
+            if name in altered.info:  # an option, such as the temperature
                 altered.info = altered.info | {name: value}
     return altered, changed
