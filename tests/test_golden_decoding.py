@@ -12,6 +12,12 @@ from ref.golden.copies import copy_of
 from ref.golden.definitions import decoding as cached
 from ref.golden.definitions.paths import path, row_along
 from ref.golden.plants.decoding import STEPS
+from ref.golden.plants.decoding_sharing import (
+    longest_prefix,
+    newest_page,
+    shared_by_right,
+    taken_page_by_page,
+)
 from ref.golden.plants.masks import MASKS
 from ref.golden.stages.decoding import STAGE, place
 from ref.masks import MaskScheme
@@ -88,24 +94,45 @@ def test_a_path_from_an_empty_slot_is_refused():
 def test_the_row_of_a_path_holds_the_title_so_far():
     case = case_of("decode-delimiters-text")
     row = row_along(case.info, case.parents, 3, 1)
-    assert row["items"] == ["Heat", "Toy Story", "Dead Man Walking"]
+    assert row["items"] == ["Heat", "Toy Story", "Casino", "Dead Man Walking"]
     assert row["roles"][-4:] == ["open", "title", "title", "title"]
-    assert row["entries"][-5:] == [0, 3, 3, 3, 3]
+    assert row["entries"][-5:] == [0, 4, 4, 4, 4]
 
 
 def test_ids_of_a_case_with_text_delimiters_are_those_counted_by_hand():
     case = case_of("decode-delimiters-text")
-    # Seen : "Heat", "Toy Story" \n Next : with quotes, comma and text as 0
-    assert case.prompt_segment_ids.tolist() == [[0, 0, 0, 1, 0, 0, 0, 2, 2, 0, 0, 0, 0]]
+    # Seen : "Heat", "Toy Story", "Casino" \n Next : with quotes, commas and text as 0
+    assert case.prompt_segment_ids.tolist() == [[0, 0, 0, 1, 0, 0, 0, 2, 2, 0, 0, 0, 3, 0, 0, 0, 0]]
     # quote; Dead, Toy; Story, Man; quote, Walking; nobody, quote
-    assert case.step_segment_ids.tolist() == [[0, 0], [3, 3], [3, 3], [0, 3], [-1, 0]]
-    assert case.step_position_ids[:, 1].tolist() == [13, 14, 15, 16, 17]
+    assert case.step_segment_ids.tolist() == [[0, 0], [4, 4], [4, 4], [0, 4], [-1, 0]]
+    assert case.step_position_ids[:, 1].tolist() == [17, 18, 19, 20, 21]
 
 
 def test_positions_skip_padding_wherever_it_stands():
     case = case_of("decode-padding-inside")
     assert case.prompt_position_ids[0].tolist() == [0, 1, 2, 0, 0, 3, 4, 5, 0, 6, 7, 8, 9]
     assert case.step_position_ids.tolist() == [[10, 9], [11, 10], [12, 11]]
+
+
+def test_prompts_share_pages_by_right_only_where_ids_and_segments_agree():
+    case = case_of("decode-pages-after-others")  # the third begins with 16 tokens of the second
+    assert [list(shared_by_right(case, m)) for m in range(3)] == [[], [], list(range(16))]
+    assert taken_page_by_page(case, 2) == [1] * 16 + [0] * 16
+    case = case_of("decode-same-tokens-other-segments")
+    assert [list(shared_by_right(case, m)) for m in range(3)] == [[], [], []]
+    assert longest_prefix(case, 1, ["ids"]) == (0, 17)
+    # Seen : Dead Man | Walking: of the first item here, of the second there, and text in the last
+    assert longest_prefix(case, 1, ["ids", "segment_ids"]) == (0, 4)
+    assert longest_prefix(case, 2, ["ids", "segment_ids"]) == (0, 2)
+
+
+def test_slots_share_the_page_that_an_ancestor_began():
+    case = case_of("decode-more-than-16-steps")  # two slots of a prompt of 11 tokens
+    page = {(t, w): newest_page(case, t, w) for t in range(8) for w in range(2)}
+    assert {page[t, w] for t in range(5) for w in range(2)} == {0}  # tokens 11 to 15: the prompt's
+    assert [page[5, 0], page[5, 1]] == [(5, 0), (5, 1)]  # token 16 begins a page, in each slot
+    assert case.parents[6:8].tolist() == [[0, 1], [1, 1]]
+    assert [page[6, 0], page[6, 1], page[7, 0], page[7, 1]] == [(5, 0), (5, 1), (5, 1), (5, 1)]
 
 
 @pytest.mark.parametrize("bug, in_both", STEPS.items())
@@ -148,7 +175,7 @@ def schemes():
 def test_a_place_is_told_with_prompt_text_and_segment():
     case = case_of("decode-delimiters-text")
     assert place(case, "step_logits", (3, 1, 5)) == (
-        "step 3, slot 1 (prompt 0, '\"Dead Man Walking', segment 3), vocabulary 5"
+        "step 3, slot 1 (prompt 0, '\"Dead Man Walking', segment 4), vocabulary 5"
     )
     assert place(case, "prompt_logits", (0, 3, 5)) == (
         "prompt 0, token 3 'Heat' (segment 1), vocabulary 5"

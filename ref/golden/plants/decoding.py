@@ -9,6 +9,7 @@ from ref.golden.plants.cached import in_both, in_steps
 from ref.golden.plants.decoding_cache import CACHE
 from ref.golden.plants.decoding_inputs import INPUTS
 from ref.golden.plants.decoding_rows import ROWS
+from ref.golden.plants.decoding_sharing import SHARING
 from ref.llama_numpy import OR
 
 
@@ -59,6 +60,7 @@ STEPS = {
     "decode-row-of-token-before": "mask-one-query-late",
     "decode-schedule-reversed": "schedule-reversed",
     "decode-layers-counted-from-one": "layers-counted-from-one",
+    "decode-embedding-counted-as-layer": "embedding-counted-as-layer",
     "decode-mask-on-first-head-only": "mask-on-first-head-only",
     "decode-kv-heads-tiled": "kv-heads-tiled",
     "decode-first-kv-head-for-all": "first-kv-head-for-all",
@@ -87,4 +89,4 @@ def of_the_model_in_steps():
     return {bug: in_steps(MODEL[of_model]) for bug, of_model in STEPS.items()}
 
 
-DECODING = of_the_model() | of_the_model_in_steps() | ROWS | INPUTS | CACHE
+DECODING = of_the_model() | of_the_model_in_steps() | ROWS | INPUTS | CACHE | SHARING

@@ -1,4 +1,4 @@
-"""Bugs of decoding in what the cache holds: beams, pages, prompts that share it.
+"""Bugs of decoding in what the cache holds: beams, and prompts in one row.
 
     N prompts   P tokens of a prompt   W slots   B rows, N or W   T tokens of a row so far
     K key/value heads   D head dim
@@ -6,8 +6,6 @@
 A wrong choice of rows takes (rows, t, parents): the right ones, the cache's row for each slot; the
 step; and parents (S, W). It returns others.
 """
-
-from itertools import combinations
 
 import numpy as np
 
@@ -164,24 +162,6 @@ def shared_by_siblings(new, parents):
     return new
 
 
-def shared_by_equal_tokens(copy, case):
-    """A prompt takes the keys and values of an earlier one as far as their tokens are the same."""
-    right = copy.store
-
-    def store(cache, k, v, at):
-        if at in cache.keys:
-            return right(cache, k, v, at)
-        k, v = k.copy(), v.copy()
-        for n, m in combinations(range(len(k)), 2):
-            differs = np.append(case.prompt_ids[n] != case.prompt_ids[m], True)
-            shared = differs.argmax()
-            k[m, :, :shared], v[m, :, :shared] = k[n, :, :shared], v[n, :, :shared]
-        return right(cache, k, v, at)
-
-    copy.store = store
-    return {}
-
-
 def held_in_bfloat16(copy, case):
     right = copy.store
 
@@ -264,7 +244,6 @@ CACHE = {
     "decode-only-first-layer-reordered": only_first_layer_reordered,
     "decode-newest-key-not-reordered": newest_key_not_reordered,
     "decode-siblings-share-a-page": changed_new_keys(shared_by_siblings),
-    "decode-prefix-shared-by-tokens": shared_by_equal_tokens,
     "decode-cache-in-bfloat16": held_in_bfloat16,
     "decode-prompts-packed": run_prompts_otherwise(prompts_packed),
     "decode-prompt-positions-packed": positions_go_on_in_next_prompt,

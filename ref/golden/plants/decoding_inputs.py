@@ -54,6 +54,13 @@ def last_item(case, t, w):
     return max(case.prompt_segment_ids[prompt].max(), 0)
 
 
+def of_last_prompt_token(case, t, w):
+    """Where the prompt is padded on the right, the token before its padding is meant."""
+    prompt, _ = path(case.parents, t, w)
+    segments = case.prompt_segment_ids[prompt]
+    return segments[segments != -1][-1]
+
+
 def target_of_first_prompt(case, t, w):
     return case.rows[0]["history"] + 1
 
@@ -88,6 +95,7 @@ def position_counted_in_slot(case, t, w):
 INPUTS = {
     "decode-tokens-are-items": changed_target(lambda case, t, w: 1000 + t),
     "decode-tokens-join-last-item": changed_target(last_item),
+    "decode-tokens-keep-last-segment": changed_inputs("segment_ids", of_last_prompt_token),
     "decode-later-tokens-are-text":
         changed_target(lambda case, t, w: 0 if t else case.step_segment_ids[t, w]),
     "decode-target-numbered-one": changed_target(lambda case, t, w: 1),

@@ -140,19 +140,23 @@ def with_generated_keys(rows, count, are_allowed):
     return np.concatenate([rows, new_keys], axis=-1)
 
 
-def cache_is_text(copy, case):
-    """The segment ids of the prompt are 0 in steps."""
-    right = copy.mask_rows
-    P = case.prompt_ids.shape[1]
+def keys_are_text(of_keys):
+    """Items among older keys are text in steps. of_keys(P): the slice of these keys."""
 
-    def mask_rows(model, segment_ids, Q, network):
-        if model is copy.step_model:
-            segment_ids = segment_ids.copy()
-            segment_ids[:, :P] = np.minimum(segment_ids[:, :P], 0)
-        return right(model, segment_ids, Q, network)
+    def plant(copy, case):
+        right = copy.mask_rows
+        keys = of_keys(case.prompt_ids.shape[1])
 
-    copy.mask_rows = mask_rows
-    return {}
+        def mask_rows(model, segment_ids, Q, network):
+            if model is copy.step_model:
+                segment_ids = segment_ids.copy()
+                segment_ids[:, keys] = np.minimum(segment_ids[:, keys], 0)
+            return right(model, segment_ids, Q, network)
+
+        copy.mask_rows = mask_rows
+        return {}
+
+    return plant
 
 
 def written_at_length_of_first(rows, segment_ids, P):
@@ -187,7 +191,9 @@ ROWS = {
     "decode-repeats-last-prompt-row": last_prompt_row_repeated,
     "decode-repeats-first-row": first_row_repeated(new_keys=True),
     "decode-row-does-not-grow": first_row_repeated(new_keys=False),
-    "decode-cache-is-text": cache_is_text,
+    "decode-cache-is-text": keys_are_text(lambda P: slice(0, P)),
+    "decode-generated-keys-are-text": keys_are_text(lambda P: slice(P, -1)),
+    "decode-generated-keys-are-padding": hidden_keys(lambda k, P, T: (k >= P) & (k < T - 1)),
     "decode-last-prompt-token-lost": hidden_keys(lambda k, P, T: k == P - 1),
     "decode-drops-history-in-in": dropped_keys("IN", lambda s, k, P: (s >= 1) & (k < P)),
     "decode-drops-text-in-in": dropped_keys("IN", lambda s, k, P: s == 0),
