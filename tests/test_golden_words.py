@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ref.golden import case as cases
-from ref.golden import compare, diagnosis, pattern, planted, report
+from ref.golden import compare, diagnosis, planted, remarks_on_cases, report
 from ref.golden.computed import Computed, read_dump
 from ref.golden.stages import STAGES, all_bugs
 
@@ -23,7 +23,7 @@ BUGS = cases.FOLDER.parent / "bugs.json"
 @pytest.fixture(autouse=True)
 def remembered(monkeypatch):
     """What a bug makes of the decisive outputs is computed once, not once a test."""
-    monkeypatch.setattr(diagnosis.Suspects, "computed", computed_or_remembered)
+    monkeypatch.setattr(diagnosis.Suspects, "made_by", computed_or_remembered)
 
 
 def computed_or_remembered(suspects, bugs, comparison):
@@ -135,10 +135,9 @@ def test_where_a_bug_is_named_nothing_is_said_of_what_failing_cases_have_in_comm
 
 def test_one_failing_case_is_not_told_as_many():
     one = "one case fails, the only one of those compared with 'padding'"
-    assert pattern.exactly(["case"], "'padding'") == one
-    assert (
-        pattern.exactly(["case", "other"], "'padding'") == "exactly the 2 cases with 'padding' fail"
-    )
+    assert remarks_on_cases.exactly(["case"], "'padding'") == one
+    two = "exactly the 2 cases with 'padding' fail"
+    assert remarks_on_cases.exactly(["case", "other"], "'padding'") == two
 
 
 def test_that_only_the_longest_cases_fail_is_said(capsys):
@@ -206,7 +205,7 @@ def test_a_bug_in_the_branch_of_one_option_is_named_with_it(value, other, capsys
         return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     text = told(comparisons_of(port), capsys)
-    words = f"only where text = {value}: look at the code for that."
+    words = f"Explained are the cases where text = {value}: look at the code for that."
     assert f"{words}\n1. in-hides-all-but-own-segment (mask)" in text
     assert f"text = {other}" not in text
 
@@ -219,7 +218,7 @@ def test_a_bug_is_named_from_the_cases_without_nan_if_it_shows_in_the_others(cap
         return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     text = told(comparisons_of(port), capsys)
-    assert "in the cases without NaN; " in text
+    assert "Explained are the cases without NaN; " in text
     assert "\n1. mask-inverted (mask)" in text
 
 
@@ -348,8 +347,8 @@ def test_of_two_bugs_that_cannot_be_told_apart_the_case_to_run_next_shows_one():
 
 
 def test_that_all_cases_fail_is_said_of_more_than_one():
-    assert pattern.of_failing(["one"], passing=[]) == []
-    assert pattern.of_failing(["one", "two"], passing=[]) == ["all 2 cases fail"]
+    assert remarks_on_cases.of_failing(["one"], passing=[]) == []
+    assert remarks_on_cases.of_failing(["one", "two"], passing=[]) == ["all 2 cases fail"]
 
 
 def test_pairs_of_bugs_that_cannot_be_told_apart_are_counted(capsys):
@@ -467,7 +466,7 @@ def with_model_in_float32(case):
 def test_rounding_of_a_model_is_told_though_cases_without_a_model_pass():
     comparisons = comparisons_of(with_model_in_float32, "search")
     assert {comparison.is_right for comparison in comparisons} == {True, False}
-    (sentence,) = pattern.rounding(comparisons)
+    (sentence,) = remarks_on_cases.rounding(comparisons)
     assert "in float32 throughout or in part" in sentence
 
 

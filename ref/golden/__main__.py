@@ -20,7 +20,7 @@ def list_cases(options):
     """Print each case and what it catches."""
     infos = infos_in_order(options.stage)
     if options.json:
-        fields = ("name", "stage", "what", "needs", "catches", "only_here")
+        fields = ("name", "stage", "what", "needs", "catches", "only_here", "also_for")
         print(json.dumps([{field: info[field] for field in fields} for info in infos]))
         return RIGHT
     for info in infos:
@@ -36,7 +36,7 @@ def list_cases(options):
 def infos_in_order(stages=None):
     """case.json of the cases, of all stages or some, in the order in which to take them."""
     infos = [info for info in cases.infos() if not stages or info["stage"] in stages]
-    position = {name: number for number, name in enumerate(recipes.names_in_index())}
+    position = {name: number for number, name in enumerate(cases.names_in_index())}
     return sorted(infos, key=lambda info: position.get(info["name"], len(position)))
 
 
@@ -130,9 +130,11 @@ def tell(comparisons, skipped, as_json):
 
 
 def write(options):
-    """Write the cases anew."""
+    """Write the cases anew, and draw which bugs they detect."""
     size = recipes.write(options.folder, options.stage)
     print(f"wrote {size:,} bytes of cases to {options.folder}")
+    if options.stage:
+        print("pictures are drawn of all stages only: run `write` without --stage")
     return RIGHT
 
 
@@ -174,8 +176,8 @@ def parse_options(arguments):
 
     audit.add_command(commands)
 
-    command = commands.add_parser("write", help="write the cases anew")
-    command.add_argument("--folder", default=recipes.ROOT)
+    command = commands.add_parser("write", help="write the cases anew, and their pictures")
+    command.add_argument("--folder", default=cases.ROOT)
     command.add_argument("--stage", action="append", choices=[*STAGES])
     command.set_defaults(execute=write)
 

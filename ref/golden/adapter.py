@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,25 @@ class Skipped(NotImplementedError):
     """A case is not compared: its adapter cannot run it, or returns nothing that it holds."""
 
 
+class Raised(Exception):
+    """Somebody else's code raised `error`, whatever that is."""
+
+    def __init__(self, error):
+        self.error = error
+
+
+@contextmanager
+def somebody_elses_code():
+    """What it prints goes to standard error, and what it raises, but Ctrl-C, becomes Raised."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also sys.exit(), and what a library in Rust panics with
+        raise Raised(error) from error
+
+
 def load_adapter(path):
     """The function `run` of a Python file, which is executed, with its folder importable.
 
@@ -33,12 +52,10 @@ def load_adapter(path):
     module = importlib.util.module_from_spec(specification)
     sys.modules["adapter"] = module
     try:
-        with redirect_stdout(sys.stderr):
+        with somebody_elses_code():
             specification.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also sys.exit(), and what a library in Rust panics with
-        raise ValueError(f"{path}: importing it raised {in_one_line(error)}") from error
+    except Raised as raised:
+        raise ValueError(f"{path}: importing it raised {in_one_line(raised.error)}") from raised
     if not callable(getattr(module, "run", None)):
         raise ValueError(
             f"{path}: defines no run; expected a function run(case) that returns arrays by name"
@@ -55,23 +72,20 @@ def compare_adapter(adapter, name, precision=None):
     """
     case = cases.load(name)
     try:
-        with redirect_stdout(sys.stderr):
+        with somebody_elses_code():
             arrays = adapter(read_only(cases.load(name)))
-    except NotImplementedError as reason:
-        raise Skipped(in_one_line(reason, with_type=False) or "not implemented") from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # as in load_adapter
-        problem = f"run(case) raised {in_one_line(error)}{line_of(error)}"
+    except Raised as raised:
+        if isinstance(raised.error, NotImplementedError):
+            reason = in_one_line(raised.error, with_type=False) or "not implemented"
+            raise Skipped(reason) from None
+        problem = f"run(case) raised {in_one_line(raised.error)}{line_of(raised.error)}"
         return compare.Comparison(case, problem=problem)
     try:
-        with redirect_stdout(sys.stderr):
+        with somebody_elses_code():  # what was returned is the adapter's, too
             computed = computed_by_adapter(arrays)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # what was returned is the adapter's, too
-        is_own = isinstance(error, ValueError)
-        return compare.Comparison(case, problem=in_one_line(error, with_type=not is_own))
+    except Raised as raised:
+        is_own = isinstance(raised.error, ValueError)
+        return compare.Comparison(case, problem=in_one_line(raised.error, with_type=not is_own))
     known = set(computed) & outputs_of_stage(case.stage)
     if known and not known & set(case.outputs):
         raise Skipped(f"it holds none of what was returned: {short_list(sorted(known))}")

@@ -9,7 +9,8 @@ from safetensors.numpy import load as load_tensors
 from ref.files import read_bytes, read_json
 from ref.golden.definitions.prompts import Label, segment_id
 
-FOLDER = Path(__file__).parent / "cases"
+ROOT = Path(__file__).parent
+FOLDER = ROOT / "cases"
 FORMAT = 2  # of case.json
 WEIGHTS = "weights."  # how the names of a case's weights begin
 # What case.json has in every stage, and in some; schemas/STAGE.json says the rest.
@@ -28,7 +29,9 @@ class Case:
     Where the case has a model:
         config: a dict with the fields of a Hugging Face config.json
         weights: float64, by the names of Hugging Face
-        rows: of each row of the batch its prompt, items, tokens and their roles
+        rows: of each row of the batch its `prompt`, a string, its `items`, titles, and `history`,
+            how many of these the user had; of each token its text (`tokens`), its role (`roles`),
+            and the number of its item (`entries`: 1..n history, n + 1 target, 0 none)
     Inputs are attributes, too: case.input_ids is case.tensors["input_ids"], unless a known bug
     that was planted changed it (`ref.golden.plants`).
     """
@@ -91,6 +94,17 @@ def check_fields(info, path):
 def names(folder=FOLDER):
     """The names of all cases in a folder, sorted."""
     return sorted(path.parent.name for path in Path(folder).glob("*/case.json"))
+
+
+def names_in_index(root=ROOT):
+    """The names of the cases in the order in which to take them; none where there is no index."""
+    path = Path(root) / "index.json"
+    if not path.is_file():
+        return []
+    try:
+        return [entry["name"] for entry in read_json(path, list)]
+    except (TypeError, KeyError):
+        raise ValueError(f"{path}: is no list of golden cases") from None
 
 
 def infos(folder=FOLDER):

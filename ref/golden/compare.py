@@ -1,6 +1,6 @@
 """How far the tensors of an implementation are from the expected ones, and where first."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -34,10 +34,11 @@ class FirstDeviation:
     tolerance: float
     precision: str
     where: str
+    has_wrong_shape: bool
     begins: str  # the first place beyond the tolerance, where that is another one; else ""
 
     def __str__(self):
-        if self.where.startswith("shape "):
+        if self.has_wrong_shape:
             return f"{self.tensor} has the {self.where}"
         if np.isnan(self.found):
             difference = f"{self.tensor} holds NaN, expected {self.expected:.6g}"
@@ -111,21 +112,6 @@ class Comparison:
     def evidence_is_right(self):
         """Whether all that a bug is told from is within its tolerance."""
         return self.problem is None and not set(self.evidence) & set(self.deviating)
-
-    def as_json(self):
-        """The fields of `--json`."""
-        return {
-            "case": self.case.name,
-            "stage": self.case.stage,
-            "ok": self.is_right,
-            "compared": self.compared,
-            "deviating": self.deviating,
-            "unknown": self.unknown,
-            "largest": self.largest,
-            "first": None if self.first is None else asdict(self.first),
-            "remarks": self.remarks,
-            "problem": self.problem,
-        }
 
 
 def tolerance(case, precision):
@@ -219,6 +205,7 @@ def examine_tensor(comparison, name):
         tolerance=allowed,
         precision=precision,
         where=where(case, name, values, index),
+        has_wrong_shape=index is None,
         begins=first_place(case, name, values, expected, allowed, index),
     )
 

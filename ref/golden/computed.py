@@ -28,6 +28,8 @@ DTYPES = {
 PRECISIONS = {"bfloat16": "bfloat16", "float16": "bfloat16", "float32": "float32"}
 # What --precision takes, the most exact first.
 ALL_PRECISIONS = ("float64", "float32", "tf32", "bfloat16")
+# So many of the lower bits of a float32 are 0 if a number is one of these types.
+BFLOAT16_BITS, FLOAT16_BITS = 16, 13
 
 
 class Computed(NamedTuple):
@@ -108,3 +110,12 @@ def held_to(computed, precision):
     if precision is None:
         return computed
     return {name: tensor._replace(precision=precision) for name, tensor in computed.items()}
+
+
+def has_zero_bits(values, num_bits):
+    """Whether so many of the lower bits of float32 are 0 in every number."""
+    values = np.asarray(values)
+    single = values.astype(np.float32)
+    if not (single == values)[np.isfinite(values)].all():
+        return False
+    return not (single.view(np.uint32)[np.isfinite(values)] & ((1 << num_bits) - 1)).any()

@@ -1,7 +1,7 @@
-"""python -m ref.golden.detection [--draw]: print which case detects which known bug; draw it.
+"""python -m ref.golden.detection: compute again which case detects which known bug, and print it.
 
 Exit code 0: every bug is detected by a case; 1: one is missed; others as at the head of ref/cli.py.
---draw writes the two pictures of the README, detection.svg and families.svg, into ref/golden.
+`python -m ref.golden write` draws the same: detection.svg and families.svg.
 """
 
 from pathlib import Path
@@ -172,19 +172,14 @@ def draw(matrix, stage_of_case, folder):
 
 
 def main(arguments=None):
-    """Print the matrix, draw it where asked to; returns the exit code."""
+    """Print the matrix; returns the exit code."""
     parser = cli.Parser(
         prog="python -m ref.golden.detection",
         description="Which golden case detects which known bug. Exit code 1: a bug is missed.",
     )
-    parser.add_argument("--draw", action="store_true", help="write detection.svg and families.svg")
-    parser.add_argument("--folder", default=Path(__file__).parent, help="where to draw them")
-    options = parser.parse_args(arguments)
-    loaded = [cases.load(name) for name in cases.names()]
-    matrix = detection_matrix(loaded)
+    parser.parse_args(arguments)
+    matrix = detection_matrix([cases.load(name) for name in cases.names()])
     print(table(matrix))
-    if options.draw:
-        draw(matrix, {case.name: case.stage for case in loaded}, options.folder)
     return 1 if missed_bugs(matrix) else 0
 
 

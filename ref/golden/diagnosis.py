@@ -13,9 +13,10 @@ from itertools import combinations
 import numpy as np
 
 from ref.golden import case as cases
-from ref.golden import pattern, remarks
+from ref.golden import remarks, remarks_on_cases
 from ref.golden.compare import deviation, tolerance
 from ref.golden.planted import DETECTED, outputs_with
+from ref.golden.remarks_on_cases import has_nan
 from ref.golden.stages import STAGES
 
 # A bug explains a deviation if it leaves at most this share of it.
@@ -81,7 +82,7 @@ class Suspects:
         suspects.outputs = self.outputs
         return suspects
 
-    def computed(self, bugs, comparison):
+    def made_by(self, bugs, comparison):
         """What the bugs make of the tensors from which a bug is told, by name."""
         key = (bugs, comparison.case.name)
         if key not in self.outputs:
@@ -92,7 +93,7 @@ class Suspects:
     def misfit(self, bugs, comparison):
         """How far what was computed is from what the bugs make, in tolerances."""
         largest = 0.0
-        outputs = self.computed(bugs, comparison)
+        outputs = self.made_by(bugs, comparison)
         for name in comparison.evidence:
             values, precision = comparison.computed[name]
             others = in_precision(outputs[name], precision)
@@ -191,14 +192,14 @@ def diagnose(comparisons, seconds=None):
     failing = [comparison.case.name for comparison in suspects.failing]
     diagnosis = Diagnosis(suspects.stage.name, failing=failing)
     if not suspects.failing:
-        diagnosis.remarks += pattern.only_intermediates(comparisons)
+        diagnosis.remarks += remarks_on_cases.only_intermediates(comparisons)
         return diagnosis
     find_bugs(suspects, diagnosis, SECONDS_FOR_PAIRS if seconds is None else seconds)
     if diagnosis.is_unknown:
-        diagnosis.remarks += pattern.rounding(suspects.comparisons)
-        diagnosis.remarks += pattern.without_place(suspects.failing)
-        diagnosis.remarks += pattern.not_a_number(suspects.failing)
-        diagnosis.remarks += pattern.of_failing(suspects.failing, suspects.passing)
+        diagnosis.remarks += remarks_on_cases.rounding(suspects.comparisons)
+        diagnosis.remarks += remarks_on_cases.without_place(suspects.failing)
+        diagnosis.remarks += remarks_on_cases.not_a_number(suspects.failing)
+        diagnosis.remarks += remarks_on_cases.of_failing(suspects.failing, suspects.passing)
     return diagnosis
 
 
@@ -243,21 +244,21 @@ def find_in_branch(suspects, diagnosis):
         branch = suspects.restricted_to(of_value)
         diagnosis.equal = explaining(branch, branch.possible())
         if diagnosis.equal:
-            diagnosis.among = f"only where {option} = {values.pop()}: look at the code for that"
+            diagnosis.among = f"where {option} = {values.pop()}: look at the code for that"
             return
 
 
 def find_beside_nan(suspects, diagnosis):
     """Fill in the bugs that explain the cases without NaN and would show in those with it."""
-    with_nan = [c for c in suspects.failing if pattern.has_nan(c)]
+    with_nan = [c for c in suspects.failing if has_nan(c)]
     if not with_nan or len(with_nan) == len(suspects.failing):
         return
-    without = suspects.restricted_to([c for c in suspects.comparisons if not pattern.has_nan(c)])
+    without = suspects.restricted_to([c for c in suspects.comparisons if not has_nan(c)])
     for bug, misfit in explaining(without, without.possible()):
         if all(bug in comparison.case.info["catches"] for comparison in with_nan):
             diagnosis.equal.append((bug, misfit))
     if diagnosis.equal:
-        diagnosis.among = f"in the cases without NaN; {len(with_nan)} cases have some"
+        diagnosis.among = f"without NaN; {len(with_nan)} cases have some"
 
 
 def value_of(option, comparison):
@@ -399,7 +400,7 @@ def case_to_run_next(suspects, diagnosis):
         return None
     candidates = [bug for bug, _ in diagnosis.equal]
     candidates += sorted({bug for pair, _ in diagnosis.pairs for bug in pair})
-    if len(suspects.comparisons) > 1 and len(candidates) < 2 or not candidates:
+    if not candidates or (len(candidates) == 1 and len(suspects.comparisons) > 1):
         return None
     compared = {comparison.case.name for comparison in suspects.comparisons}
     best, least = None, np.inf

@@ -1,6 +1,7 @@
 """What the commands `check` and `run` print: a line or more for each case, then the diagnosis."""
 
 import json
+from dataclasses import asdict
 
 from ref.cli import printable
 from ref.golden.plants import descriptions
@@ -15,10 +16,9 @@ def print_comparison(comparison):
     if comparison.problem is not None:
         print(f"FAIL  {name}: {printable(comparison.problem)}")
     elif comparison.is_right:
-        print(
-            f"ok    {name}: {len(comparison.compared)} tensors, "
-            f"at most {comparison.largest:.2g} of the tolerance"
-        )
+        num_compared = len(comparison.compared)
+        tensors = "1 tensor" if num_compared == 1 else f"{num_compared} tensors"
+        print(f"ok    {name}: {tensors}, at most {comparison.largest:.2g} of the tolerance")
     else:
         print(f"FAIL  {name}: {comparison.first}")
     for remark in comparison.remarks:
@@ -59,7 +59,7 @@ def print_diagnoses(diagnoses):
 def print_diagnosis(diagnosis):
     """The known bugs that make the computed numbers, or else what else is known of these."""
     if diagnosis.among:
-        print(f"This explains what was computed {diagnosis.among}.")
+        print(f"Explained are the cases {diagnosis.among}.")
     for number, (bug, _) in enumerate(diagnosis.equal[:NUM_EXPLAINED], 1):
         print_bug(bug, f"{number}. ")
     others = [bug for bug, _ in diagnosis.equal[NUM_EXPLAINED:]]
@@ -141,9 +141,12 @@ def print_next_case(diagnosis):
 
 
 def as_json(comparisons, skipped, diagnoses):
-    """The text that `--json` prints."""
+    """The text that `--json` prints: an object with `cases`, `skipped` and `diagnosis`.
+
+    skipped: {name of a case: why it was not run}. The fields of the others are those below.
+    """
     values = {
-        "cases": [comparison.as_json() for comparison in comparisons],
+        "cases": [comparison_as_json(comparison) for comparison in comparisons],
         "skipped": skipped,
         "diagnosis": [diagnosis_as_json(diagnosis) for diagnosis in diagnoses],
     }
@@ -152,8 +155,33 @@ def as_json(comparisons, skipped, diagnoses):
     return json.dumps(values, indent=1)
 
 
+def comparison_as_json(comparison):
+    """An object of `cases`: the fields of Comparison under the names of the command's words.
+
+    ok: whether the case is right. largest: the largest deviation of a tensor, in tolerances.
+    first: the first tensor that deviates, with the fields of FirstDeviation; null if none does.
+    """
+    return {
+        "case": comparison.case.name,
+        "stage": comparison.case.stage,
+        "ok": comparison.is_right,
+        "compared": comparison.compared,
+        "deviating": comparison.deviating,
+        "unknown": comparison.unknown,
+        "largest": comparison.largest,
+        "first": None if comparison.first is None else asdict(comparison.first),
+        "remarks": comparison.remarks,
+        "problem": comparison.problem,
+    }
+
+
 def diagnosis_as_json(diagnosis):
-    """A Diagnosis, with what is known of each bug."""
+    """An object of `diagnosis`: the fields of Diagnosis, with what bugs.json says of each bug.
+
+    bugs: those that explain all, with their misfit in tolerances. pairs: those of two at once.
+    pairs_tried: how many, and of how many. nearest: bugs that come near, in which share of the
+    failing cases, and the cases whose numbers each `makes`.
+    """
     described = descriptions()
     bugs = [described[bug] | {"misfit": misfit} for bug, misfit in diagnosis.equal]
     nearest = [{"id": bug, "share": share, "makes": m} for bug, share, m in diagnosis.nearest]

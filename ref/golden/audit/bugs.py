@@ -16,28 +16,15 @@ from ref.golden.fast_masks import speed_up_masks
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.positions import POSITIONS
 from ref.golden.plants.schedule import SCHEDULE
-from ref.golden.plants.segments import SEGMENTS
+from ref.golden.plants.segments import SEGMENTS_FROM_IDS
 
 SAME_SOFTNESS = 7.0  # as a difference of natural logarithms
-# Bugs that need the roles of tokens, or titles, which a dump lacks.
-NOT_SEEN = {
-    "items-by-title",
-    "equal-neighbours-joined",
-    "target-is-text",
-    "target-is-item",
-    "delimiters-are-text",
-    "delimiters-are-items",
-    "closing-delimiter-to-next-item",
-    "opening-delimiter-to-item-before",
-    "target-joins-last-item",
-    "history-is-one-item",
-}
 # Where several have the same pattern, the first is told first: a mask that a library dropped.
 BUGS = (
     {"mask-never-applied": MASKS["mask-never-applied"]}
     | MASKS
     | SCHEDULE
-    | {bug: plant for bug, plant in SEGMENTS.items() if bug not in NOT_SEEN}
+    | SEGMENTS_FROM_IDS
     | {"causal-by-position": POSITIONS["causal-by-position"]}
 )
 
@@ -61,7 +48,7 @@ def bugs_with_pattern(layers, case):
     heads = case.config["num_attention_heads"]
     fits = {}
     for bug, plant in BUGS.items():
-        fit = fit_of(plant_bug(plant, case, heads), layers)
+        fit = fit_of(weights_with(plant, case, heads), layers)
         if fit is not None:
             fits[bug] = fit
     ordered = sorted(fits, key=lambda bug: fits[bug].num_extra)
@@ -83,7 +70,7 @@ def case_of(dump, scheme, L):
     )
 
 
-def plant_bug(plant, case, heads):
+def weights_with(plant, case, heads):
     """The weights that a model with a bug gives if all scores are equal: i -> (B, H or 1, T, T).
 
     i is the index of a layer.

@@ -22,7 +22,7 @@ import numpy as np
 
 from ref import llama_numpy as definition
 from ref.golden.audit.dump import SUM_TOLERANCE, Place, place
-from ref.golden.pattern import BFLOAT16_BITS, has_zero_bits
+from ref.golden.computed import BFLOAT16_BITS, has_zero_bits
 
 # Where the lower half of the exponents ends, at the root of the smallest number: that is 6e-8 in
 # float16, and 1e-38 in float32 and bfloat16 (smaller ones exist, but many kernels make them 0).

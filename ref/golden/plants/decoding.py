@@ -25,7 +25,7 @@ def history_in_both_directions(copy, case):
     return {}
 
 
-MODEL = (
+BUGS_OF_MODEL = (
     masks.MASKS
     | schedule.SCHEDULE
     | segments.SEGMENTS
@@ -81,12 +81,12 @@ STEPS = {
 
 def of_the_model():
     """The bugs of the stage `model` that decoding shows, in prompts and steps."""
-    return {bug: in_both(plant) for bug, plant in MODEL.items() if bug not in NOT_HERE}
+    return {bug: in_both(plant) for bug, plant in BUGS_OF_MODEL.items() if bug not in NOT_HERE}
 
 
 def of_the_model_in_steps():
     """The same in steps alone, under their own ids."""
-    return {bug: in_steps(MODEL[of_model]) for bug, of_model in STEPS.items()}
+    return {bug: in_steps(BUGS_OF_MODEL[of_model]) for bug, of_model in STEPS.items()}
 
 
 DECODING = of_the_model() | of_the_model_in_steps() | ROWS | INPUTS | CACHE | SHARING

@@ -1,7 +1,11 @@
 """Bugs of the masks: who may attend to whom, and how a mask enters the attention.
 
 A predicate has the definition's arguments: s is one row of segment ids, j the index of a query, k
-that of a key, c the scheme.
+that of a key, c the scheme. It may look at the order of j and k, and at what their segments are:
+padding, text, an item, the last item, the same one. It may look at nothing else, such as a
+distance: fast_masks.py asks it for one pair of each such class. The plants here do not read `case`,
+for the tests plant them without one. In the stage decoding a plant that replaces `attention` has no
+effect: that stage has its own.
 """
 
 import numpy as np

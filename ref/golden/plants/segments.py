@@ -105,13 +105,24 @@ def call_padding_text(copy, case):
     return {"segment_ids": np.maximum(case.segment_ids, 0)}
 
 
-SEGMENTS = {
+# Bugs that segment ids alone tell.
+SEGMENTS_FROM_IDS = {
     "segments-one-late": changed_segments(lambda s, row: [0, *s[:-1]]),
     "segments-one-early": changed_segments(lambda s, row: [*s[1:], 0]),
     "items-start-late": changed_segments(start_late),
     "items-start-early": changed_segments(start_early),
     "items-end-late": changed_segments(end_late),
     "items-end-early": changed_segments(end_early),
+    "text-is-item": changed_ids(lambda i: 99 if i == 0 else i),
+    "first-item-is-text": changed_ids(lambda i: max(i - 1, 0)),
+    "every-token-is-item": changed_segments(number_tokens),
+    "segment-ids-in-int8": changed_ids(lambda i: (i + 128) % 256 - 128),
+    "segment-ids-in-uint8": changed_ids(lambda i: i % 256),
+    "segments-alternate": changed_ids(lambda i: 1 + i % 2 if i >= 1 else 0),
+    "padding-is-text": call_padding_text,
+}
+# Bugs that need the roles of tokens, or titles, too.
+SEGMENTS_FROM_ROWS = {
     "items-by-title": changed_segments(number_titles),
     "equal-neighbours-joined": changed_segments(join_equal_neighbours),
     "target-is-text": changed_option(target="text"),
@@ -121,12 +132,6 @@ SEGMENTS = {
     "closing-delimiter-to-next-item": changed_segments(close_into_next_item),
     "opening-delimiter-to-item-before": changed_segments(open_into_item_before),
     "target-joins-last-item": changed_segments(join_target_and_last_item),
-    "text-is-item": changed_ids(lambda i: 99 if i == 0 else i),
-    "first-item-is-text": changed_ids(lambda i: max(i - 1, 0)),
     "history-is-one-item": changed_segments(join_history),
-    "every-token-is-item": changed_segments(number_tokens),
-    "segment-ids-in-int8": changed_ids(lambda i: (i + 128) % 256 - 128),
-    "segment-ids-in-uint8": changed_ids(lambda i: i % 256),
-    "segments-alternate": changed_ids(lambda i: 1 + i % 2 if i >= 1 else 0),
-    "padding-is-text": call_padding_text,
 }
+SEGMENTS = SEGMENTS_FROM_IDS | SEGMENTS_FROM_ROWS

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from ref.files import read_json
 from ref.golden import case as cases
+from ref.golden import detection
 from ref.golden.planted import detected_bugs, detection_matrix
 from ref.golden.plants import descriptions
 from ref.golden.recipes import decoding, loss, metrics, model, prompts, search
 from ref.golden.stages import STAGES, all_bugs
 
-ROOT = Path(__file__).parent.parent
 ROUNDING = 1e-12  # of the largest number of a tensor
 BUILDERS = {
     "prompts": prompts,
@@ -30,10 +29,11 @@ BUILDERS = {
 }
 
 
-def write(root=ROOT, stages=None):
+def write(root=cases.ROOT, stages=None):
     """Write the cases of some stages anew, or of all, and the two lists, index.json and bugs.json.
 
-    Returns how many bytes all cases are then. Raises ValueError for a folder of other files.
+    With the cases of all stages, the two pictures of the README, too. Returns how many bytes all
+    cases are then. Raises ValueError for a folder of other files.
     """
     refuse_a_folder_of_others(root)
     built = []
@@ -47,12 +47,14 @@ def write(root=ROOT, stages=None):
         case.info["only_here"] = bugs_caught_alone(case, built)
         write_case(case, folder / case.name)
     write_lists(root, [case.name for case in built])
+    if not stages:
+        detection.draw(matrix, {case.name: case.stage for case in built}, root)
     return sum(path.stat().st_size for path in folder.rglob("*.*"))
 
 
 def refuse_a_folder_of_others(root):
     """Raise ValueError for a folder in which something stands, but no golden cases."""
-    if Path(root).is_dir() and any(Path(root).iterdir()) and not names_in_index(root):
+    if Path(root).is_dir() and any(Path(root).iterdir()) and not cases.names_in_index(root):
         raise ValueError(
             f"{root}: is not empty, and holds no golden cases; choose another --folder"
         )
@@ -63,23 +65,12 @@ def write_lists(root, names_in_order):
 
     Within a stage `names_in_order` come first, then those that the index has already.
     """
-    names = list(dict.fromkeys([*names_in_order, *names_in_index(root)]))
+    names = list(dict.fromkeys([*names_in_order, *cases.names_in_index(root)]))
     stages = list(STAGES)
     infos = [info for info in cases.infos(Path(root) / "cases") if info["name"] in names]
     infos.sort(key=lambda info: (stages.index(info["stage"]), names.index(info["name"])))
     write_list(Path(root) / "index.json", [entry_of_index(info, root) for info in infos])
     write_list(Path(root) / "bugs.json", [entry_of_bug(bug, infos) for bug in all_bugs()])
-
-
-def names_in_index(root=ROOT):
-    """The names of the cases in the order in which to take them; none where there is no index."""
-    path = Path(root) / "index.json"
-    if not path.is_file():
-        return []
-    try:
-        return [entry["name"] for entry in read_json(path, list)]
-    except (TypeError, KeyError):
-        raise ValueError(f"{path}: is no list of golden cases") from None
 
 
 def entry_of_index(info, root):

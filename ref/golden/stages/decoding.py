@@ -14,8 +14,6 @@ def compute(copy, case, **changed):
     `changed` replaces inputs by their names, `config` and `weights`, or, only in the steps,
     `step_config` and `step_weights`.
     """
-    for model in (copy.prompt_model, copy.step_model):
-        speed_up_masks(model)
     values = case.inputs | {"config": case.config, "weights": case.weights} | changed
     for name in ("config", "weights"):
         values.setdefault(f"step_{name}", values[name])
@@ -30,6 +28,12 @@ def compute(copy, case, **changed):
         of_step = (values[f"step_{name}"][step][:, None] for name in names)
         steps.append(Tokens(*of_step))
     return copy.decode(prompts, steps, values["parents"], networks)
+
+
+def speed_up(copy, case, changed):
+    """Build the masks without loops over pairs of tokens."""
+    for model in (copy.prompt_model, copy.step_model):
+        speed_up_masks(model)
 
 
 def specified(case, name, shape):
@@ -61,5 +65,6 @@ STAGE = Stage(
     plants=DECODING,
     decisive=("prompt_logits", "step_logits"),
     specified=specified,
+    speed_up=speed_up,
     place=place,
 )

@@ -4,9 +4,9 @@ import numpy as np
 
 from ref import llama_numpy
 from ref.golden.fast_masks import speed_up_masks
-from ref.golden.plants.loss import LOSS
 from ref.golden.plants.masks import MASKS
 from ref.golden.plants.model import MODEL
+from ref.golden.plants.model_loss import LOSS
 from ref.golden.plants.numerics import NUMERICS
 from ref.golden.plants.positions import POSITIONS
 from ref.golden.plants.schedule import SCHEDULE
@@ -44,12 +44,15 @@ def compute(copy, case, **changed):
 
     `changed` replaces arguments of `forward`.
     """
-    if copy is not llama_numpy:
-        speed_up_masks(copy)
     trace = {}
     copy.forward(**(arguments(case) | changed), trace=trace)
     trace["loss"] = np.asarray(copy.loss(trace["logits"], case.labels))
     return trace
+
+
+def speed_up(copy, case, changed):
+    """Build the masks without loops over pairs of tokens."""
+    speed_up_masks(copy)
 
 
 def specified(case, name, shape):
@@ -93,5 +96,6 @@ STAGE = Stage(
     plants=MASKS | SCHEDULE | SEGMENTS | POSITIONS | NUMERICS | MODEL | LOSS,
     decisive=("logits", "loss"),
     specified=specified,
+    speed_up=speed_up,
     place=place,
 )

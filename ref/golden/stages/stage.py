@@ -12,6 +12,10 @@ def specified_everywhere(case, name, shape):
     return np.array(True)
 
 
+def no_faster(copy, case, changed):
+    """Nothing to gain."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A step between a user's history and a metric, which a porter writes and tests by itself.
@@ -20,6 +24,7 @@ class Stage:
     compute: compute(copy, case, **changed) -> {name: array}, all outputs in the order of
         computation. copy: the definition, or a copy with plants. `changed` is what a plant
         returned.
+    speed_up: speed_up(copy, case, changed) lets a copy with plants compute the same in less time.
     plants: {id of a bug: plant}, see ref/golden/plants.
     decisive: the outputs that decide whether a case detects a bug, and which bug it is. The others
         are intermediates, which may differ between two ways of doing the same.
@@ -34,4 +39,5 @@ class Stage:
     plants: dict = field(repr=False)
     decisive: tuple
     place: Callable
+    speed_up: Callable = no_faster
     specified: Callable = specified_everywhere

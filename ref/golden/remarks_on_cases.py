@@ -3,12 +3,12 @@
 import numpy as np
 
 from ref.golden.compare import tolerance
+from ref.golden.computed import BFLOAT16_BITS, FLOAT16_BITS, has_zero_bits
 from ref.golden.remarks import short_list
 from ref.golden.stages import STAGES
 
 MOST_FAIL = 0.8  # rounding moves all numbers, so at least this share of the cases fails
 SLIGHT = 10  # a deviation of so many tolerances at most may be rounding, where few cases fail
-BFLOAT16_BITS, FLOAT16_BITS = 16, 13  # so many of the lower bits of float32 are 0
 
 
 def of_failing(failing, passing):
@@ -156,15 +156,6 @@ def reason(precision, tensors):
     else:
         why = f"as if {'TF32' if precision == 'tf32' else 'bfloat16'} was used on the way"
     return f"{why}. If that is meant: --precision {precision}"
-
-
-def has_zero_bits(values, num_bits):
-    """Whether so many of the lower bits of float32 are 0 in every number."""
-    values = np.asarray(values)
-    single = values.astype(np.float32)
-    if not (single == values)[np.isfinite(values)].all():
-        return False
-    return not (single.view(np.uint32)[np.isfinite(values)] & ((1 << num_bits) - 1)).any()
 
 
 def without_place(failing):
