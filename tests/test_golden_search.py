@@ -14,7 +14,7 @@ import torch
 from ref.golden import case as cases
 from ref.golden.copies import copy_of
 from ref.golden.definitions import search as definition
-from ref.golden.recipes.model import truncated_to_bfloat16
+from ref.golden.recipes.common import truncated_to_bfloat16
 from ref.golden.stages import search as search_stage
 from ref.golden.stages.search import arguments, compute
 from ref.masks import MaskScheme

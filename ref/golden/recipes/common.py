@@ -14,6 +14,21 @@ def read(file_name):
     return read_json(Path(__file__).with_name(file_name))
 
 
+def filled(recipe, defaults):
+    """A recipe with the defaults of what it leaves out, also within its fields that are objects."""
+    fields = defaults | recipe
+    for field, default in defaults.items():
+        if isinstance(default, dict):
+            fields[field] = default | recipe.get(field, {})
+    return fields
+
+
+def read_recipes(file_name):
+    """The recipes of a JSON file beside this one, filled with the defaults that it begins with."""
+    content = read(file_name)
+    return [filled(recipe, content["defaults"]) for recipe in content["recipes"]]
+
+
 def random_of(name):
     """A generator of the random numbers of a name, the same in every run."""
     return np.random.default_rng(zlib.crc32(name.encode()))
@@ -22,7 +37,7 @@ def random_of(name):
 def head_of(recipe, stage):
     """What case.json begins with in every stage."""
     fields = {"format": FORMAT, "name": recipe["name"], "stage": stage, "what": recipe["what"]}
-    return fields | {"also_for": recipe.get("also_for")}
+    return fields | {"also_for": recipe["also_for"]}
 
 
 def names_of_true(features):
@@ -49,3 +64,9 @@ def with_outputs(case, outputs):
     case.info["outputs"] = list(outputs)
     case.tensors |= outputs
     return case
+
+
+def truncated_to_bfloat16(weight):
+    """float32 whose lower 16 bits are 0."""
+    bits = weight.astype(np.float32).view(np.uint32)
+    return (bits & 0xFFFF0000).view(np.float32)

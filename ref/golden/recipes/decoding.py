@@ -1,7 +1,13 @@
 """How decoding.json becomes the golden cases of the stage `decoding`.
 
-Expected values are those of one pass without a cache for every slot and step. The functions that
-make prompts and weights are those of the stage `model`.
+Expected values are those of one pass without a cache for every slot and step.
+
+A recipe has
+    name, what, also_for    as in case.json
+    config, scheme, tolerances      what differs from the defaults
+    prompts                 see rows.py
+    pad                     the side at which shorter prompts are padded, "left" or "right"
+    steps                   of each step and slot [parent, token], null where nobody is
 """
 
 import numpy as np
@@ -9,18 +15,9 @@ import numpy as np
 from ref import llama_numpy
 from ref.golden.case import Case, segment_ids
 from ref.golden.definitions.paths import row_along, values_along
-from ref.golden.recipes.common import head_of, names_of_true, with_outputs
-from ref.golden.recipes.model import (
-    LAYOUTS,
-    PAD,
-    PADDING,
-    draw_weights,
-    needs,
-    piece_of_text,
-    pieces_of_prompt,
-    read_recipes,
-    token_lists,
-)
+from ref.golden.recipes.common import head_of, names_of_true, read_recipes, with_outputs
+from ref.golden.recipes.models import draw_weights, needs
+from ref.golden.recipes.rows import LAYOUTS, filled_row, make_prompt, padded, vocabulary
 
 SEGMENT_OF_NOBODY = -1
 NOBODY = -1  # as a parent
@@ -29,25 +26,23 @@ NOBODY = -1  # as a parent
 def build_all():
     """The cases of the stage `decoding`."""
     recipes = read_recipes("decoding.json")
-    tokens = vocabulary(recipes)
-    return [build(recipe, tokens) for recipe in recipes]
-
-
-def vocabulary(recipes):
-    """Padding, then the tokens of all recipes, sorted: the index of a token is its id."""
-    tokens = set()
+    rows_of = {}
+    generated = []
     for recipe in recipes:
-        for row in recipe["prompts"]:
-            tokens.update(make_row(row)["tokens"])
-        for slots in step_tokens(recipe):
-            tokens.update(slots)
-    return [PAD, *sorted(tokens - {PAD, None})]
+        recipe["prompts"] = [filled_row(prompt) for prompt in recipe["prompts"]]
+        prompts = [make_prompt(prompt) for prompt in recipe["prompts"]]
+        rows_of[recipe["name"]] = padded(prompts, recipe["pad"])
+        for slots in recipe["steps"]:
+            generated += [slot[1] for slot in slots if slot]
+    tokens = vocabulary(
+        [row for rows in rows_of.values() for row in rows] + [{"tokens": generated}]
+    )
+    return [build(recipe, rows_of[recipe["name"]], tokens) for recipe in recipes]
 
 
-def build(recipe, tokens):
-    """A case from its recipe; `tokens` is the vocabulary."""
+def build(recipe, rows, tokens):
+    """A case from its recipe and rows; `tokens` is the vocabulary."""
     config = recipe["config"] | {"vocab_size": len(tokens)}
-    rows = padded([make_row(row) for row in recipe["prompts"]], recipe.get("pad", "left"))
     info = {
         **head_of(recipe, "decoding"),
         "needs": [*needs(config, recipe["scheme"], rows), *needs_of_steps(recipe)],
@@ -61,38 +56,8 @@ def build(recipe, tokens):
     parents = parents_of_slots(recipe)
     inputs = inputs_of_prompts(info, tokens) | inputs_of_steps(info, parents, tokens)
     info["inputs"] = list(inputs)
-    case = Case(info, inputs | draw_weights(config, recipe))
+    case = Case(info, inputs | draw_weights(config, recipe["scheme"], recipe["name"]))
     return with_outputs(case, expected_logits(case))
-
-
-def make_row(row):
-    """An object of `rows` in case.json, a prompt, from one of a recipe's `prompts`.
-
-    `opened`: what opens the target stands in the prompt already.
-    """
-    pieces = pieces_of_prompt(row)
-    if row.get("opened"):
-        opens = LAYOUTS[row["layout"]][0]
-        pieces.append(piece_of_text(opens, "open", len(row["history"]) + 1))
-    return {
-        "prompt": "".join(piece.text for piece in pieces),
-        "items": row["history"],
-        "history": len(row["history"]),
-        **token_lists(pieces, row.get("holes", [])),
-    }
-
-
-def padded(rows, side):
-    """Rows of one length, padded at their "left" or "right"."""
-    P = max(len(row["tokens"]) for row in rows)
-    longer = []
-    for row in rows:
-        fields = {}
-        for field, filler in PADDING.items():
-            padding = [filler] * (P - len(row["tokens"]))
-            fields[field] = padding + row[field] if side == "left" else row[field] + padding
-        longer.append(row | fields)
-    return longer
 
 
 def step_tokens(recipe):
@@ -117,7 +82,7 @@ def needs_of_steps(recipe):
 
 def step_roles(recipe):
     """The roles of the tokens, in the form of step_tokens: "open", "title" or "close"."""
-    opens, _, closes = LAYOUTS[recipe["prompts"][0].get("layout", "lines")]
+    opens, _, closes = LAYOUTS[recipe["prompts"][0]["layout"]]
     roles = []
     for step, tokens in enumerate(step_tokens(recipe)):
         role_of_token = {None: None, closes: "close"}

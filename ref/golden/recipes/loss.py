@@ -1,6 +1,16 @@
 """How loss.json becomes the golden cases of the stage `loss`.
 
 A title's tokens are its words, numbers and signs, and a newline, the end token.
+
+A recipe has
+    name, what, also_for    as in case.json
+    loss, softmax, temperature, tolerances      the same
+    rows                    see rows.py, of which `before`, `history`, `after` and `left` are read;
+                            each with the title of its `target`
+    catalogue               titles, to which `numbered_titles` more are added ("Volume 1", ...)
+    unused_tokens           so many tokens of the vocabulary stand nowhere
+    logits_mean, logits_deviation       of the random logits
+    gradients               whether those of the logits are an output
 """
 
 import numpy as np
@@ -12,10 +22,11 @@ from ref.golden.recipes.common import (
     head_of,
     names_of_true,
     random_of,
-    read,
+    read_recipes,
+    truncated_to_bfloat16,
     with_outputs,
 )
-from ref.golden.recipes.model import PAD, TOKEN, truncated_to_bfloat16
+from ref.golden.recipes.rows import PAD, TOKEN, filled_row
 from ref.golden.stages.loss import compute
 
 END = "\n"
@@ -24,8 +35,7 @@ PADDING = -1  # item number of a padding token, and what follows a short title
 
 def build_all():
     """The cases of the stage `loss`."""
-    content = read("loss.json")
-    recipes = [content["defaults"] | recipe for recipe in content["recipes"]]
+    recipes = read_recipes("loss.json")
     for recipe in recipes:
         numbers = range(1, recipe["numbered_titles"] + 1)
         recipe["catalogue"] = recipe["catalogue"] + [f"Volume {number}" for number in numbers]
@@ -34,7 +44,7 @@ def build_all():
 
 def build(recipe):
     """A case from its recipe, filled with the defaults that loss.json begins with."""
-    rows = padded([row_of_tokens(row) for row in recipe["rows"]])
+    rows = padded([row_of_tokens(filled_row(row)) for row in recipe["rows"]])
     vocabulary = vocabulary_of(recipe, rows)
     info = {
         **head_of(recipe, "loss"),
@@ -66,11 +76,11 @@ def build(recipe):
 
 def row_of_tokens(row):
     """A row of a recipe as [(token, item number), ...], with its padding on the left."""
-    tokens = [(PAD, PADDING)] * row.get("left", 0)
-    tokens += [(token, 0) for token in TOKEN.findall(row.get("before", ""))]
+    tokens = [(PAD, PADDING)] * row["left"]
+    tokens += [(token, 0) for token in TOKEN.findall(row["before"])]
     for number, title in enumerate(row["history"], 1):
         tokens += [(token, number) for token in tokens_of_title(title)]
-    tokens += [(token, 0) for token in TOKEN.findall(row.get("after", ""))]
+    tokens += [(token, 0) for token in TOKEN.findall(row["after"])]
     target = len(row["history"]) + 1
     return tokens + [(token, target) for token in tokens_of_title(row["target"])]
 

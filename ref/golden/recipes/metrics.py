@@ -1,7 +1,17 @@
 """How metrics.json becomes the golden cases of the stage `metrics`.
 
-A recipe gives the scores or lists themselves, or the ranks that the targets are to have; the scores
-are then drawn.
+A recipe has
+    name, what, also_for    as in case.json
+    exclude_seen, width, tolerances     the same
+    user_ids                of each target
+    items                   how many
+    title_of                of each item the first one with its title; null: all titles differ
+    scores, or lists, with targets      the tensors themselves; null for -inf
+    ranks                   or the ranks that the targets are to have; targets and scores are drawn
+    returned                so many items have a score above -inf; null: all
+    second_scores, second_lists, second_ranks       the same of a second model
+    candidates, seen        of each target numbers of items; null: all, none
+    draws                   how many; null: no intervals
 """
 
 import numpy as np
@@ -13,7 +23,7 @@ from ref.golden.recipes.common import (
     marked,
     names_of_true,
     random_of,
-    read,
+    read_recipes,
     with_outputs,
 )
 from ref.golden.stages.metrics import compute
@@ -21,8 +31,7 @@ from ref.golden.stages.metrics import compute
 
 def build_all():
     """The cases of the stage `metrics`."""
-    content = read("metrics.json")
-    return [build(content["defaults"] | recipe) for recipe in content["recipes"]]
+    return [build(recipe) for recipe in read_recipes("metrics.json")]
 
 
 def build(recipe):

@@ -1,6 +1,12 @@
 """How prompts.json becomes the golden cases of the stage `prompts`.
 
 python -m ref.golden.recipes.prompts trains the tokenizers of the cases anew.
+
+A recipe has
+    name, what, also_for    as in case.json
+    history, target, scheme, tokenizer, max_length, reserve     the same
+    layout                  one of `layouts`
+    pieces, or offsets      without a tokenizer, the tokens, or [begin, end) of each; else words
 """
 
 import io
@@ -13,7 +19,7 @@ import sentencepiece
 from ref import cli
 from ref.golden.case import Case
 from ref.golden.definitions import prompts as definition
-from ref.golden.recipes.common import head_of, names_of_true, read, with_outputs
+from ref.golden.recipes.common import filled, head_of, names_of_true, read, with_outputs
 from ref.golden.stages.prompts import TOKENIZERS, compute
 
 # A word with the space before it, or any other character.
@@ -34,7 +40,7 @@ NO_LAYOUT = {
 def build_all():
     """The cases of the stage `prompts`."""
     content = read_recipes()
-    return [build(content["defaults"] | recipe, content) for recipe in content["recipes"]]
+    return [build(filled(recipe, content["defaults"]), content) for recipe in content["recipes"]]
 
 
 def read_recipes():

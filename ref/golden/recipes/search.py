@@ -3,6 +3,15 @@
 A recipe with `table` makes a table of logits, so that no model is needed and ties are exact; one
 with `prompts` makes a model, as in the stage `decoding`. Shapes: N prompts, P tokens of each,
 S titles of at most M tokens, R prefixes, V vocabulary.
+
+A recipe has
+    name, what, also_for    as in case.json
+    width, softmax, temperature, tolerances     the same
+    excluded                of each prompt the numbers of the titles that its list may not hold
+    table                   see TABLE; or else
+    prompts, pad, config, scheme    as in decoding.json
+    titles                  the catalogue
+    draw                    changes the random weights
 """
 
 import numpy as np
@@ -16,22 +25,33 @@ from ref.golden.recipes.common import (
     marked,
     names_of_true,
     random_of,
+    read_recipes,
+    truncated_to_bfloat16,
     with_outputs,
 )
-from ref.golden.recipes.decoding import make_row, padded
-from ref.golden.recipes.model import (
+from ref.golden.recipes.models import draw_weights, needs
+from ref.golden.recipes.rows import (
     LAYOUTS,
-    PAD,
-    draw_weights,
-    needs,
+    filled_row,
+    make_prompt,
+    padded,
     pieces_of_item,
-    read_recipes,
     token_lists,
-    truncated_to_bfloat16,
+    vocabulary,
 )
 from ref.golden.stages.search import compute
 
 FILLER = -1  # after the last token of a title or prefix
+# What the `table` of a recipe may say, and what it says by default. It gives `vocab_size`, and
+# either `titles`, lists of tokens, or `pairs`, see titles_of_table.
+TABLE = {
+    "prompts": 1,
+    "draw": "",  # changes the random logits
+    "scale": 2.0,  # logits are scale · (a number with deviation 1) + shift
+    "shift": 0.0,
+    "favour": [],  # [number of a title, what is added to the logits of its tokens]
+    "set": [],  # [prefix, {token: logit}] for all prompts; for one, its number comes third
+}
 
 
 def build_all():
@@ -42,13 +62,13 @@ def build_all():
 def build(recipe):
     """A case from its recipe."""
     fields, inputs, weights = table(recipe) if "table" in recipe else model(recipe)
-    inputs["excluded"] = marked(recipe.get("excluded", []), shape_of_excluded(inputs))
+    inputs["excluded"] = marked(recipe["excluded"], shape_of_excluded(inputs))
     info = {
         **head_of(recipe, "search"),
         "needs": fields.pop("needs") + needs_of_search(recipe),
         "width": recipe["width"],
-        "softmax": recipe.get("softmax", "full"),
-        "temperature": recipe.get("temperature", 1.0),
+        "softmax": recipe["softmax"],
+        "temperature": recipe["temperature"],
         **fields,
         "tolerances": recipe["tolerances"],
         "inputs": list(inputs),
@@ -60,9 +80,9 @@ def build(recipe):
 def needs_of_search(recipe):
     """What an implementation must be able to do for the case, beyond the plainest search."""
     features = {
-        "catalogue softmax": recipe.get("softmax") == "catalogue",
-        "temperature": recipe.get("temperature", 1.0) != 1.0,
-        "excluded titles": "excluded" in recipe,
+        "catalogue softmax": recipe["softmax"] == "catalogue",
+        "temperature": recipe["temperature"] != 1.0,
+        "excluded titles": bool(recipe["excluded"]),
     }
     return names_of_true(features)
 
@@ -78,13 +98,14 @@ def shape_of_excluded(inputs):
 
 def table(recipe):
     """The fields, inputs and weights of a case with a table of logits."""
-    titles = [tuple(title) for title in titles_of_table(recipe["table"])]
+    fields = TABLE | recipe["table"]
+    titles = [tuple(title) for title in titles_of_table(fields)]
     prefixes = sorted(prefixes_of(titles), key=lambda prefix: (len(prefix), prefix))
-    N = recipe["table"].get("prompts", 1)
+    N = fields["prompts"]
     inputs = {
         "titles": filled_up(titles, FILLER),
         "prefixes": filled_up(prefixes, FILLER),
-        "prefix_logits": draw_logits(recipe, N, prefixes),
+        "prefix_logits": draw_logits(fields, recipe["name"], prefixes),
     }
     return {"needs": ["several rows"] if N > 1 else []}, inputs, {}
 
@@ -106,23 +127,20 @@ def prefixes_of(titles):
     return {title[:length] for title in titles for length in range(len(title))}
 
 
-def draw_logits(recipe, N, prefixes):
+def draw_logits(fields, name, prefixes):
     """Random logits float32 (N, R, V), the same in every run, with those that the recipe sets.
 
-    Like weights they are exact in bfloat16.
-
-    `favour`: [number of a title, what is added to the logits of its tokens] each.
-    `set`: [prefix, {token: logit}] each, for all prompts; for one, its number comes third.
+    fields: those of TABLE. Like weights the logits are exact in bfloat16.
     """
-    fields = recipe["table"]
-    random = random_of(recipe["name"] + fields.get("draw", ""))
+    N = fields["prompts"]
+    random = random_of(name + fields["draw"])
     logits = random.standard_normal((N, len(prefixes), fields["vocab_size"]))
-    logits = logits * fields.get("scale", 2.0) + fields.get("shift", 0.0)
-    for number, more in fields.get("favour", []):
+    logits = logits * fields["scale"] + fields["shift"]
+    for number, more in fields["favour"]:
         title = tuple(fields["titles"][number])
         for length, token in enumerate(title):
             logits[:, prefixes.index(title[:length]), token] += more
-    for prefix, values, *prompt in fields.get("set", []):
+    for prefix, values, *prompt in fields["set"]:
         of_prompts = prompt or range(N)
         for token, value in values.items():
             logits[of_prompts, prefixes.index(tuple(prefix)), int(token)] = value
@@ -134,9 +152,9 @@ def draw_logits(recipe, N, prefixes):
 
 def model(recipe):
     """The fields, inputs and weights of a case with a model."""
-    rows = padded([make_row(prompt) for prompt in recipe["prompts"]], recipe.get("pad", "right"))
-    layout = recipe["prompts"][0].get("layout", "lines")
-    titles = [title_row(title, layout) for title in recipe["titles"]]
+    prompts = [filled_row(prompt) for prompt in recipe["prompts"]]
+    rows = padded([make_prompt(prompt) for prompt in prompts], recipe["pad"])
+    titles = [title_row(title, prompts[0]["layout"]) for title in recipe["titles"]]
     tokens = vocabulary(rows + titles)
     scheme, config = recipe["scheme"], recipe["config"] | {"vocab_size": len(tokens)}
     segments = np.array([segment_ids(row, scheme) for row in rows])
@@ -154,8 +172,7 @@ def model(recipe):
         "rows": rows,
         "catalogue": recipe["titles"],
     }
-    drawn = recipe | {"name": recipe["name"] + recipe.get("draw", "")}
-    return fields, inputs, draw_weights(config, drawn)
+    return fields, inputs, draw_weights(config, scheme, recipe["name"] + recipe["draw"])
 
 
 def title_row(title, layout):
@@ -163,12 +180,6 @@ def title_row(title, layout):
     opens, _, closes = LAYOUTS[layout]
     pieces = pieces_of_item((opens, title, closes), 1)
     return {"history": 0, **token_lists(pieces, [])}
-
-
-def vocabulary(rows):
-    """Padding, then the tokens of all rows, sorted: the index of a token is its id."""
-    tokens = {token for row in rows for token in row["tokens"]}
-    return [PAD, *sorted(tokens - {PAD})]
 
 
 def ids(row, tokens):
