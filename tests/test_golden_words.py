@@ -10,7 +10,7 @@ import pytest
 
 from ref.golden import case as cases
 from ref.golden import compare, diagnosis, planted, remarks_on_cases, report
-from ref.golden.computed import Computed, read_dump
+from ref.golden.computed import Computed, computed_by_adapter, read_dump
 from ref.golden.stages import STAGES, all_bugs
 
 from support import known_bugs
@@ -344,6 +344,27 @@ def test_of_two_bugs_that_cannot_be_told_apart_the_case_to_run_next_shows_one():
     name, showing = found.next_case
     assert equal & set(case_of(name).info["catches"]) == set(showing)
     assert len(showing) == 1
+
+
+def test_what_is_not_compared_is_told_apart_from_what_nobody_knows(capsys):
+    case = case_of("longer-than-512")  # it has no masks, which would be large
+    outputs = {"logits": case.outputs["logits"], "layers.0.mask": np.ones(1), "masks": np.ones(1)}
+    report.print_comparison(compare.examine(case, computed_by_adapter(outputs)))
+    printed = capsys.readouterr().out
+    assert "not compared, this case has no layers.0.mask\n" in printed
+    assert "not compared, unknown here: masks\n" in printed
+
+
+def test_what_is_exactly_true_goes_before_what_is_nearly_so():
+    def compared(length):
+        tensors = {"segment_ids": np.ones((1, length), int)}
+        return SimpleNamespace(case=SimpleNamespace(info={"needs": ["padding"]}, tensors=tensors))
+
+    failing, passing = [compared(30), compared(20)], [compared(12), compared(11)]
+    words = ["exactly the 2 cases with more than 12 tokens fail"]
+    assert remarks_on_cases.of_failing(failing, passing) == words
+    words = ["only cases with 'padding' fail, 2 of these 4"]
+    assert remarks_on_cases.of_failing([failing[0], passing[0]], [failing[1], passing[1]]) == words
 
 
 def test_that_all_cases_fail_is_said_of_more_than_one():

@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 from contextlib import contextmanager, redirect_stdout
-from functools import cache
 from pathlib import Path
 
 from ref.cli import place_of
@@ -86,20 +85,13 @@ def compare_adapter(adapter, name, precision=None):
     except Raised as raised:
         is_own = isinstance(raised.error, ValueError)
         return compare.Comparison(case, problem=in_one_line(raised.error, with_type=not is_own))
-    known = set(computed) & outputs_of_stage(case.stage)
+    known = set(computed) & cases.outputs_of_stage(case.stage)
     if known and not known & set(case.outputs):
         raise Skipped(f"it holds none of what was returned: {short_list(sorted(known))}")
     try:
         return compare.examine(case, held_to(computed, precision))
     except ValueError as error:
         return compare.Comparison(case, problem=in_one_line(error, with_type=False))
-
-
-@cache
-def outputs_of_stage(stage):
-    """The names of the outputs that some case of a stage has."""
-    infos = [info for info in cases.infos() if info["stage"] == stage]
-    return {name for info in infos for name in info["outputs"]}
 
 
 def line_of(error):

@@ -1,5 +1,6 @@
 """Golden cases: what is in their files. They are made from recipes by `ref.golden.recipes`."""
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,6 +111,13 @@ def names_in_index(root=ROOT):
 def infos(folder=FOLDER):
     """case.json of all cases in a folder, sorted by name."""
     return [read_json(Path(folder) / name / "case.json") for name in names(folder)]
+
+
+@cache
+def outputs_of_stage(stage):
+    """The names of the outputs that some case of a stage has."""
+    of_stage = [info for info in infos() if info["stage"] == stage]
+    return {name for info in of_stage for name in info["outputs"]}
 
 
 def segment_ids(row, scheme):

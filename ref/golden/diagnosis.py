@@ -199,6 +199,7 @@ def diagnose(comparisons, seconds=None):
         diagnosis.remarks += remarks_on_cases.rounding(suspects.comparisons)
         diagnosis.remarks += remarks_on_cases.without_place(suspects.failing)
         diagnosis.remarks += remarks_on_cases.not_a_number(suspects.failing)
+        diagnosis.remarks += remarks_on_cases.common_beginning(suspects.failing)
         diagnosis.remarks += remarks_on_cases.of_failing(suspects.failing, suspects.passing)
     return diagnosis
 

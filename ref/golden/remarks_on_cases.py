@@ -1,13 +1,17 @@
 """What failing cases have in common, and which rounding would explain all deviations: sentences."""
 
+from collections import Counter
+
 import numpy as np
 
-from ref.golden.compare import tolerance
+from ref.golden.compare import relative_differences, tolerance
 from ref.golden.computed import BFLOAT16_BITS, FLOAT16_BITS, has_zero_bits
 from ref.golden.remarks import short_list
 from ref.golden.stages import STAGES
 
 MOST_FAIL = 0.8  # rounding moves all numbers, so at least this share of the cases fails
+# At least so many failing cases, and this share of them, are wrong from the same token on.
+LEAST_ALIKE, MOST_ALIKE = 4, 0.6
 SLIGHT = 10  # a deviation of so many tolerances at most may be rounding, where few cases fail
 
 
@@ -15,11 +19,12 @@ def of_failing(failing, passing):
     """Which cases fail, as few sentences as possible: [] where nothing distinguishes them."""
     if not passing:
         return [f"all {len(failing)} cases fail"] if len(failing) > 1 else []
-    return by_feature(failing, passing) or by_size(failing, passing)
+    exact, within = by_feature(failing, passing)
+    return exact or by_size(failing, passing) or within
 
 
 def by_feature(failing, passing):
-    """What all failing cases need, and none or few of those that pass."""
+    """What all failing cases need: sentences on what no case needs that passes, and on the rest."""
     exact, within = [], []
     for feature in common_needs(failing):
         with_feature = [c for c in passing if feature in c.case.info["needs"]]
@@ -28,7 +33,7 @@ def by_feature(failing, passing):
             exact.append(exactly(failing, repr(feature)))
         elif len(failing) > 1:
             within.append(f"only cases with {feature!r} fail, {len(failing)} of these {total}")
-    return exact or within
+    return exact, within
 
 
 def exactly(failing, what):
@@ -55,13 +60,61 @@ def by_size(failing, passing):
 
 
 def num_tokens(case):
-    """The length of a case's sequences; 0 where it has none."""
-    return case.tensors["input_ids"].shape[-1] if "input_ids" in case.tensors else 0
+    """The length of a case's sequences, in decoding of its prompts; 0 where it has none."""
+    segment_ids = segment_ids_of(case)
+    return 0 if segment_ids is None else segment_ids.shape[-1]
 
 
 def num_items(case):
-    """The largest segment id of a case: the items of its history and the target."""
-    return int(case.tensors["segment_ids"].max()) if "segment_ids" in case.tensors else 0
+    """The largest segment id in a case's sequences or prompts; 0 where it has none."""
+    segment_ids = segment_ids_of(case)
+    return 0 if segment_ids is None else int(segment_ids.max())
+
+
+def segment_ids_of(case):
+    """(B, T), in decoding and search those of the prompts; None in other stages."""
+    return case.tensors.get("segment_ids", case.tensors.get("prompt_segment_ids"))
+
+
+def common_beginning(failing):
+    """That most failing cases are right up to the same token, inside an item or text: [] if not."""
+    places = [place for place in map(first_wrong_token, failing) if place is not None]
+    if len(places) < LEAST_ALIKE:
+        return []
+    number, count = Counter(number for number, _ in places).most_common(1)[0]
+    num_inside = sum(is_inside for other, is_inside in places if other == number)
+    if number == 0 or count < MOST_ALIKE * len(places) or num_inside < count / 2:
+        return []
+    return [
+        f"in {count} of {len(failing)} failing cases token {number} is the first that is wrong, "
+        "counted from 0 without padding: does a chunk or a block begin there?"
+    ]
+
+
+def first_wrong_token(comparison):
+    """(number, whether the token before has the same segment) of a row's first wrong token.
+
+    Numbers count from 0 without padding; that of the row which is wrong first. None where no
+    logits of all tokens deviate.
+    """
+    case = comparison.case
+    for name in ("logits", "prompt_logits"):
+        if name in comparison.evidence and name in comparison.deviating:
+            break
+    else:
+        return None
+    values, precision = comparison.computed[name]
+    differences = relative_differences(case, name, values, case.tensors[name])
+    if differences is None:
+        return None
+    is_wrong = (differences > tolerance(case, precision)).any(axis=-1)  # (B, T)
+    places = []
+    for wrong, s in zip(is_wrong, segment_ids_of(case)):
+        wrong, s = wrong[s != -1], s[s != -1]
+        if wrong.any():
+            number = int(wrong.argmax())
+            places.append((number, number > 0 and bool(s[number] == s[number - 1])))
+    return min(places, default=None)
 
 
 def only_intermediates(comparisons):

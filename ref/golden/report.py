@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 from ref.cli import printable
+from ref.golden.case import outputs_of_stage
 from ref.golden.plants import descriptions
 from ref.golden.remarks import short_list
 
@@ -24,7 +25,18 @@ def print_comparison(comparison):
     for remark in comparison.remarks:
         print(f"      {remark}")
     if comparison.unknown:
-        print(f"      not compared, unknown here: {printable(short_list(comparison.unknown))}")
+        print_unknown_names(comparison)
+
+
+def print_unknown_names(comparison):
+    """The tensors that were given and not compared: those of other cases, and those of none."""
+    of_stage = outputs_of_stage(comparison.case.stage)
+    of_others = [name for name in comparison.unknown if name in of_stage]
+    of_none = [name for name in comparison.unknown if name not in of_stage]
+    if of_others:
+        print(f"      not compared, this case has no {printable(short_list(of_others))}")
+    if of_none:
+        print(f"      not compared, unknown here: {printable(short_list(of_none))}")
 
 
 def print_skipped(skipped):

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ref import llama_numpy
 from ref.golden.computed import Computed
+from ref.golden.copies import copy_of
 from ref.golden.plants.edits import rounded_to_bfloat16
+from ref.golden.stages.model import compute
 
 from support.known_bugs import as_float32, case_of, decisive_outputs
 
@@ -207,6 +210,22 @@ def turned_or_rounded(values, case):
     return values.round() if case.name == "biases" else turned(values, case)
 
 
+def in_chunks(length):
+    """A port that masks tokens within a chunk alone: those before the chunk are all seen."""
+    copy = copy_of(llama_numpy)
+
+    def layer_masks(segment_ids, L, scheme):
+        masks = llama_numpy.layer_masks(segment_ids, L, scheme)
+        index = np.arange(segment_ids.shape[1])
+        is_before = index[None, :] < index[:, None] // length * length
+        return masks | (
+            is_before & (segment_ids != -1)[:, None, :] & (segment_ids != -1)[:, :, None]
+        )
+
+    copy.layer_masks = layer_masks
+    return logits(lambda values, case: compute(copy, case)["logits"])
+
+
 RIGHT = "cases are right"
 NO_DIAGNOSIS = ("Diagnosis", "FAIL")
 PROBES = {
@@ -350,7 +369,9 @@ PROBES = {
     "probabilities in place of logits": Probe(logits(softmax), NO_BUG),
     "numbers of another case": Probe(logits(of_another_case), NO_BUG),
     "one token late": Probe(logits(one_token_late), NO_BUG),
-    "rounded to whole numbers": Probe(logits(lambda v, case: v.round()), NO_BUG),
+    "rounded to whole numbers": Probe(
+        logits(lambda v, case: v.round()), NO_BUG, (), ("does a chunk",)
+    ),
     "loss doubled": Probe(loss_alone(lambda v: 2 * v), NO_BUG),
     "masks of noise": Probe(
         only_intermediates("mask", lambda v, case: np.random.default_rng(0).random(v.shape) < 0.5),
@@ -414,7 +435,12 @@ PROBES = {
         "Nearest: schedule-reversed",
         ("schedule-reversed",),
     ),
-    "half a bug": Probe(half_of("schedule-reversed"), NO_BUG, ("schedule-reversed",)),
+    "chunks of 7 that see all before them": Probe(
+        in_chunks(7), "failing cases token 7 is the first that is wrong", (), ("cases token 8",)
+    ),
+    "half a bug": Probe(
+        half_of("schedule-reversed"), NO_BUG, ("schedule-reversed",), ("does a chunk",)
+    ),
     "a bug where it cannot show": Probe(
         in_case("plain-causal", with_bugs("schedule-reversed")), RIGHT, (), NO_DIAGNOSIS
     ),
