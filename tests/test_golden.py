@@ -51,11 +51,11 @@ def bugs():
 def listed(bugs):
     """The detection matrix as bugs.json has it: 100 tolerances where a case shows a bug, or 0."""
     matrix = {}
+    in_order = cases.names_in_index()
     for bug in all_bugs():
         shown_by = bugs[bug]["shown_by"]
-        matrix[bug] = {
-            name: 100.0 * (name in shown_by) for name in known_bugs.cases_that_can_show(bug)
-        }
+        names = sorted(known_bugs.cases_that_can_show(bug), key=in_order.index)
+        matrix[bug] = {name: 100.0 * (name in shown_by) for name in names}
     return matrix
 
 
