@@ -418,6 +418,14 @@ def test_a_rating_that_is_no_number_is_refused_where_ratings_count(tmp_path):
         readers.read(folder, Columns(min_rating=2))
 
 
+def test_of_a_long_rating_that_is_no_number_40_characters_are_quoted(tmp_path):
+    files = FORMS["MovieLens, csv"]
+    ratings = files["ratings.csv"] + f"u1,i1,{'x' * 41},7\n"
+    folder = write(tmp_path / "form", files | {"ratings.csv": ratings})
+    with pytest.raises(ValueError, match=f"the rating is '{'x' * 40}'; expected"):
+        readers.read(folder, Columns(min_rating=2))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_least_rating_that_is_no_number_is_refused(value):
     with pytest.raises(ValueError, match="min_rating is (nan|inf); expected a number"):

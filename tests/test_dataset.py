@@ -431,6 +431,14 @@ def test_presplit_items_without_a_title_are_left_out_and_counted(tmp_path):
     assert data.notes == ("2 items without a title left out ('2', '4'), and 2 rows",)
 
 
+def test_of_many_presplit_items_without_a_title_five_are_named(tmp_path):
+    titles = {"1": "a", "3": "c"} | {str(number): "" for number in range(4, 10)}
+    windows = [([1, 3, 1], 3)] * 3
+    data = load(write_presplit(tmp_path / "untitled", windows, windows, titles))
+    (note,) = data.notes
+    assert note.startswith("6 items without a title left out ('4', '5', '6', '7', '8'), and")
+
+
 def test_json_with_escapes_reads_like_plain_text(tmp_path):
     titles = {"1": "caf\u00e9 \U0001f600", "2": "b"}
     windows = [([1, 2], 1)] * 2

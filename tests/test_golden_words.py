@@ -346,6 +346,20 @@ def test_of_two_bugs_that_cannot_be_told_apart_the_case_to_run_next_shows_one():
     assert len(showing) == 1
 
 
+def test_the_case_to_run_next_splits_the_bugs_that_fit_as_evenly_as_any():
+    bugs = ["mask-inverted", "norm-eps-fixed", "kv-heads-tiled", "rope-llama3-as-linear"]
+    bugs += ["mlp-bias-lost", "cr-drops-self", "in-hides-text-from-items"]
+    suspects = diagnosis.Suspects([port_with(["mask-inverted"], case_of("three-kinds"))])
+    found = diagnosis.Diagnosis("model", [(bug, 0.0) for bug in bugs])
+    _, showing = diagnosis.case_to_run_next(suspects, found)
+    sizes = set()
+    for case in cases_of("model"):
+        if case.name != "three-kinds":
+            sizes.add(len(set(bugs) & set(case.info["catches"])))
+    assert {2, 3, 4} <= sizes
+    assert len(showing) in (3, 4)  # about half of seven
+
+
 def test_what_is_not_compared_is_told_apart_from_what_nobody_knows(capsys):
     case = case_of("longer-than-512")  # it has no masks, which would be large
     outputs = {"logits": case.outputs["logits"], "layers.0.mask": np.ones(1), "masks": np.ones(1)}

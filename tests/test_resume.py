@@ -466,3 +466,9 @@ def test_a_full_disk_loses_nothing(folder, never_killed, tmp_path):
     assert "Traceback" not in result.stderr
     assert not list(out.glob("*.part"))
     assert_ends_as(never_killed, out)
+
+
+def test_of_epochs_that_validate_alike_the_first_is_the_best():
+    progress = state.Progress(best={"epoch": 1, "valid": 6.5})
+    assert progress.is_best({"epoch": 2, "valid": 6.4})
+    assert not progress.is_best({"epoch": 2, "valid": 6.5})
