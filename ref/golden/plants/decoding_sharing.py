@@ -107,36 +107,44 @@ def shared_by_right(case, m):
     return real[: whole_pages(count, len(real))]
 
 
-def after_shared_tokens(change):
-    """Other rows of the masks of prompts, for the tokens that follow those taken from the cache.
+def after_shared_tokens(change, also_generated):
+    """Other rows of the masks for the tokens of a prompt that follow those taken from the cache.
 
-    change(masks_of, segment ids (T,), indices of what is taken) -> masks (L, T, T), where
-    masks_of(segment ids (T,)) -> masks (L, T, T).
+    change(masks_of, segment ids (T,), indices of what is taken) -> masks (L, Q, T), where
+    masks_of(segment ids (T,)) -> masks (L, Q, T) of the last Q tokens.
+    also_generated: also for the tokens that are generated after it?
     """
 
     def plant(copy, case):
         right = copy.mask_rows
+        P = case.prompt_ids.shape[1]
 
         def mask_rows(model, segment_ids, Q, network):
-            rows = right(model, segment_ids, Q, network)
-            if model is copy.step_model:
-                return rows
-            rows = rows.copy()
-
             def masks_of(segment_ids):
                 return right(model, segment_ids[None], Q, network)[:, 0]
 
-            for m in range(len(segment_ids)):
-                taken = shared_by_right(case, m)
-                if len(taken):
-                    later = slice(taken[-1] + 1, None)
-                    rows[:, m, later] = change(masks_of, segment_ids[m], taken)[:, later]
+            T = segment_ids.shape[1]
+            step = T - P - 1  # -1 in the pass of prompts
+            rows = right(model, segment_ids, Q, network).copy()
+            for b in rows_in_use(case, step):
+                prompt, _ = path(case.parents, step, b)
+                taken = shared_by_right(case, prompt)
+                if len(taken) and (step == -1 or also_generated):
+                    first = max(0, taken[-1] + 1 - (T - Q))  # of the Q queries
+                    rows[:, b, first:] = change(masks_of, segment_ids[b], taken)[:, first:]
             return rows
 
         copy.mask_rows = mask_rows
         return {}
 
     return plant
+
+
+def rows_in_use(case, step):
+    """The numbers of the prompts, at step -1, or of the slots that somebody is in."""
+    if step == -1:
+        return range(len(case.prompt_ids))
+    return np.flatnonzero(case.parents[step] != -1)
 
 
 def masks_with_text(masks_of, segment_ids, taken):
@@ -158,7 +166,7 @@ def shared_by_slots(case, t):
 
     These are whole pages of the prompts' first tokens. {} if somebody is in one slot alone.
     """
-    prompts = {int(w): path(case.parents, t, w)[0] for w in np.flatnonzero(case.parents[t] != -1)}
+    prompts = {int(w): path(case.parents, t, w)[0] for w in rows_in_use(case, t)}
     if len(prompts) < 2:
         return {}
     first, *others = [tokens_of(case, n, WHOLE_KEY) for n in prompts.values()]
@@ -206,7 +214,7 @@ def slots_write_into_one_page(copy, case):
         if at in cache.keys:
             t = cache.keys[at].shape[2] - P
             k, v = k.copy(), v.copy()
-            pages = {w: newest_page(case, t, w) for w in np.flatnonzero(case.parents[t] != -1)}
+            pages = {w: newest_page(case, t, w) for w in rows_in_use(case, t)}
             last_in = {page: w for w, page in pages.items()}
             for w, page in pages.items():
                 k[w], v[w] = k[last_in[page]], v[last_in[page]]
@@ -234,8 +242,8 @@ SHARING = {
     "decode-prefix-shared-by-tokens": prompts_take(taken_by_ids),
     "decode-pages-shared-by-tokens": prompts_take(taken_by_ids_in_pages),
     "decode-pages-shared-one-by-one": prompts_take(taken_page_by_page),
-    "decode-shared-prefix-is-text": after_shared_tokens(masks_with_text),
-    "decode-shared-prefix-unmasked": after_shared_tokens(masks_with_all),
+    "decode-shared-prefix-is-text": after_shared_tokens(masks_with_text, also_generated=True),
+    "decode-shared-prefix-unmasked": after_shared_tokens(masks_with_all, also_generated=False),
     "decode-shared-pages-unmasked": in_shared_pages(unmask_shared),
     "decode-shared-pages-seen-as-by-first-slot": in_shared_pages(mask_shared_as_first_slot),
 }
