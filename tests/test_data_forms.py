@@ -249,6 +249,19 @@ def test_a_year_beside_titles_of_any_other_form_stays_beside_them(tmp_path):
     assert data.notes == ()
 
 
+@pytest.mark.parametrize("beside", [True, False], ids=["titles beside it", "titles elsewhere"])
+def test_an_empty_item_id_is_refused(tmp_path, beside):
+    if beside:
+        rows = [("u", "a", "Heat", 1), ("u", "", "Casino", 2)]
+        files = {"interactions.csv": table(("user_id", "item_id", "title", "timestamp"), rows)}
+    else:
+        rows = [("u", "i1", 1), ("u", "", 2)]
+        files = {"interactions.csv": table(("user_id", "item_id", "timestamp"), rows)}
+        files["items.csv"] = ITEMS
+    with pytest.raises(ValueError, match="interactions.csv, line 3: item_id is ''; expected one"):
+        readers.read(write(tmp_path / "form", files))
+
+
 def test_items_without_a_title_are_left_out_and_counted(tmp_path):
     titles = {item: title for item, title in TITLES.items() if item != "i3"} | {"i4": " "}
     data = readers.read(write_interactions(tmp_path / "form", ROWS, titles))

@@ -369,3 +369,12 @@ def test_unknown_targets_are_refused():
     message = r"LoRA targets are \['q_proj', 'lm_head'\]; expected some of q_proj, k_proj"
     with pytest.raises(ValueError, match=message):
         lora.add(random_model(config_of()), settings)
+
+
+def test_a_new_adapter_changes_nothing_and_spreads_as_a_new_linear_layer_does():
+    torch.manual_seed(0)
+    layer = lora.LoRALinear(torch.nn.Linear(400, 30), LoraSettings(50, 100))
+    limit = 400**-0.5  # of a uniform distribution, as torch.nn.Linear draws its weights
+    largest = layer.lora_A.weight.abs().max().item()
+    assert 0.999 * limit < largest <= limit
+    assert not layer.lora_B.weight.any()

@@ -95,7 +95,10 @@ def test_killed_while_a_file_is_written_it_ends_with_the_same_bytes(
     assert kill_at(number, moment, "--data", folder, "--out", out, *LONG)
 
     if (out / "log.jsonl").exists():
-        assert_ends_as(never_killed, out)
+        has_state = any(out.glob("state-?.json"))
+        output = assert_ends_as(never_killed, out)
+        assert ("going on after epoch" in output) == has_state
+        assert ("no state to go on from" in output) == (not has_state)
     else:  # killed before there was anything to resume
         result = train_in_fork("--resume", out)
         assert result.returncode == 2

@@ -76,25 +76,33 @@ def taken_page_by_page(case, m):
 
 
 def prompts_take(givers):
-    """Prompts take keys and values of their first tokens from the cache.
+    """Prompts take keys, values and logits of their first tokens from what was computed before.
 
     givers(case, m) -> of each token that prompt m takes, the earlier prompt that it is taken from.
     """
 
     def plant(copy, case):
-        right = copy.store
+        right_store, right_run = copy.store, copy.run
 
         def store(cache, k, v, at):
-            if at in cache.keys:
-                return right(cache, k, v, at)
-            k, v = k.copy(), v.copy()
-            for m in range(len(k)):
-                for i, n in enumerate(givers(case, m)):
-                    taken, given = real_tokens(case, m)[i], real_tokens(case, n)[i]
-                    k[m, :, taken], v[m, :, taken] = k[n, :, given], v[n, :, given]
-            return right(cache, k, v, at)
+            if at not in cache.keys:
+                k, v = with_taken(k.swapaxes(1, 2)), with_taken(v.swapaxes(1, 2))
+                k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+            return right_store(cache, k, v, at)
 
-        copy.store = store
+        def run(model, tokens, cache, network):
+            logits = right_run(model, tokens, cache, network)
+            return with_taken(logits) if model is copy.prompt_model else logits
+
+        def with_taken(values):
+            """What prompts compute (N, P, ...), with what they take."""
+            values = values.copy()
+            for m in range(len(values)):
+                for i, n in enumerate(givers(case, m)):
+                    values[m, real_tokens(case, m)[i]] = values[n, real_tokens(case, n)[i]]
+            return values
+
+        copy.store, copy.run = store, run
         return {}
 
     return plant
