@@ -381,6 +381,24 @@ def test_what_is_exactly_true_goes_before_what_is_nearly_so():
     assert remarks_on_cases.of_failing([failing[0], passing[0]], [failing[1], passing[1]]) == words
 
 
+@pytest.mark.parametrize(
+    ("places", "is_said"),
+    [
+        ([(7, True)] * 4 + [(3, False)], True),
+        ([(7, True)] * 2 + [(7, False)] * 2, True),
+        ([(7, False)] * 4, False),  # items begin there
+        ([(0, False)] * 4, False),
+        ([(7, True)] * 3, False),  # too few
+        ([(7, True)] * 4 + [(3, False)] * 4, False),
+        ([None] * 4, False),
+    ],
+)
+def test_whether_a_chunk_begins_where_most_cases_begin_to_be_wrong_is_asked(places, is_said):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remarks_on_cases, "first_wrong_token", lambda place: place)
+        assert bool(remarks_on_cases.common_beginning(places)) == is_said
+
+
 def test_that_all_cases_fail_is_said_of_more_than_one():
     assert remarks_on_cases.of_failing(["one"], passing=[]) == []
     assert remarks_on_cases.of_failing(["one", "two"], passing=[]) == ["all 2 cases fail"]

@@ -69,6 +69,17 @@ def test_the_jax_port_passes_every_case_of_its_stages(stage, capsys):
     assert f"{len(names)} of {len(names)} cases are right" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("page", "chunk", "stage"), [(4, 5, "model"), (4, 5, "decoding"), (16, 512, "decoding")]
+)
+def test_the_paged_port_passes_every_case_of_its_stages(page, chunk, stage, monkeypatch, capsys):
+    monkeypatch.setenv("PAGE", str(page))
+    monkeypatch.setenv("CHUNK", str(chunk))
+    names = names_of(stage)
+    assert command.main(["run", str(PEERS / "paged_port.py"), *options_for(names)]) == 0
+    assert f"{len(names)} of {len(names)} cases are right" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("stage", ["model", "decoding", "search"])
 def test_the_transformers_peer_passes_every_case_with_a_model(
@@ -104,7 +115,7 @@ def test_the_javascript_port_runs_the_cases_of_the_index_where_no_name_is_given(
     assert [path.name for path in out.iterdir()] == ["first-case.safetensors"]
 
 
-@pytest.mark.parametrize("port", ["jax_port.py", "transformers_peer.py"])
+@pytest.mark.parametrize("port", ["jax_port.py", "paged_port.py", "transformers_peer.py"])
 def test_a_python_port_imports_nothing_of_ref(port):
     assert "ref" not in packages_of(PEERS / port)
     assert "ref" in packages_of(PEERS / "sdpa_peer.py")
@@ -132,9 +143,26 @@ def packages_of(path):
             "search-length-normalized",
             names_of("search", has_model),
         ),
+        (
+            "paged_port.py",
+            "(content, tuple(page.ids), tuple(page.segments), tuple(page.positions))",
+            "(content, tuple(page.ids), tuple(page.positions))",
+            "decode-pages-shared-by-tokens",
+            names_of("decoding"),
+        ),
+        (
+            "paged_port.py",
+            "(content, tuple(page.ids), tuple(page.segments), tuple(page.positions))",
+            "(tuple(page.ids), tuple(page.segments), tuple(page.positions))",
+            "decode-pages-shared-one-by-one",
+            names_of("decoding"),
+        ),
     ],
 )
-def test_a_mistake_in_a_python_port_is_named(port, right, wrong, bug, names, tmp_path, capsys):
+def test_a_mistake_in_a_python_port_is_named(
+    port, right, wrong, bug, names, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("PAGE", "16")  # of the paged port: as in the list of bugs
     broken = broken_copy(PEERS / port, tmp_path, right, wrong)
     assert command.main(["run", str(broken), *options_for(names)]) == 1
     assert f"1. {bug} (" in capsys.readouterr().out
