@@ -120,7 +120,7 @@ def test_prompts_share_pages_by_right_only_where_ids_and_segments_agree():
     assert taken_page_by_page(case, 2) == [1] * 16 + [0] * 16
     case = case_of("decode-same-tokens-other-segments")
     assert [list(shared_by_right(case, m)) for m in range(3)] == [[], [], []]
-    assert longest_prefix(case, 1, ["ids"]) == (0, 17)
+    assert longest_prefix(case, 1, ["ids"]) == (0, 18)
     # Seen : Dead Man | Walking: of the first item here, of the second there, and text in the last
     assert longest_prefix(case, 1, ["ids", "segment_ids"]) == (0, 4)
     assert longest_prefix(case, 2, ["ids", "segment_ids"]) == (0, 2)

@@ -205,7 +205,7 @@ def test_a_bug_in_the_branch_of_one_option_is_named_with_it(value, other, capsys
         return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     text = told(comparisons_of(port), capsys)
-    words = f"Explained are the cases where text = {value}: look at the code for that."
+    words = f"This explains the cases where text = {value}; look at that branch of your code."
     assert f"{words}\n1. in-hides-all-but-own-segment (mask)" in text
     assert f"text = {other}" not in text
 
@@ -218,7 +218,7 @@ def test_a_bug_is_named_from_the_cases_without_nan_if_it_shows_in_the_others(cap
         return {name: Computed(values, "float64") for name, values in outputs.items()}
 
     text = told(comparisons_of(port), capsys)
-    assert "Explained are the cases without NaN; " in text
+    assert "This explains the cases without NaN; " in text
     assert "\n1. mask-inverted (mask)" in text
 
 

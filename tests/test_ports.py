@@ -145,15 +145,8 @@ def packages_of(path):
         ),
         (
             "paged_port.py",
-            "(content, tuple(page.ids), tuple(page.segments), tuple(page.positions))",
-            "(content, tuple(page.ids), tuple(page.positions))",
-            "decode-pages-shared-by-tokens",
-            names_of("decoding"),
-        ),
-        (
-            "paged_port.py",
-            "(content, tuple(page.ids), tuple(page.segments), tuple(page.positions))",
-            "(tuple(page.ids), tuple(page.segments), tuple(page.positions))",
+            "(content, tuple(page.ids), tuple(page.segments))",
+            "(tuple(page.ids), tuple(page.segments))",
             "decode-pages-shared-one-by-one",
             names_of("decoding"),
         ),
@@ -165,6 +158,48 @@ def test_a_mistake_in_a_python_port_is_named(
     monkeypatch.setenv("PAGE", "16")  # of the paged port: as in the list of bugs
     broken = broken_copy(PEERS / port, tmp_path, right, wrong)
     assert command.main(["run", str(broken), *options_for(names)]) == 1
+    assert f"1. {bug} (" in capsys.readouterr().out
+
+
+# Two mistakes with prefixes, each in lines that a text names and in what stands there instead.
+NOTED = "        self.pool.num_users.update(request.pages)\n        return request\n"
+FORKED = "Request(list(request.pages), request.length)"
+SEGMENTS = "        return np.concatenate([self.segments[page] for page in request.pages])"
+MASK = "self.pool.segments_of(request), len(q))\n"
+PREFIXES = {
+    "decode-shared-prefix-is-text": [
+        (NOTED, NOTED.replace("return", "request.taken = request.length\n        return")),
+        (FORKED, f"taken_too({FORKED}, request)"),
+        (SEGMENTS, SEGMENTS.replace("return ", "return without(request, ").replace("])", "]))")),
+    ],
+    "decode-shared-prefix-unmasked": [
+        (NOTED, NOTED.replace("return", "request.taken = request.length\n        return")),
+        (MASK, MASK + "        mask[:, : getattr(request, 'taken', 0)] = True\n"),
+    ],
+}
+HELPERS = """
+
+def taken_too(request, parent):
+    request.taken = parent.taken
+    return request
+
+
+def without(request, segments):
+    segments[: request.taken] = 0
+    return segments
+"""
+
+
+@pytest.mark.parametrize("bug", PREFIXES)
+def test_a_mistake_with_shared_prefixes_in_the_paged_port_is_named(
+    bug, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("PAGE", "16")
+    broken = broken_copy(PEERS / "paged_port.py", tmp_path, *PREFIXES[bug][0])
+    for right, wrong in PREFIXES[bug][1:]:
+        broken_copy(broken, tmp_path, right, wrong)
+    broken.write_text(broken.read_text() + HELPERS)
+    assert command.main(["run", str(broken), *options_for(names_of("decoding"))]) == 1
     assert f"1. {bug} (" in capsys.readouterr().out
 
 

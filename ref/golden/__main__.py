@@ -177,7 +177,7 @@ def parse_options(arguments):
     audit.add_command(commands)
 
     command = commands.add_parser("write", help="write the cases anew, and their pictures")
-    command.add_argument("--folder", default=cases.ROOT)
+    command.add_argument("--folder", default=cases.GOLDEN)
     command.add_argument("--stage", action="append", choices=[*STAGES])
     command.set_defaults(execute=write)
 

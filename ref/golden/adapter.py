@@ -54,7 +54,9 @@ def load_adapter(path):
         with somebody_elses_code():
             specification.loader.exec_module(module)
     except Raised as raised:
-        raise ValueError(f"{path}: importing it raised {in_one_line(raised.error)}") from raised
+        raise ValueError(
+            f"{path}: importing it raised {in_one_line(raised.error)}"
+        ) from raised.error
     if not callable(getattr(module, "run", None)):
         raise ValueError(
             f"{path}: defines no run; expected a function run(case) that returns arrays by name"

@@ -10,8 +10,8 @@ from safetensors.numpy import load as load_tensors
 from ref.files import read_bytes, read_json
 from ref.golden.definitions.prompts import Label, segment_id
 
-ROOT = Path(__file__).parent
-FOLDER = ROOT / "cases"
+GOLDEN = Path(__file__).parent
+FOLDER = GOLDEN / "cases"
 FORMAT = 2  # of case.json
 WEIGHTS = "weights."  # how the names of a case's weights begin
 # What case.json has in every stage, and in some; schemas/STAGE.json says the rest.
@@ -97,7 +97,7 @@ def names(folder=FOLDER):
     return sorted(path.parent.name for path in Path(folder).glob("*/case.json"))
 
 
-def names_in_index(root=ROOT):
+def names_in_index(root=GOLDEN):
     """The names of the cases in the order in which to take them; none where there is no index."""
     path = Path(root) / "index.json"
     if not path.is_file():

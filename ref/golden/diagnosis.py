@@ -245,7 +245,7 @@ def find_in_branch(suspects, diagnosis):
         branch = suspects.restricted_to(of_value)
         diagnosis.equal = explaining(branch, branch.possible())
         if diagnosis.equal:
-            diagnosis.among = f"where {option} = {values.pop()}: look at the code for that"
+            diagnosis.among = f"where {option} = {values.pop()}; look at that branch of your code"
             return
 
 

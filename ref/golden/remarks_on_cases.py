@@ -83,19 +83,19 @@ def common_beginning(failing):
         return []
     number, count = Counter(number for number, _ in places).most_common(1)[0]
     num_inside = sum(is_inside for other, is_inside in places if other == number)
-    if number == 0 or count < MOST_ALIKE * len(places) or num_inside < count / 2:
+    # token 0 sees itself alone, so it is right under any mistake of the attention
+    if number < 2 or count < MOST_ALIKE * len(places) or num_inside < count / 2:
         return []
     return [
-        f"in {count} of {len(failing)} failing cases token {number} is the first that is wrong, "
-        "counted from 0 without padding: does a chunk or a block begin there?"
+        f"of {len(places)} cases with wrong logits of a prompt {count} are right up to token "
+        f"{number}, counted from 0 without padding: does a chunk or a block begin there?"
     ]
 
 
 def first_wrong_token(comparison):
-    """(number, whether the token before has the same segment) of a row's first wrong token.
+    """The first wrong token of the row that is wrong earliest; None where no logits of all deviate.
 
-    Numbers count from 0 without padding; that of the row which is wrong first. None where no
-    logits of all tokens deviate.
+    (its number among real tokens, from 0; whether the token before it has the same segment).
     """
     case = comparison.case
     for name in ("logits", "prompt_logits"):

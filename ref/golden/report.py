@@ -71,7 +71,7 @@ def print_diagnoses(diagnoses):
 def print_diagnosis(diagnosis):
     """The known bugs that make the computed numbers, or else what else is known of these."""
     if diagnosis.among:
-        print(f"Explained are the cases {diagnosis.among}.")
+        print(f"This explains the cases {diagnosis.among}.")
     for number, (bug, _) in enumerate(diagnosis.equal[:NUM_EXPLAINED], 1):
         print_bug(bug, f"{number}. ")
     others = [bug for bug, _ in diagnosis.equal[NUM_EXPLAINED:]]
@@ -168,7 +168,7 @@ def as_json(comparisons, skipped, diagnoses):
 
 
 def comparison_as_json(comparison):
-    """An object of `cases`: the fields of Comparison under the names of the command's words.
+    """An object of `cases`: what a Comparison holds.
 
     ok: whether the case is right. largest: the largest deviation of a tensor, in tolerances.
     first: the first tensor that deviates, with the fields of FirstDeviation; null if none does.

@@ -170,7 +170,7 @@ def contents(tokens):
     content = ()
     for begin in range(0, len(tokens.ids) - PAGE + 1, PAGE):
         page = tokens.cut(begin, begin + PAGE)
-        content = (content, tuple(page.ids), tuple(page.segments), tuple(page.positions))
+        content = (content, tuple(page.ids), tuple(page.segments))
         yield content
 
 

@@ -210,9 +210,23 @@ def turned_or_rounded(values, case):
     return values.round() if case.name == "biases" else turned(values, case)
 
 
+def altered(**functions):
+    """A port that computes the logits with other functions than the definition's."""
+    copy = copy_of(llama_numpy)
+    vars(copy).update(functions)
+    return logits(lambda values, case: compute(copy, case)["logits"])
+
+
+def sharper_attention(q, *arguments):
+    return llama_numpy.attend(1.17 * q, *arguments)
+
+
+def higher_frequencies(config):
+    return 1.17 * llama_numpy.rope_frequencies(config)
+
+
 def in_chunks(length):
     """A port that masks tokens within a chunk alone: those before the chunk are all seen."""
-    copy = copy_of(llama_numpy)
 
     def layer_masks(segment_ids, L, scheme):
         masks = llama_numpy.layer_masks(segment_ids, L, scheme)
@@ -222,8 +236,7 @@ def in_chunks(length):
             is_before & (segment_ids != -1)[:, None, :] & (segment_ids != -1)[:, :, None]
         )
 
-    copy.layer_masks = layer_masks
-    return logits(lambda values, case: compute(copy, case)["logits"])
+    return altered(layer_masks=layer_masks)
 
 
 RIGHT = "cases are right"
@@ -436,7 +449,13 @@ PROBES = {
         ("schedule-reversed",),
     ),
     "chunks of 7 that see all before them": Probe(
-        in_chunks(7), "failing cases token 7 is the first that is wrong", (), ("cases token 8",)
+        in_chunks(7), " are right up to token 7, counted from 0", (), ("up to token 8",)
+    ),
+    "attention that is too sharp": Probe(
+        altered(attend=sharper_attention), NO_BUG, (), ("does a chunk",)
+    ),
+    "frequencies that are too high": Probe(
+        altered(rope_frequencies=higher_frequencies), NO_BUG, (), ("does a chunk",)
     ),
     "half a bug": Probe(
         half_of("schedule-reversed"), NO_BUG, ("schedule-reversed",), ("does a chunk",)

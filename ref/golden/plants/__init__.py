@@ -18,8 +18,8 @@ function and calls that. Of two plants that replace one function whole, the late
 To add a bug:
     1. its plant, in a table here, and its entry, at the same place in the JSON file of its stage.
        A bug of masks, schedule, segments, positions, numerics or model is one of decoding, too, if
-       decoding.py does not list it in NOT_HERE; one of masks or schedule, or of segments if it
-       needs segment ids alone, is one of `audit`, too
+       decoding.py does not list it in NOT_HERE; one of masks or schedule, or in
+       SEGMENTS_FROM_IDS, is one of `audit`, too
     2. `python -m ref.golden write`: which cases catch it, bugs.json, and the pictures
     3. the count in README.md
     4. `pytest tests/test_golden_words.py -m slow`: a port with this bug is told so first

@@ -60,7 +60,7 @@ STEPS = {
     "decode-row-of-token-before": "mask-one-query-late",
     "decode-schedule-reversed": "schedule-reversed",
     "decode-layers-counted-from-one": "layers-counted-from-one",
-    "decode-embedding-counted-as-layer": "embedding-counted-as-layer",
+    "decode-layers-counted-from-minus-one": "layers-counted-from-minus-one",
     "decode-mask-on-first-head-only": "mask-on-first-head-only",
     "decode-kv-heads-tiled": "kv-heads-tiled",
     "decode-first-kv-head-for-all": "first-kv-head-for-all",

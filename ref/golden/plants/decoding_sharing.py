@@ -51,9 +51,12 @@ def whole_pages(count, length):
 
 
 def taken_by_ids(case, m):
-    """As far as the token ids of prompt m are those of an earlier one: the giver of each token."""
+    """As far as the token ids of prompt m are those of an earlier one: the giver of each token.
+
+    The last token of a prompt is always computed, since its logits are wanted.
+    """
     giver, count = longest_prefix(case, m, ["ids"])
-    return [giver] * count
+    return [giver] * min(count, len(real_tokens(case, m)) - 1)
 
 
 def taken_by_ids_in_pages(case, m):

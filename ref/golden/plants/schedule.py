@@ -54,7 +54,9 @@ SCHEDULE = {
     "cross-one-more": schedule(lambda i, L, intra, cross: kind(i, L, intra, cross + 1)),
     "cross-one-fewer": schedule(lambda i, L, intra, cross: kind(i, L, intra, cross - 1)),
     "layers-counted-from-one": schedule(lambda i, L, intra, cross: kind(i + 1, L, intra, cross)),
-    "embedding-counted-as-layer": schedule(lambda i, L, intra, cross: kind(i - 1, L, intra, cross)),
+    "layers-counted-from-minus-one": schedule(
+        lambda i, L, intra, cross: kind(i - 1, L, intra, cross)
+    ),
     "mask-of-first-layer": schedule(lambda i, L, intra, cross: kind(0, L, intra, cross)),
     "mask-of-last-layer": schedule(lambda i, L, intra, cross: kind(L - 1, L, intra, cross)),
     "kinds-in-turn": schedule(lambda i, L, intra, cross: ("IN", "OR", "CR")[i % 3]),

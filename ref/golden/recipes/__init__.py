@@ -29,7 +29,7 @@ BUILDERS = {
 }
 
 
-def write(root=cases.ROOT, stages=None):
+def write(root=cases.GOLDEN, stages=None):
     """Write the cases of some stages anew, or of all, and the two lists, index.json and bugs.json.
 
     With the cases of all stages, the two pictures of the README, too. Returns how many bytes all

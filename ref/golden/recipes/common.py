@@ -14,7 +14,7 @@ def read(file_name):
     return read_json(Path(__file__).with_name(file_name))
 
 
-def filled(recipe, defaults):
+def with_defaults(recipe, defaults):
     """A recipe with the defaults of what it leaves out, also within its fields that are objects."""
     fields = defaults | recipe
     for field, default in defaults.items():
@@ -26,7 +26,7 @@ def filled(recipe, defaults):
 def read_recipes(file_name):
     """The recipes of a JSON file beside this one, filled with the defaults that it begins with."""
     content = read(file_name)
-    return [filled(recipe, content["defaults"]) for recipe in content["recipes"]]
+    return [with_defaults(recipe, content["defaults"]) for recipe in content["recipes"]]
 
 
 def random_of(name):

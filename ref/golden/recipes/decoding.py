@@ -16,8 +16,8 @@ from ref import llama_numpy
 from ref.golden.case import Case, segment_ids
 from ref.golden.definitions.paths import row_along, values_along
 from ref.golden.recipes.common import head_of, names_of_true, read_recipes, with_outputs
-from ref.golden.recipes.models import draw_weights, needs
-from ref.golden.recipes.rows import LAYOUTS, filled_row, make_prompt, padded, vocabulary
+from ref.golden.recipes.rows import LAYOUTS, make_prompt, padded, row_with_defaults, vocabulary
+from ref.golden.recipes.weights import draw_weights, needs
 
 SEGMENT_OF_NOBODY = -1
 NOBODY = -1  # as a parent
@@ -27,16 +27,13 @@ def build_all():
     """The cases of the stage `decoding`."""
     recipes = read_recipes("decoding.json")
     rows_of = {}
-    generated = []
     for recipe in recipes:
-        recipe["prompts"] = [filled_row(prompt) for prompt in recipe["prompts"]]
+        recipe["prompts"] = [row_with_defaults(prompt) for prompt in recipe["prompts"]]
         prompts = [make_prompt(prompt) for prompt in recipe["prompts"]]
         rows_of[recipe["name"]] = padded(prompts, recipe["pad"])
-        for slots in recipe["steps"]:
-            generated += [slot[1] for slot in slots if slot]
-    tokens = vocabulary(
-        [row for rows in rows_of.values() for row in rows] + [{"tokens": generated}]
-    )
+    generated = [token for recipe in recipes for slots in step_tokens(recipe) for token in slots]
+    lists = [row["tokens"] for rows in rows_of.values() for row in rows]
+    tokens = vocabulary([*lists, filter(None, generated)])
     return [build(recipe, rows_of[recipe["name"]], tokens) for recipe in recipes]
 
 

@@ -26,7 +26,7 @@ from ref.golden.recipes.common import (
     truncated_to_bfloat16,
     with_outputs,
 )
-from ref.golden.recipes.rows import PAD, TOKEN, filled_row
+from ref.golden.recipes.rows import PAD, TOKEN, row_with_defaults
 from ref.golden.stages.loss import compute
 
 END = "\n"
@@ -44,7 +44,7 @@ def build_all():
 
 def build(recipe):
     """A case from its recipe, filled with the defaults that loss.json begins with."""
-    rows = padded([row_of_tokens(filled_row(row)) for row in recipe["rows"]])
+    rows = padded([row_of_tokens(row_with_defaults(row)) for row in recipe["rows"]])
     vocabulary = vocabulary_of(recipe, rows)
     info = {
         **head_of(recipe, "loss"),

@@ -7,7 +7,7 @@ A recipe has
     labels                  "target": the tokens of the target have labels; "all": all real tokens
     positions               position ids (B, T), where they are not those of rule R2
     own_vocabulary          whether the tokens of this case alone have ids
-    weight_step, gains      how weights are drawn, see models.py
+    weight_step, gains      how weights are drawn, see weights.py
     keep                    a pattern; outputs whose names match it are kept
     gradients               whether gradients of the loss are outputs
 """
@@ -21,8 +21,8 @@ from ref import llama_numpy
 from ref.checkpoints.weights import hf_parameters
 from ref.golden.case import Case, segment_ids
 from ref.golden.recipes.common import head_of, read_recipes, with_outputs
-from ref.golden.recipes.models import draw_weights, needs, torch_model
-from ref.golden.recipes.rows import filled_row, make_row, vocabulary
+from ref.golden.recipes.rows import make_row, row_with_defaults, vocabulary
+from ref.golden.recipes.weights import draw_weights, needs, torch_model
 from ref.golden.stages.model import compute
 
 GRADIENTS = "gradients."  # how the names of gradients begin
@@ -33,12 +33,13 @@ def build_all():
     recipes = read_recipes("model.json")
     rows_of = {}
     for recipe in recipes:
-        rows_of[recipe["name"]] = [make_row(filled_row(row)) for row in recipe["rows"]]
-    shared = vocabulary([row for rows in rows_of.values() for row in rows])
+        rows_of[recipe["name"]] = [make_row(row_with_defaults(row)) for row in recipe["rows"]]
+    shared = vocabulary([row["tokens"] for rows in rows_of.values() for row in rows])
     cases = []
     for recipe in recipes:
         rows = rows_of[recipe["name"]]
-        tokens = vocabulary(rows) if recipe["own_vocabulary"] else shared
+        own = vocabulary([row["tokens"] for row in rows])
+        tokens = own if recipe["own_vocabulary"] else shared
         cases.append(build(recipe, rows, tokens))
     return cases
 

@@ -19,7 +19,7 @@ import sentencepiece
 from ref import cli
 from ref.golden.case import Case
 from ref.golden.definitions import prompts as definition
-from ref.golden.recipes.common import filled, head_of, names_of_true, read, with_outputs
+from ref.golden.recipes.common import head_of, names_of_true, read, with_defaults, with_outputs
 from ref.golden.stages.prompts import TOKENIZERS, compute
 
 # A word with the space before it, or any other character.
@@ -40,7 +40,9 @@ NO_LAYOUT = {
 def build_all():
     """The cases of the stage `prompts`."""
     content = read_recipes()
-    return [build(filled(recipe, content["defaults"]), content) for recipe in content["recipes"]]
+    return [
+        build(with_defaults(recipe, content["defaults"]), content) for recipe in content["recipes"]
+    ]
 
 
 def read_recipes():

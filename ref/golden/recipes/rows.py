@@ -30,19 +30,20 @@ ROW = {
 }
 
 
-def filled_row(row):
-    """A row or prompt of a recipe with all fields of ROW, and with its whole history."""
+def row_with_defaults(row):
+    """A row or prompt of a recipe with all fields of ROW, and with its whole history.
+
+    Raises ValueError for a field that it cannot have.
+    """
+    if unknown := row.keys() - ROW.keys() - {"target"}:
+        raise ValueError(f"row {row}: unknown fields {sorted(unknown)}")
     fields = ROW | row
     return fields | {"history": fields["history"] * fields["repeat"]}
 
 
-def vocabulary(rows):
-    """Padding, then the tokens of all rows, sorted: the index of a token is its id.
-
-    rows: objects with a list `tokens`.
-    """
-    tokens = {token for row in rows for token in row["tokens"]}
-    return [PAD, *sorted(tokens - {PAD})]
+def vocabulary(lists):
+    """Padding, then the tokens of all these lists, sorted: the index of a token is its id."""
+    return [PAD, *sorted(set().union(*lists) - {PAD})]
 
 
 class Piece(NamedTuple):
@@ -59,13 +60,7 @@ class Piece(NamedTuple):
 
 def make_row(row):
     """An object of `rows` in case.json, from a row of a recipe: prompt and target."""
-    pieces = split_into_pieces(row)
-    return {
-        "prompt": "".join(piece.text for piece in pieces),
-        "items": [*row["history"], row["target"]],
-        "history": len(row["history"]),
-        **token_lists(pieces, row["holes"]),
-    }
+    return case_row(row, split_into_pieces(row), [*row["history"], row["target"]])
 
 
 def make_prompt(row):
@@ -74,9 +69,14 @@ def make_prompt(row):
     if row["opened"]:
         opens = LAYOUTS[row["layout"]][0]
         pieces.append(piece_of_text(opens, "open", len(row["history"]) + 1))
+    return case_row(row, pieces, row["history"])
+
+
+def case_row(row, pieces, items):
+    """An object of `rows` with these pieces and items."""
     return {
         "prompt": "".join(piece.text for piece in pieces),
-        "items": row["history"],
+        "items": items,
         "history": len(row["history"]),
         **token_lists(pieces, row["holes"]),
     }
@@ -143,7 +143,7 @@ def padded(rows, side):
     for row in rows:
         fields = {}
         for field, filler in PADDING.items():
-            padding = [filler] * (P - len(row["tokens"]))
-            fields[field] = padding + row[field] if side == "left" else row[field] + padding
+            missing = [filler] * (P - len(row["tokens"]))
+            fields[field] = missing + row[field] if side == "left" else row[field] + missing
         longer.append(row | fields)
     return longer

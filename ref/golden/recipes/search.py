@@ -11,7 +11,7 @@ A recipe has
     table                   see TABLE; or else
     prompts, pad, config, scheme    as in decoding.json
     titles                  the catalogue
-    draw                    changes the random weights
+    draw                    changes the random weights or logits
 """
 
 import numpy as np
@@ -29,16 +29,16 @@ from ref.golden.recipes.common import (
     truncated_to_bfloat16,
     with_outputs,
 )
-from ref.golden.recipes.models import draw_weights, needs
 from ref.golden.recipes.rows import (
     LAYOUTS,
-    filled_row,
     make_prompt,
     padded,
     pieces_of_item,
+    row_with_defaults,
     token_lists,
     vocabulary,
 )
+from ref.golden.recipes.weights import draw_weights, needs
 from ref.golden.stages.search import compute
 
 FILLER = -1  # after the last token of a title or prefix
@@ -46,7 +46,6 @@ FILLER = -1  # after the last token of a title or prefix
 # either `titles`, lists of tokens, or `pairs`, see titles_of_table.
 TABLE = {
     "prompts": 1,
-    "draw": "",  # changes the random logits
     "scale": 2.0,  # logits are scale · (a number with deviation 1) + shift
     "shift": 0.0,
     "favour": [],  # [number of a title, what is added to the logits of its tokens]
@@ -105,7 +104,7 @@ def table(recipe):
     inputs = {
         "titles": filled_up(titles, FILLER),
         "prefixes": filled_up(prefixes, FILLER),
-        "prefix_logits": draw_logits(fields, recipe["name"], prefixes),
+        "prefix_logits": draw_logits(fields, recipe["name"] + recipe["draw"], prefixes),
     }
     return {"needs": ["several rows"] if N > 1 else []}, inputs, {}
 
@@ -127,13 +126,13 @@ def prefixes_of(titles):
     return {title[:length] for title in titles for length in range(len(title))}
 
 
-def draw_logits(fields, name, prefixes):
+def draw_logits(fields, name_of_draw, prefixes):
     """Random logits float32 (N, R, V), the same in every run, with those that the recipe sets.
 
     fields: those of TABLE. Like weights the logits are exact in bfloat16.
     """
     N = fields["prompts"]
-    random = random_of(name + fields["draw"])
+    random = random_of(name_of_draw)
     logits = random.standard_normal((N, len(prefixes), fields["vocab_size"]))
     logits = logits * fields["scale"] + fields["shift"]
     for number, more in fields["favour"]:
@@ -152,10 +151,10 @@ def draw_logits(fields, name, prefixes):
 
 def model(recipe):
     """The fields, inputs and weights of a case with a model."""
-    prompts = [filled_row(prompt) for prompt in recipe["prompts"]]
+    prompts = [row_with_defaults(prompt) for prompt in recipe["prompts"]]
     rows = padded([make_prompt(prompt) for prompt in prompts], recipe["pad"])
     titles = [title_row(title, prompts[0]["layout"]) for title in recipe["titles"]]
-    tokens = vocabulary(rows + titles)
+    tokens = vocabulary([row["tokens"] for row in rows + titles])
     scheme, config = recipe["scheme"], recipe["config"] | {"vocab_size": len(tokens)}
     segments = np.array([segment_ids(row, scheme) for row in rows])
     inputs = {

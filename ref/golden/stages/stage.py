@@ -24,7 +24,8 @@ class Stage:
     compute: compute(copy, case, **changed) -> {name: array}, all outputs in the order of
         computation. copy: the definition, or a copy with plants. `changed` is what a plant
         returned.
-    speed_up: speed_up(copy, case, changed) lets a copy with plants compute the same in less time.
+    speed_up: speed_up(copy, case, changed) lets a copy compute the same in less time. It is called
+        after planting, with what the plants returned.
     plants: {id of a bug: plant}, see ref/golden/plants.
     decisive: the outputs that decide whether a case detects a bug, and which bug it is. The others
         are intermediates, which may differ between two ways of doing the same.
