@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -261,6 +262,9 @@ def test_json_holds_the_results_and_the_diagnosis(check):
     assert code == 1
     assert values["diagnosis"][0]["bugs"][0]["id"] == "kv-heads-tiled"
     assert values["cases"][0]["first"]["tensor"] == "logits"
+    listed_in_the_readme = {"case", "stage", "ok", "compared", "deviating", "unknown", "largest"}
+    listed_in_the_readme |= {"first", "remarks", "problem"}
+    assert set(values["cases"][0]) == listed_in_the_readme
 
 
 def test_numbers_of_no_known_bug_are_said_to_be_of_none(golden_cases, check):
@@ -541,6 +545,28 @@ def test_the_command_write_makes_the_cases_of_a_stage(tmp_path, capsys):
     assert written == sorted(i["name"] for i in cases.infos() if i["stage"] == "metrics")
 
 
+def test_the_command_write_draws_the_pictures_where_it_writes_all_stages(
+    built, listed, tmp_path, monkeypatch, capsys
+):
+    few = {stage: SimpleNamespace(build_all=lambda: []) for stage in recipes.BUILDERS}
+    few["metrics"] = SimpleNamespace(build_all=lambda: [built["metrics-ties"]])
+    monkeypatch.setattr(recipes, "BUILDERS", few)
+    monkeypatch.setattr(recipes, "detection_matrix", lambda cases: of_one_case(listed))
+    detected, by_family = tmp_path / "detection.svg", tmp_path / "families.svg"
+    assert command.main(["write", "--folder", str(tmp_path), "--stage", "metrics"]) == 0
+    assert "run `write` without --stage" in capsys.readouterr().out
+    assert not detected.exists() and not by_family.exists()
+    assert command.main(["write", "--folder", str(tmp_path)]) == 0
+    assert "--stage" not in capsys.readouterr().out
+    assert "metrics-ties" in detected.read_text()
+    assert "known bugs by family" in by_family.read_text()
+
+
+def of_one_case(matrix):
+    name = "metrics-ties"
+    return {bug: {name: sizes[name]} for bug, sizes in matrix.items() if name in sizes}
+
+
 @pytest.mark.parametrize(
     "name, text, message",
     [("bugs.json", '{"mine": 1}', "is not empty"), ("index.json", "[1]", "is no list of golden")],
@@ -669,6 +695,17 @@ def test_the_list_tells_what_each_case_catches(capsys):
     report = capsys.readouterr().out
     assert all(f"{name} (" in report for name in cases.names())
     assert "alone: kv-heads-tiled" in report
+
+
+def test_the_list_for_programs_says_as_much(capsys):
+    assert command.main(["list", "--json", "--stage", "model"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert list(listed) == [i["name"] for i in command.infos_in_order(["model"])]
+    for name, entry in listed.items():
+        assert entry == {field: case_of(name).info[field] for field in entry}
+        assert set(entry) == {
+            *("name", "stage", "what", "needs", "catches", "only_here", "also_for")
+        }
 
 
 @pytest.mark.parametrize("name", ["golden.tar.gz", "golden.zip"])

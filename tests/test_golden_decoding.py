@@ -16,6 +16,7 @@ from ref.golden.plants.decoding_sharing import (
     longest_prefix,
     newest_page,
     shared_by_right,
+    shared_by_slots,
     taken_page_by_page,
 )
 from ref.golden.plants.masks import MASKS
@@ -124,6 +125,24 @@ def test_prompts_share_pages_by_right_only_where_ids_and_segments_agree():
     # Seen : Dead Man | Walking: of the first item here, of the second there, and text in the last
     assert longest_prefix(case, 1, ["ids", "segment_ids"]) == (0, 4)
     assert longest_prefix(case, 2, ["ids", "segment_ids"]) == (0, 2)
+
+
+def test_slots_share_whole_pages_that_begin_all_their_prompts():
+    shared = shared_by_slots(case_of("decode-delimiters-text"), 4)  # one prompt; slot 0 is empty
+    assert shared == {}  # in one slot alone
+    shared = shared_by_slots(case_of("decode-delimiters-text"), 3)
+    assert {w: list(indices) for w, indices in shared.items()} == {0: [*range(16)], 1: [*range(16)]}
+    shared = shared_by_slots(case_of("decode-pages-after-others"), 0)
+    assert {w: list(indices) for w, indices in shared.items()} == {0: [], 1: [], 2: []}
+
+
+def test_what_is_shared_is_counted_without_padding():
+    s = np.array([[-1, -1, *[0] * 17], [*[0] * 17, -1, -1]])
+    ids = np.where(s == -1, 0, 1)
+    case = SimpleNamespace(prompt_ids=ids, prompt_segment_ids=s, parents=np.array([[0, 1], [0, 1]]))
+    assert list(shared_by_right(case, 1)) == [*range(16)]
+    shared = shared_by_slots(case, 1)
+    assert {w: list(i) for w, i in shared.items()} == {0: [*range(2, 18)], 1: [*range(16)]}
 
 
 def test_slots_share_the_page_that_an_ancestor_began():

@@ -388,6 +388,7 @@ def test_what_is_exactly_true_goes_before_what_is_nearly_so():
         ([(7, True)] * 2 + [(7, False)] * 2, True),
         ([(7, False)] * 4, False),  # items begin there
         ([(0, False)] * 4, False),
+        ([(1, True)] * 4, False),  # token 0 sees itself alone
         ([(7, True)] * 3, False),  # too few
         ([(7, True)] * 4 + [(3, False)] * 4, False),
         ([None] * 4, False),
@@ -397,6 +398,40 @@ def test_whether_a_chunk_begins_where_most_cases_begin_to_be_wrong_is_asked(plac
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(remarks_on_cases, "first_wrong_token", lambda place: place)
         assert bool(remarks_on_cases.common_beginning(places)) == is_said
+
+
+def comparison_with_wrong_tokens(name, places, tensor="logits"):
+    """A case whose logits of some (row, token) are wrong."""
+    case = case_of(name)
+    logits = case.outputs[tensor].copy()
+    for row, token in places:
+        logits[row, token] += 1
+    return compare.examine(case, {tensor: Computed(logits, "float64")})
+
+
+def test_the_first_wrong_token_is_counted_without_padding_in_the_row_that_is_wrong_first():
+    s = case_of("padding-left-and-right").segment_ids
+    (row, padding) = next((b, (s[b] == -1).argmin()) for b in range(len(s)) if s[b, 0] == -1)
+    other = next(b for b in range(len(s)) if s[b, 0] != -1)
+    first = remarks_on_cases.first_wrong_token
+
+    same = bool(s[row, padding + 3] == s[row, padding + 2])
+    places = [(row, padding + 3), (other, 5)]
+    assert first(comparison_with_wrong_tokens("padding-left-and-right", places)) == (3, same)
+    same = bool(s[other, 2] == s[other, 1])
+    places = [(row, padding + 3), (other, 2)]
+    assert first(comparison_with_wrong_tokens("padding-left-and-right", places)) == (2, same)
+
+
+def test_only_logits_of_all_tokens_tell_the_first_wrong_token():
+    first = remarks_on_cases.first_wrong_token
+    assert first(comparison_with_wrong_tokens("decode-beams", [(0, 4)], "prompt_logits"))[0] == 4
+    assert first(comparison_with_wrong_tokens("decode-beams", [(1, 0)], "step_logits")) is None
+
+
+def test_one_tensor_is_not_told_as_many(capsys):
+    report.print_comparison(comparison_with_wrong_tokens("plain-causal", []))
+    assert capsys.readouterr().out.startswith("ok    plain-causal: 1 tensor, at most 0 of")
 
 
 def test_that_all_cases_fail_is_said_of_more_than_one():
