@@ -564,3 +564,8 @@ def test_a_pipe_in_place_of_a_dump_is_refused_at_once(tmp_path):
 
     with pytest.raises(FileNotFoundError, match="is no regular file"):
         read_dump(pipe)
+
+
+def test_the_tolerance_of_tf32_is_an_eighth_of_that_of_bfloat16():
+    assert case_of("plain-causal").info["tolerances"]["bfloat16"] == 0.15
+    assert compare.tolerance(case_of("plain-causal"), "tf32") == 0.01875

@@ -17,6 +17,7 @@ import train
 from ref.checkpoints import load_model
 from ref.layouts import LAYOUTS
 from ref.training import state
+from ref.training.tally import Tally
 
 from support.commands import assert_one_line
 from support.data import FEW_STEPS, TINY, made_up_rows, write_interactions
@@ -475,3 +476,10 @@ def test_of_epochs_that_validate_alike_the_first_is_the_best():
     progress = state.Progress(best={"epoch": 1, "valid": 6.5})
     assert progress.is_best({"epoch": 2, "valid": 6.4})
     assert not progress.is_best({"epoch": 2, "valid": 6.5})
+
+
+def test_steps_of_an_epoch_before_and_after_a_kill_are_counted():
+    tally = Tally(nats=[5.0, 4.0], predicted=[7, 8])
+    assert tally.num_steps == 2
+    tally.begin_step(9)
+    assert tally.num_steps == 3
