@@ -163,22 +163,24 @@ def test_a_mistake_in_a_python_port_is_named(
     assert f"1. {bug} (" in capsys.readouterr().out
 
 
-# Two mistakes with prefixes, each in lines that a text names and in what stands there instead.
-NOTED = "        self.pool.num_users.update(request.pages)\n        return request\n"
+# Two mistakes with prefixes: [text of the paged port, what stands there instead]. Both note in
+# `request.taken` how many tokens a prompt found in the cache.
+BEGUN = "        self.pool.num_users.update(request.pages)\n        return request\n"
 FORKED = "Request(list(request.pages), request.length)"
 SEGMENTS = "        return np.concatenate([self.segments[page] for page in request.pages])"
 MASK = "self.pool.segments_of(request), len(q))\n"
-PREFIXES = {
+MISTAKES_WITH_PREFIXES = {
     "decode-shared-prefix-is-text": [
-        (NOTED, NOTED.replace("return", "request.taken = request.length\n        return")),
+        (BEGUN, BEGUN.replace("return", "request.taken = request.length\n        return")),
         (FORKED, f"taken_too({FORKED}, request)"),
         (SEGMENTS, SEGMENTS.replace("return ", "return without(request, ").replace("])", "]))")),
     ],
     "decode-shared-prefix-unmasked": [
-        (NOTED, NOTED.replace("return", "request.taken = request.length\n        return")),
+        (BEGUN, BEGUN.replace("return", "request.taken = request.length\n        return")),
         (MASK, MASK + "        mask[:, : getattr(request, 'taken', 0)] = True\n"),
     ],
 }
+# what the first of them calls
 HELPERS = """
 
 def taken_too(request, parent):
@@ -192,13 +194,13 @@ def without(request, segments):
 """
 
 
-@pytest.mark.parametrize("bug", PREFIXES)
+@pytest.mark.parametrize("bug", MISTAKES_WITH_PREFIXES)
 def test_a_mistake_with_shared_prefixes_in_the_paged_port_is_named(
     bug, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("PAGE", "16")
-    broken = broken_copy(PEERS / "paged_port.py", tmp_path, *PREFIXES[bug][0])
-    for right, wrong in PREFIXES[bug][1:]:
+    broken = broken_copy(PEERS / "paged_port.py", tmp_path, *MISTAKES_WITH_PREFIXES[bug][0])
+    for right, wrong in MISTAKES_WITH_PREFIXES[bug][1:]:
         broken_copy(broken, tmp_path, right, wrong)
     broken.write_text(broken.read_text() + HELPERS)
     assert command.main(["run", str(broken), *options_for(PROMPTS_THAT_SHARE)]) == 1
