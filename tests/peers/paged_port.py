@@ -114,7 +114,7 @@ class Pool:
         self.page_with = {}  # what a page holds, and all pages before it -> its number
 
     def new_page(self):
-        """The number of a page that nobody holds: the oldest one, or one more."""
+        """The number of a page that nobody holds: the first such page, or one more."""
         page = next((p for p in range(len(self.keys)) if not self.num_users[p]), None)
         if page is None:
             page = len(self.keys)

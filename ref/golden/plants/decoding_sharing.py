@@ -203,11 +203,13 @@ def in_shared_pages(change):
 
 
 def unmask_shared(rows, shared):
+    """Each slot sees all of what is shared."""
     for w, indices in shared.items():
         rows[:, w, 0, indices] = True
 
 
 def mask_shared_as_first_slot(rows, shared):
+    """Each slot sees of what is shared what the first slot that somebody is in sees."""
     if not shared:
         return
     first = min(shared)
