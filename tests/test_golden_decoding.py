@@ -10,6 +10,7 @@ from ref import llama_numpy
 from ref.golden import fast_masks
 from ref.golden.copies import copy_of
 from ref.golden.definitions import decoding as cached
+from ref.golden.definitions.passes import Cache
 from ref.golden.definitions.paths import path, row_along
 from ref.golden.plants.decoding import STEPS
 from ref.golden.plants.decoding_sharing import (
@@ -17,7 +18,11 @@ from ref.golden.plants.decoding_sharing import (
     newest_page,
     shared_by_right,
     shared_by_slots,
+    slots_write_into_one_page,
+    taken_by_ids,
+    taken_by_ids_in_pages,
     taken_page_by_page,
+    whole_pages,
 )
 from ref.golden.plants.masks import MASKS
 from ref.golden.stages.decoding import STAGE, place
@@ -152,6 +157,26 @@ def test_slots_share_the_page_that_an_ancestor_began():
     assert [page[5, 0], page[5, 1]] == [(5, 0), (5, 1)]  # token 16 begins a page, in each slot
     assert case.parents[6:8].tolist() == [[0, 1], [1, 1]]
     assert [page[6, 0], page[6, 1], page[7, 0], page[7, 1]] == [(5, 0), (5, 1), (5, 1), (5, 1)]
+
+
+def test_of_a_prompt_the_last_token_is_never_shared():
+    assert [whole_pages(count, 17) for count in (15, 16, 17)] == [0, 16, 16]
+    assert whole_pages(16, 16) == 0
+    case = case_of("decode-same-tokens-other-segments")
+    assert taken_by_ids(case, 2) == [0] * 17  # of 18 equal ones
+    assert taken_by_ids_in_pages(case, 2) == [0] * 16
+
+
+def test_without_a_copy_on_write_the_last_slot_of_a_page_wins():
+    case = case_of("decode-padding-left")  # slots 0 to 2 of the first prompt, 3 and 4 of the other
+    copy = copy_of(cached)
+    slots_write_into_one_page(copy, case)
+    W, P = 5, case.prompt_ids.shape[1]
+    cache = Cache(None, {"layers.0": np.zeros((W, 1, P, 1))}, {"layers.0": np.zeros((W, 1, P, 1))})
+    new = np.arange(W).reshape(W, 1, 1, 1)
+    keys, values = copy.store(cache, new, 10 * new, "layers.0")
+    assert keys[:, 0, -1, 0].tolist() == [2, 2, 2, 4, 4]
+    assert values[:, 0, -1, 0].tolist() == [20, 20, 20, 40, 40]
 
 
 @pytest.mark.parametrize("bug, in_both", STEPS.items())
