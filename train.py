@@ -140,7 +140,7 @@ def train_epochs(run, progress):
     the log for each epoch, and the best model yet.
     """
     options, optimizer, tally = run.options, run.optimizer, progress.tally
-    total = progress.total = progress.total or planned_steps(run)  # resumed: what was planned then
+    total = progress.total
     say_if_warmup_is_shortened(options.warmup, total)
     with cli.progress_bar(total, options.out, "step", processes.is_first(), progress.step) as bar:
         while not progress.is_finished(options.patience):
@@ -247,7 +247,7 @@ def say_epoch(record, loss):
 
 
 def keep_best_model(run, progress, record):
-    """Write the model, or its adapter, to --out: it is the best so far, which `progress` keeps."""
+    """Write the model, or its adapter, to --out, and its record to `progress.best`."""
     options, model = run.options, run.model
     is_adapter = options.lora_rank is not None
     parameters = adapters.adapter_parameters(model) if is_adapter else hf_parameters(model)
@@ -280,6 +280,8 @@ def train(options):
     run = prepare(options, data)
     progress = open_folder(run)
     try:
+        if progress.total is None:  # a new training; a resumed one keeps its plan
+            progress.total = planned_steps(run)
         train_epochs(run, progress)
     except KeyboardInterrupt:
         processes.say(

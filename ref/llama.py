@@ -124,7 +124,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: LlamaConfig, implementation):
         super().__init__()
-        hidden, bias, self.head_dim = config.hidden_size, config.attention_bias, config.head_dim
+        self.head_dim = config.head_dim
+        hidden, bias = config.hidden_size, config.attention_bias
         query_size = config.num_attention_heads * config.head_dim
         key_value_size = config.num_key_value_heads * config.head_dim
         self.implementation = implementation
@@ -152,7 +153,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
-        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        hidden, inner = config.hidden_size, config.intermediate_size
+        bias = config.mlp_bias
         self.gate_proj = nn.Linear(hidden, inner, bias)
         self.up_proj = nn.Linear(hidden, inner, bias)
         self.down_proj = nn.Linear(inner, hidden, bias)

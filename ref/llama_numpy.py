@@ -117,7 +117,7 @@ def llama3_frequencies(frequencies, rope):
 
 
 def rope_angles(position_ids, frequencies):
-    """The angle of each token's each pair: (B, T, D/2)."""
+    """The angle of each pair of each token: (B, T, D/2)."""
     return position_ids[:, :, None] * frequencies
 
 

@@ -44,9 +44,10 @@ class Batch:
 
     input_ids, segment_ids: int (B, T). rows, columns: int (N,), where the predicted tokens stand;
     with the softmax over the catalogue those without a choice are left out. nodes: int (N,), the
-    trie node of each; None with the full softmax. num_predicted: what the sum of all nats is
-    divided by, which is not N: how many titles are predicted (with loss "all", how many tokens).
-    real_tokens: tokens that are not padding. dropped: items of histories that did not fit.
+    trie node of each; None with the full softmax. num_predicted: the summed nats are divided by
+    it; it is the number of predicted titles, each of several tokens, and with loss "all" that of
+    predicted tokens. real_tokens: tokens that are not padding. dropped: items of histories that did
+    not fit.
     """
 
     input_ids: Tensor
@@ -116,7 +117,9 @@ class Objective:
         else:
             nodes = np.concatenate(nodes)
             is_choice = self.trie.num_children[self.trie.parent[nodes]] > 1
-            rows, columns, nodes = rows[is_choice], columns[is_choice], nodes[is_choice]
+            rows = rows[is_choice]
+            columns = columns[is_choice]
+            nodes = nodes[is_choice]
         input_ids, segment_ids = padded(prompts)
         return Batch(
             input_ids=torch.from_numpy(input_ids).to(device),
@@ -219,8 +222,7 @@ class Objective:
     def _child_log_probs(self, lm_head, hidden, parents):
         """Log-probabilities of the children of `parents`, (rows of hidden, M)."""
         children, real = self.trie.children(parents)
-        # clip: padding is the root, whose token is -1; any token will do there
-        tokens = self._tensor(self.trie.token[children].clip(0), hidden)
+        tokens = self._tensor(self.trie.token[children], hidden)
         real = self._tensor(real, hidden)
         return child_log_softmax(lm_head(hidden), tokens, real, "catalogue")
 

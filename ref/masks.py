@@ -33,9 +33,9 @@ and CR have two variants each: the first is the default, the field beside it cho
             = OR(j,k) and not (s_j >= 1 and s_k = s_j)                cross_self=False
 
     R1. j and k are indices in the sequence, not positions: two tokens may have the same position,
-        in padding, and where a search has several continuations side by side. (Such a search gives
-        what stands for "k <= j" itself: a continuation must not see the one beside it.) Position
-        ids are for RoPE only.
+        in padding, and where a search has several continuations side by side. (Such a search passes
+        its own matrix in place of "k <= j", the argument `causal` of `build_masks`, because a
+        continuation must not see the one beside it.) Position ids are for RoPE only.
     R2. Position ids count real tokens 0, 1, 2, ...; padding gets 0 and moves nobody else.
     R3. A padding query attends to itself alone, and nobody else attends to padding.
     R4. A row that the rules leave empty attends to itself alone.
@@ -87,9 +87,10 @@ class MaskScheme:
     Raises ValueError for any other value.
     """
 
-    # A new field or kind of layer has to be known, too, to ref/overrides.py, ref/llama_numpy.py,
-    # ref/search/cache.py, ref/report/draw_masks.py, ref/golden (recipes, schemas, fast_masks,
-    # audit, plants/schedule.py), the ports in tests/peers and the random schemes of the tests.
+    # Whoever adds a field or a kind of layer has to change these as well: ref/overrides.py,
+    # ref/llama_numpy.py, ref/search/cache.py, ref/report/draw_masks.py, ref/golden (recipes,
+    # schemas, fast_masks, audit, plants/schedule.py), the ports in tests/peers and the random
+    # schemes of the tests.
     intra_layers: int = 0
     cross_layers: int = 0
     cross_self: bool = True
@@ -169,7 +170,8 @@ def build_masks(
     causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries. By
         default all T tokens are queries, in their order. A search adds a tree of tokens to a prompt
         and passes the tree's rows: each allows the whole prompt and the ancestors of its token
-        (ref/search/decoder.py). j <= j always holds, whatever the row says.
+        (ref/search/decoder.py). A token's own place counts as True, whatever
+        the matrix says.
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.

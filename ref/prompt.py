@@ -160,8 +160,9 @@ class PromptEncoder:
         between prompt and target fuses: where a token reaches over it, as one for a newline and the
         letter after it would.
         """
-        # any history would do: after a clean border the tokens are assumed to be the same; where
-        # titles are predicted (ref/loss.py) that is checked
+        # The title itself serves as history. After a clean border its tokens are assumed not to
+        # depend on the history; `Objective.batch` (ref/loss.py) checks that where titles are
+        # predicted.
         prompt = self._encode([title], title, dropped=0)
         self._refuse_a_fused_border(prompt, [title], title)
         target = slice(prompt.prompt_length, None)
@@ -243,8 +244,9 @@ class PromptEncoder:
         if prompt.input_ids[: prompt.prompt_length].tolist() != alone:
             raise ValueError(
                 f"{self.tokenizer.source} and layout {self.layout.name!r} fuse prompt and target "
-                f"of {target!r}: a token begins in the text before the title and ends in it; a "
-                "newline at the end of that text keeps them apart, a space does not"
+                f"of {target!r}: one token begins before the title and ends inside it. End the "
+                "text before the title with a character that this tokenizer never joins to what "
+                "follows: for most a newline is one, a space never"
             )
 
 

@@ -98,7 +98,7 @@ def main(arguments=None):
         return
     for source, texts in histories(options):
         texts = recommender.cleaned(texts, source)
-        history = [known_title(text, source, matcher, options) for text in texts]
+        history = [known_title(text, source, matcher, options.as_text) for text in texts]
         best = recommender.recommend(history, options.k, not options.include_seen, candidates)
         show(texts, history, recommender.num_read(history), best, options)
 
@@ -118,23 +118,27 @@ def histories(options):
             yield f"standard input, line {number}", line.rstrip("\n").split("\t")
 
 
-def known_title(text, source, matcher, options):
+def title_meant(text, source, matcher):
     """The title of the catalogue that a text means.
 
-    Raises ValueError, beginning with `source`, where there is none, or several; with --as-text the
-    text itself stays.
+    Raises ValueError, beginning with `source`, where there is none, or several.
     """
     match = matcher.match(text)
-    if match.title:
+    if match.title is not None:
         return match.title
-    if options.as_text:
-        return text
     if match.suggestions:
         raise ValueError(f"{source}: {text!r} may mean {', '.join(map(repr, match.suggestions))}")
-    raise ValueError(
-        f"{source}: {text!r} is no title of {options.weights}; --as-text keeps it in the prompt as "
-        "it is"
-    )
+    raise ValueError(f"{source}: {text!r} is no title of the catalogue")
+
+
+def known_title(text, source, matcher, as_text):
+    """`title_meant`; with --as-text a text that means no title, or several, stays as it is."""
+    try:
+        return title_meant(text, source, matcher)
+    except ValueError as error:
+        if as_text:
+            return text
+        raise ValueError(f"{error}; --as-text keeps the text in the prompt as it is") from None
 
 
 def read_candidates(path, recommender, matcher):
@@ -144,11 +148,7 @@ def read_candidates(path, recommender, matcher):
         if not line.strip():
             continue
         (text,) = recommender.cleaned([line], f"{path}, line {number}")
-        match = matcher.match(text)
-        if match.title is None:
-            nearest = f"; nearest: {', '.join(match.suggestions)}" if match.suggestions else ""
-            raise ValueError(f"{path}, line {number}: {line!r} is no title{nearest}")
-        candidates.append(match.title)
+        candidates.append(title_meant(text, f"{path}, line {number}", matcher))
     if not candidates:
         raise ValueError(f"{path}: holds no title")
     return candidates
@@ -198,7 +198,8 @@ def recommend_to_all(recommender, candidates, options):
             )
             for user_id, best in zip(users.user_ids[batch], recommended):
                 write(user_id, best)
-                num_without += not best
+                if not best:
+                    num_without += 1
             num_dropped += sum(map(recommender.num_dropped, histories))
             bar.update(len(histories))
         file.seek(0)
@@ -220,7 +221,8 @@ def users_with_histories(recommender, options):
     if columns.min_rating is None:
         columns = replace(columns, min_rating=recommender.settings.min_rating)
     users = load_histories(options.data, columns)
-    print(*users.notes, sep="\n", end="\n" if users.notes else "")
+    for note in users.notes:
+        print(note)
     is_known = np.array(
         [options.as_text or title in recommender.number for title in users.titles], bool
     )

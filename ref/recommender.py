@@ -19,7 +19,9 @@ from ref.trie import build_trie
 LEAST_BEAMS = 10  # a search for fewer titles is as wide as that: wider ones find better titles
 
 
-def load(folder, dtype=torch.float32, device="cpu", scheme=None, base=None, settings=None):
+def load_model_and_encoder(
+    folder, dtype=torch.float32, device="cpu", scheme=None, base=None, settings=None
+):
     """(model in eval mode, PromptEncoder, Settings) of a folder.
 
     scheme, base: as in load_model. settings: replaces those of the folder.
@@ -58,7 +60,7 @@ class Recommender:
         """
         base_of(folder, base)  # refuses what is no folder
         titles = read_catalogue(folder)
-        return cls(*load(folder, dtype=dtype, device=device, base=base), titles)
+        return cls(*load_model_and_encoder(folder, dtype=dtype, device=device, base=base), titles)
 
     def recommend(self, history, k=10, exclude_seen=True, candidates=None):
         """The k best titles after a history: [(title, log-probability in nats), ...], best first.
@@ -76,7 +78,7 @@ class Recommender:
 
     def recommend_all(self, histories, k=10, exclude_seen=True, candidates=None):
         """`recommend` for several histories at once: a list of its results."""
-        if not isinstance(k, int) or k < 1:
+        if not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"k is {k!r}; expected an integer of 1 or more")
         histories = [self.cleaned(history, "the history") for history in histories]
         if not all(histories):
@@ -126,7 +128,8 @@ class Recommender:
         possible = self._numbers(self.titles if candidates is None else candidates)
         for row, excluded in zip(best, seen):
             is_finite = all(math.isfinite(log_prob) for _, log_prob in row)
-            nothing_came = not row and not possible <= excluded
+            may_be_recommended = possible - excluded
+            nothing_came = may_be_recommended and not row
             if not is_finite or nothing_came:
                 raise ValueError(
                     "the model gives the titles no finite probability: its weights, its adapter "

@@ -18,7 +18,7 @@ the arrays of this tree, whose first title has the nodes [1, 3, 6]:
     title        -1 -1 -1 -1 -1  2  0  1
     first_title   0  0  2  0  1  2  0  1
 
-Shapes: N nodes, S titles.
+Shapes: N nodes, S titles, M children of a node at most.
 """
 
 import numpy as np
@@ -45,23 +45,25 @@ class Trie:
         Raises ValueError where a title's tokens begin another's, or where one token lies in the
         item for one title and outside for another.
         """
-        self._add_nodes(sequences, in_item, titles)
+        self._add_nodes(sequences, in_item)
         self._describe_children()
         self._describe_titles(titles)
+        self._refuse_tokens_of_two_kinds(in_item, titles)
 
-    def _add_nodes(self, sequences, in_item, titles):
-        """Number the nodes, level by level: all titles that are long enough go on by a token.
+    def _add_nodes(self, sequences, in_item):
+        """Number the nodes, level by level.
 
-        Those that go on from the same node by the same token come to the same node. In the example
-        above "ab|" and "ac|" go from the root, 0, by a: one pair (0, a), so one node, 1. A pair is
-        coded as one number, parent * vocabulary + token, so their order is that of the nodes.
+        At each level every title that has a further token moves down by it. Titles that move from
+        the same node by the same token reach the same node. In the example above "ab|" and "ac|"
+        go from the root, 0, by a: one pair (0, a), so one node, 1. A pair is coded as one number,
+        parent * vocabulary + token, so their order is that of the nodes.
         """
         lengths = np.array([len(sequence) for sequence in sequences])
         tokens = np.concatenate(sequences)  # of all titles, side by side
         in_item = np.concatenate(in_item).astype(bool)  # of all tokens, like `tokens`
         starts = lengths.cumsum() - lengths
         vocabulary = int(tokens.max()) + 1
-        reached = np.zeros(len(titles), np.int64)  # the node each title is at, in the end its leaf
+        reached = np.zeros_like(lengths)  # the node that each title is at, in the end its leaf
         node_of_token = np.zeros(len(tokens), np.int64)  # of all tokens, title by title
         token = [np.array([-1])]  # of the nodes, an array a level; here those of the root
         parent = [np.array([-1])]
@@ -79,10 +81,7 @@ class Trie:
             node_of_token[place] = reached[going_on]
             token.append(pairs % vocabulary)
             parent.append(pairs // vocabulary)
-            of_nodes = in_item[place[first]]  # as the first title through each node has it
-            in_item_of_nodes.append(of_nodes)
-            differs = in_item[place] != of_nodes[node_of_title]
-            refuse_a_token_of_two_kinds([titles[title] for title in going_on[differs]])
+            in_item_of_nodes.append(in_item[place[first]])  # as the first title through it has it
             self.levels.append(self.levels[-1] + len(pairs))
         self.token = np.concatenate(token)
         self.parent = np.concatenate(parent)
@@ -107,8 +106,25 @@ class Trie:
         np.minimum.at(self.first_title, self.leaf, np.arange(len(titles)))
         self.title = np.full(len(self.token), -1)
         self.title[self.leaf] = self.first_title[self.leaf]
-        for low, high in reversed(list(zip(self.levels[1:], self.levels[2:]))):  # leaves first
+        for low, high in reversed(self.levels_below_root):  # leaves first
             np.minimum.at(self.first_title, self.parent[low:high], self.first_title[low:high])
+
+    def _refuse_tokens_of_two_kinds(self, in_item, titles):
+        """A token that is a delimiter in one title must be one in all that share its node."""
+        nodes = np.concatenate(self.title_nodes)
+        differs = np.concatenate(in_item) != self.in_item[nodes]
+        if differs.any():
+            title_of_token = np.repeat(np.arange(len(titles)), self.title_lengths)
+            title = titles[title_of_token[differs][0]]
+            raise ValueError(
+                f"delimiters='text' cannot tell {title!r} from a title that begins like it: "
+                "the same token is a delimiter in one and part of the title in the other"
+            )
+
+    @property
+    def levels_below_root(self):
+        """[(first node of a level, first node of the next), ...], from level 1 to the deepest."""
+        return list(zip(self.levels[1:], self.levels[2:]))
 
     @property
     def canonical(self):
@@ -126,23 +142,15 @@ class Trie:
         return len(self.levels) - 2
 
     def children(self, nodes):
-        """The children of each node, padded with the root to the most that any has: int (nodes, M).
+        """The children of each node, padded with node 1 to the most that any has: int (nodes, M).
 
-        Returns them, and which of them are real: bool (nodes, M).
+        Returns them, and which of them are real: bool (nodes, M). Node 1 is there in every tree
+        and, unlike the root, has a token: callers may look up the tokens of all.
         """
         most = self.num_children[nodes].max(initial=0)
         number = np.arange(most)
         real = number < self.num_children[nodes][:, None]
-        return np.where(real, self.first_child[nodes][:, None] + number, 0), real
-
-
-def refuse_a_token_of_two_kinds(titles):
-    """Raise ValueError if there are any: titles with a delimiter that is no delimiter in others."""
-    if titles:
-        raise ValueError(
-            f"delimiters='text' cannot tell {titles[0]!r} from a title that begins like it: "
-            "the same token is a delimiter in one and part of the title in the other"
-        )
+        return np.where(real, self.first_child[nodes][:, None] + number, 1), real
 
 
 def build_trie(encoder, titles) -> Trie:

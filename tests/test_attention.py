@@ -308,7 +308,7 @@ def test_the_report_is_of_the_prompts_of_the_users(data_folder, hat_folder, tmp_
     path = tmp_path / "report.json"
     inputs = ("--data", data_folder, "--weights", hat_folder)
     evaluate_attention(monkeypatch, *inputs, "--limit", 6, "--json", path)
-    model, encoder, _ = recommender.load(hat_folder)
+    model, encoder, _ = recommender.load_model_and_encoder(hat_folder)
     data = dataset.load(data_folder, 10, 10, 5)
     prompts = []
     for start, end in zip(data.test.starts[:6], data.test.ends[:6]):

@@ -96,9 +96,9 @@ def test_a_right_model_is_right_under_both_names_of_tensors(name, run):
 @pytest.mark.parametrize("text", ["visible", "isolated"])
 def test_the_options_of_the_scheme_are_heeded(cross_self, text, run):
     scheme = SimpleNamespace(intra_layers=2, cross_layers=3, cross_self=cross_self, text=text)
-    options = ("--cross-self", "on" if cross_self else "off", "--text", text)
+    options = ("--cross-self" if cross_self else "--no-cross-self", "--text", text)
     assert run(planted_dump(right, scheme), *options)[0] == 0
-    other = ("--cross-self", "off" if cross_self else "on", "--text", text)
+    other = ("--no-cross-self" if cross_self else "--cross-self", "--text", text)
     assert run(planted_dump(right, scheme), *other)[0] == 1
 
 

@@ -53,7 +53,7 @@ def scores_by_hand(weights, data, users):
 
     One run of the model for each title: no cache, no trie.
     """
-    model, encoder, _ = recommender.load(weights, torch.float64)
+    model, encoder, _ = recommender.load_model_and_encoder(weights, torch.float64)
     scores = np.zeros((users, len(data.titles)))
     for user in range(users):
         history, _ = history_and_target(data, user)
@@ -410,7 +410,7 @@ def test_ranking_and_nll_are_of_the_same_prompt_where_items_are_dropped(tmp_path
 @pytest.mark.parametrize("option, max_length", [("--wide", 290), ("--attention", 250)])
 def test_evaluation_says_how_many_items_of_histories_did_not_fit(tmp_path, run, option, max_length):
     folder, llm = write_crowded(tmp_path, max_length)
-    _, encoder, _ = recommender.load(llm)
+    _, encoder, _ = recommender.load_model_and_encoder(llm)
     data = dataset.load(folder)
     dropped = 0
     for start, end in zip(data.test.starts, data.test.ends):

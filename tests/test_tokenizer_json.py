@@ -28,7 +28,7 @@ from ref.checkpoints.tokenizers import JsonTokenizer, tokenizer_from_folder
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.prompt import PromptEncoder
-from ref.recommender import load
+from ref.recommender import load_model_and_encoder
 from ref.tokenizer import Tokenizer
 
 from support.data import TITLES, write_llm
@@ -509,7 +509,7 @@ def test_a_folder_without_any_tokenizer_names_both_files(tmp_path):
 
 def test_a_model_folder_with_only_a_tokenizer_json_is_read(tmp_path, by_bytes):
     folder = write_llm(tmp_path / "llm", by_bytes)
-    _, encoder, _ = load(folder)
+    _, encoder, _ = load_model_and_encoder(folder)
     prompt = encoder.encode(["A Tale", "Heat"], "A Tale of Tales")
     assert prompt.input_ids[0] == 0 and prompt.input_ids[-1] == 1
     assert not (folder / "tokenizer.model").exists()
@@ -520,7 +520,7 @@ def test_a_tokenizer_json_that_does_not_fit_the_embedding_is_named(tmp_path, by_
     peer.add_special_tokens(["<pad>"])
     write(folder, peer)
     with pytest.raises(ValueError, match=r"tokenizer\.json has 451 tokens.* 450"):
-        load(folder)
+        load_model_and_encoder(folder)
 
 
 def test_pieces_show_bytes_as_text(by_bytes):

@@ -104,7 +104,7 @@ def target_loss(model, objective, windows):
 
 def test_training_leaves_a_model_folder_and_no_half_files(tiny_model):
     assert sorted(path.name for path in tiny_model.iterdir()) == MODEL_FILES
-    model, _, settings = recommender.load(tiny_model)
+    model, _, settings = recommender.load_model_and_encoder(tiny_model)
     assert model.scheme == MaskScheme(1, 1)
     assert settings.softmax == "catalogue"
     assert settings.min_user == 3
@@ -181,7 +181,7 @@ def test_the_model_of_the_best_epoch_is_kept(forty_steps, made_up_data):
     best = min(epochs, key=lambda line: line["valid"])
     assert best is not epochs[-1] and f"at step {best['step']}" in printed
     data = dataset.load(made_up_data, 10, 1, 3)
-    model, encoder, settings = recommender.load(out)
+    model, encoder, settings = recommender.load_model_and_encoder(out)
     trie = build_trie(encoder, data.titles)
     objective = train.Objective(encoder, trie, data.titles, settings, "target")
     windows = batches.titles_of_windows(data.valid, data)
@@ -310,7 +310,7 @@ def test_five_steps_are_those_of_adamw_written_out(prepared):
             if adamw.taken < 5:
                 items = batches.titles_of_windows(some, run.data)
                 adamw.step(gradients_at(adamw.parameters, model, run.objective, items))
-    train.train_epochs(run, state.Progress())
+    train.train_epochs(run, state.Progress(total=5))
     for name, p in run.model.named_parameters():
         torch.testing.assert_close(p.detach(), adamw.parameters[name], rtol=1e-9, atol=1e-10)
 
@@ -352,7 +352,8 @@ def test_a_step_in_parts_is_the_step_at_once(prepared, parts):
     runs, losses = [], []
     for accumulate in (1, parts):
         exact = "--dtype float64 --dropout 0 --batch-size 12 --max-steps 4".split()
-        run, progress = prepared(*exact, "--accumulate", accumulate), state.Progress()
+        run = prepared(*exact, "--accumulate", accumulate)
+        progress = state.Progress(total=4)
         train.train_epochs(run, progress)
         runs.append(run)
         losses.append(progress.last["train"])
@@ -441,7 +442,7 @@ def test_epochs_are_passes_over_all_windows_and_dropped_items_are_said(tmp_path,
     assert (ended.code, ended.err) == (0, "")
     _, epochs = read_log(out)
     assert [epoch["step"] for epoch in epochs] == [8, 16, 24]  # 72 windows, 10 a step
-    _, encoder, _ = recommender.load(out)
+    _, encoder, _ = recommender.load_model_and_encoder(out)
     titles = [CROWDED_TITLES[f"i{number}"] for number in range(5)]
     dropped = 0
     for user in range(24):  # the last 2 of 9 items are held out; of the others 4 are only shown
@@ -648,7 +649,7 @@ def test_training_on_from_a_model_keeps_its_scheme_and_layout(tmp_path, made_up_
     options = "--layout lines --text isolated --no-cross-self --delimiters text --target text"
     first = trained(made_up_data, tmp_path / "a", *options.split(), "--intra-layers", 0)
     then = trained(made_up_data, tmp_path / "b", "--weights", first)
-    model, encoder, _ = recommender.load(then)
+    model, encoder, _ = recommender.load_model_and_encoder(then)
     assert encoder.layout.name == "lines"
     assert model.scheme == MaskScheme(
         0, 1, cross_self=False, text="isolated", delimiters="text", target="text"
@@ -767,7 +768,7 @@ def test_ctrl_c_after_an_epoch_leaves_its_model_and_says_where(
     _, (epoch,) = read_log(out)
     assert (ended.code, ended.err) == (130, "")
     assert f"{out} holds the model of step {epoch['step']}" in ended.out
-    assert recommender.load(out)[0].config.num_hidden_layers == 2
+    assert recommender.load_model_and_encoder(out)[0].config.num_hidden_layers == 2
 
 
 def test_ctrl_c_in_the_first_epoch_says_that_there_is_no_model(
@@ -805,7 +806,7 @@ def test_a_real_ctrl_c_leaves_a_model_that_loads(tmp_path, made_up_data):
     assert f"{out} holds the model of step" in ended.stdout
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("state-"))
     assert names == MODEL_FILES
-    assert recommender.load(out)[0].scheme == MaskScheme(1, 1)
+    assert recommender.load_model_and_encoder(out)[0].scheme == MaskScheme(1, 1)
 
 
 # --- help

@@ -226,7 +226,7 @@ def main():
     """Draw the masks of an example, or of a prompt made of TITLES (the last is the target)."""
     options = parse_options()
     if options.weights:
-        model, encoder, _ = recommender.load(options.weights)
+        model, encoder, _ = recommender.load_model_and_encoder(options.weights)
         *history, target = [clean_title(title, "titles") for title in options.titles]
         encoded = encoder.encode(history, target)
         if encoded.prompt_length == 0:

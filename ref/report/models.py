@@ -97,7 +97,7 @@ def load_with_options(folder, options, device):
     _, saved, _ = adapters.read_config(folder, base)
     scheme, settings = scheme_from(options, saved), settings_from(options, folder)
     dtype = cli.DTYPES[options.dtype]
-    return recommender.load(folder, dtype, device, scheme, base, settings)
+    return recommender.load_model_and_encoder(folder, dtype, device, scheme, base, settings)
 
 
 def refuse_not_finite(folder, name, values):

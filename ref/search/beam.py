@@ -93,7 +93,7 @@ def beam_search(decoder, prompts, width, excluded=None):
         # A finished user may stay, with dead beams only: to copy the cache costs more than it saves
         # until a quarter are finished.
         if going_on.mean() <= 0.75:
-            users, states = users[going_on], states.rows(going_on, decoder.device)
+            users, states = users[going_on], states.rows(going_on)
             beams = Beams(beams.nodes[going_on], beams.scores[going_on], beams.ancestors[going_on])
         hidden = decoder.add_nodes(states, beams.nodes, beams.ancestors, beams.alive)
 

@@ -6,7 +6,8 @@ predicates as everywhere (`build_masks`, with the tree in place of "k <= j"). So
 not copied from one continuation to the next, and titles that begin alike share their tokens.
 
 Shapes: U users, Q tokens computed at once, G tokens of the tree (the Q among them), T of prompt and
-tree together, N nodes, C hidden, V vocabulary, M children of a node at most.
+tree together, N nodes, C hidden, V vocabulary, M children of a node at most; B rows of a batch, in
+a search the U users.
 """
 
 from dataclasses import dataclass, replace
@@ -43,8 +44,9 @@ class PromptStates:
         """A copy that can be continued without a change of this one."""
         return replace(self, cache=self.cache.fork())
 
-    def rows(self, rows, device):
+    def rows(self, rows):
         """The states of some users; rows: bool (U,)."""
+        device = self.cache.segment_ids.device
         cache = self.cache.rows(torch.from_numpy(rows).to(device))
         return PromptStates(cache, self.lengths[rows], self.target_segments[rows])
 
@@ -115,13 +117,12 @@ class Decoder:
         log_probs = np.full(children.shape, -np.inf)
         inner = np.flatnonzero(self.trie.num_children[nodes])  # nothing continues a leaf
         for rows in np.split(inner, range(LOGIT_ROWS, len(inner), LOGIT_ROWS)):
-            # clip: padding is the root, whose token is -1; any token will do there
-            tokens = self.tensor(self.trie.token[children[rows]].clip(0))
+            tokens = self.tensor(self.trie.token[children[rows]])
             logits = self.model.lm_head(hidden[self.tensor(rows)] / self.settings.temperature)
-            among = child_log_softmax(
+            of_children = child_log_softmax(
                 logits, tokens, self.tensor(real[rows]), self.settings.softmax
             )
-            log_probs[rows] = among.cpu().numpy()
+            log_probs[rows] = of_children.cpu().numpy()
         return log_probs, np.where(real, children, -1)
 
     def tensor(self, array):

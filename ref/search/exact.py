@@ -42,7 +42,7 @@ def title_log_probs(decoder, prompts, titles=None, chunk=None):
             np.broadcast_to(ancestors, (*shape, len(tree))),
         )
         record_children(decoder, log_probs, parents, hidden[:, len(tree) - len(parents) :])
-    for low, high in zip(trie.levels[1:], trie.levels[2:]):  # sums along paths, from the root down
+    for low, high in trie.levels_below_root:  # sums along paths, from the root down
         log_probs[:, low:high] += log_probs[:, trie.parent[low:high]]
     scores = log_probs[:, trie.leaf]
     if titles is not None:
@@ -96,12 +96,12 @@ def record_children(decoder, log_probs, nodes, hidden):
     U = len(hidden)
     at_once = max(1, LOGIT_ROWS // U)
     for begin in range(0, len(nodes), at_once):
-        some = nodes[begin : begin + at_once]
-        hidden_of_some = hidden[:, begin : begin + at_once].flatten(0, 1)
-        of_users, children = decoder.child_log_probs(np.tile(some, U), hidden_of_some)
-        children = children[: len(some)]  # the same for every user
+        parents = nodes[begin : begin + at_once]
+        hidden_of_parents = hidden[:, begin : begin + at_once].flatten(0, 1)
+        of_children, children = decoder.child_log_probs(np.tile(parents, U), hidden_of_parents)
+        children = children[: len(parents)]  # the same for every user
         real = children >= 0
-        log_probs[:, children[real]] = of_users.reshape(U, *children.shape)[:, real]
+        log_probs[:, children[real]] = of_children.reshape(U, *children.shape)[:, real]
 
 
 def record_among_siblings(decoder, log_probs, nodes, hidden):
@@ -112,9 +112,9 @@ def record_among_siblings(decoder, log_probs, nodes, hidden):
     """
     trie, head = decoder.trie, decoder.model.lm_head.weight
     hidden = hidden / decoder.settings.temperature  # instead of the logits, which are many more
-    for place in np.flatnonzero(trie.num_children[nodes] > 1):
-        first = trie.first_child[nodes[place]]
-        children = slice(first, first + trie.num_children[nodes[place]])
+    for column in np.flatnonzero(trie.num_children[nodes] > 1):
+        first = trie.first_child[nodes[column]]
+        children = slice(first, first + trie.num_children[nodes[column]])
         tokens = decoder.tensor(trie.token[children])
-        logits = at_least_float32(hidden[:, place] @ head[tokens].T)  # (U, children)
+        logits = at_least_float32(hidden[:, column] @ head[tokens].T)  # (U, children)
         log_probs[:, children] = logits.log_softmax(-1).cpu().numpy()

@@ -3,6 +3,8 @@
 With text="isolated" an item sees itself alone in the IN layers, and RoPE turns by distances: its
 states there are the same wherever it stands. A prompt that holds nothing but items can then start
 after the IN layers (`evaluate.py --cache-items`).
+
+Shapes: U prompts, T tokens, C hidden.
 """
 
 import numpy as np

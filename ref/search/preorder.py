@@ -22,13 +22,12 @@ class Preorder:
     def __init__(self, trie):
         self.branches = trie.num_children > 1
         self.size = np.ones(len(trie.token), np.int64)
-        below_the_root = list(zip(trie.levels[1:], trie.levels[2:]))
-        for low, high in reversed(below_the_root):  # leaves first
+        for low, high in reversed(trie.levels_below_root):  # leaves first
             parent = trie.parent[low:high]
             np.logical_or.at(self.branches, parent, self.branches[low:high])
             np.add.at(self.size, parent, self.size[low:high])
         self.place = np.zeros(len(trie.token), np.int64)
-        for low, high in below_the_root:
+        for low, high in trie.levels_below_root:
             parent = trie.parent[low:high]
             size = self.size[low:high]
             # a node comes after its parent, and after its earlier siblings with all below them

@@ -62,30 +62,30 @@ class Tally:
         nats = sum(step.nats for step in steps)
         return processes.WORLD * nats / sum(step.num_predicted for step in steps)
 
-    def sum_up(self, number):
+    def sum_up(self, last_step):
         """Sum over all processes what each has counted. All of them have to call it.
 
-        number: of the last step, for the error message.
+        last_step: its number, for the error message.
         Raises ValueError for a loss that is not finite.
         """
         self.nats += processes.sums([step.nats for step in self.steps])
         if not math.isfinite(sum(self.nats)):
             raise ValueError(
-                f"the training loss is {sum(self.nats)} at step {number}; try a smaller --lr"
+                f"the training loss is {sum(self.nats)} at step {last_step}; try a smaller --lr"
             )
         self.predicted += [step.num_predicted for step in self.steps]
         self.tokens += sum(processes.sums([step.tokens for step in self.steps]))
         self.dropped += sum(processes.sums([step.dropped for step in self.steps]))
         self.steps = []
 
-    def to_json(self, number):
+    def to_json(self, last_step):
         """What `Tally` takes to go on counting in another run. Sums up as `sum_up` does."""
-        self.sum_up(number)
+        self.sum_up(last_step)
         return {"nats": self.nats, "predicted": self.predicted, "dropped": self.dropped}
 
-    def end_epoch(self, number):
+    def end_epoch(self, last_step):
         """What a record says of the epoch; the next one begins. Sums up as `sum_up` does."""
-        self.sum_up(number)
+        self.sum_up(last_step)
         nats, predicted = self.nats, self.predicted
         self.nats, self.predicted = [], []
         return {

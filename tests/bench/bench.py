@@ -298,7 +298,7 @@ def building(options, titles):
     while len(generated) < titles:
         for row in rng.integers(0, len(words), (titles - len(generated), 4)):
             generated.add(" ".join(words[i] for i in row))
-    _, encoder, _ = recommender.load(sides.TINY)
+    _, encoder, _ = recommender.load_model_and_encoder(sides.TINY)
     catalogue = sorted(generated)
     return lambda: build_trie(encoder, catalogue)
 

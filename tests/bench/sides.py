@@ -139,7 +139,7 @@ class Search:
 def search_for(model, users, softmax="full"):
     """The Search of a model for the first test users."""
     data = dataset.load()
-    _, encoder, settings = recommender.load(TINY)
+    _, encoder, settings = recommender.load_model_and_encoder(TINY)
     settings = dataclasses.replace(settings, softmax=softmax)
     trie = build_trie(encoder, data.titles)
     histories = [window[:-1] for window in titles_of_windows(data.test[:users], data)]

@@ -43,7 +43,7 @@ def likelihoods(weights, folder, limit=None):
     As evaluate.py computes it, unless a prompt is so long that items are dropped: that also makes
     room for the longest title.
     """
-    model, encoder, settings = recommender.load(weights)
+    model, encoder, settings = recommender.load_model_and_encoder(weights)
     data = dataset.load(
         folder,
         settings.history,

@@ -6,6 +6,7 @@ dump.py reads its attention probabilities, findings.py says which mask each laye
 which known bugs have that pattern, report.py prints it.
 """
 
+import argparse
 import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -31,9 +32,9 @@ def add_command(commands):
     add("--cross-layers", type=int, required=True, metavar="C", help="CR layers of the scheme")
     add(
         "--cross-self",
-        choices=("on", "off"),
-        default="on",
-        help=f"may a token see itself in CR layers? {default}",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="does a token see itself in CR layers? (default: yes)",
     )
     add(
         "--text",
@@ -58,7 +59,7 @@ def audit(options):
     scheme = SimpleNamespace(
         intra_layers=options.intra_layers,
         cross_layers=options.cross_layers,
-        cross_self=options.cross_self == "on",
+        cross_self=options.cross_self,
         text=options.text,
     )
     result = examine(read(options.dump), scheme, options.layers)
