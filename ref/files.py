@@ -7,6 +7,17 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+# What JSON calls the types of Python.
+_JSON_NAMES = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
 
 @contextmanager
 def uninterrupted():
@@ -112,8 +123,9 @@ def write_json(path, value):
     write_atomically(path, text.encode(errors="backslashreplace"))
 
 
-def read_bytes(path) -> bytes:
-    """What a file holds. Raises OSError naming the file.
+@contextmanager
+def opened(path):
+    """Open a file to read bytes. Raises OSError naming the file.
 
     What is no regular file is refused: reading a pipe or a device might never end.
     """
@@ -121,8 +133,14 @@ def read_bytes(path) -> bytes:
     if not path.is_file():
         reason = "is no regular file" if path.exists() else "no such file"
         raise FileNotFoundError(f"{path}: {reason}")
-    with naming(path):
-        return path.read_bytes()
+    with naming(path), open(path, "rb") as file:
+        yield file
+
+
+def read_bytes(path) -> bytes:
+    """What a file holds. Raises OSError naming the file, as `opened` does."""
+    with opened(path) as file:
+        return file.read()
 
 
 def read_text(path) -> str:
@@ -145,7 +163,8 @@ def parse_json(text, source, kind=dict):
     except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise ValueError(f"{source}: broken JSON: {error}") from None
     if not isinstance(value, kind):
-        raise ValueError(f"{source}: holds a JSON {type(value).__name__}; expected {kind.__name__}")
+        found = _JSON_NAMES[type(value)]
+        raise ValueError(f"{source}: holds {found}; expected {_JSON_NAMES[kind]}")
     return value
 
 

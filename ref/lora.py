@@ -70,15 +70,17 @@ def add(model, settings: LoraSettings):
 
     A is drawn by torch's global generator. Raises ValueError for targets that are not in TARGETS.
     """
-    unknown = set(settings.targets) - set(TARGETS)
-    if unknown or not settings.targets:
-        raise ValueError(
-            f"LoRA targets are {list(settings.targets)}; expected some of {', '.join(TARGETS)}"
-        )
+    refuse_unknown_targets(settings.targets)
     model.requires_grad_(False)
     for parent, name, module in _projections(model):
         if name in settings.targets:
             setattr(parent, name, LoRALinear(module, settings).train(model.training))
+
+
+def refuse_unknown_targets(targets):
+    """Raise ValueError for targets that are not in TARGETS, or if there are none."""
+    if not targets or set(targets) - set(TARGETS):
+        raise ValueError(f"LoRA targets are {list(targets)}; expected some of {', '.join(TARGETS)}")
 
 
 def refuse_a_large_rank(model, settings: LoraSettings):

@@ -106,16 +106,30 @@ def main(arguments=None):
 def histories(options):
     """Yield (source, texts): the titles of the command line, or those of a line of input each.
 
-    source is for messages. Blank lines are passed over.
+    source is for messages. Blank lines are passed over. Raises ValueError if there is no title.
     """
     if options.titles:
         yield "the history", options.titles
         return
-    if sys.stdin.isatty():
+    is_empty = True
+    if sys.stdin is not None and not sys.stdin.isatty():
+        for source, line in lines_of(sys.stdin.buffer):
+            if line.strip():
+                is_empty = False
+                yield source, line.rstrip("\r\n").split("\t")
+    if is_empty:
         raise ValueError("no titles; expected some after the command, or lines on standard input")
-    for number, line in enumerate(sys.stdin, start=1):
-        if line.strip():
-            yield f"standard input, line {number}", line.rstrip("\n").split("\t")
+
+
+def lines_of(stream):
+    """Yield (source, line) of a stream of bytes in UTF-8, with a byte order mark or without."""
+    for number, line in enumerate(stream, start=1):
+        source = f"standard input, line {number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}: byte {error.start} is not UTF-8") from None
+        yield source, text
 
 
 def title_meant(text, source, matcher):
@@ -166,6 +180,9 @@ def show(texts, history, num_read, best, options):
         print(f"  {cli.printable(line)}")
     if num_read < len(history):
         print(f"of which the model reads the last {num_read},")
+    if not best:
+        print("nothing is left to recommend: all of it is in the history (--include-seen)")
+        return
     print("recommended, with probabilities")
     for rank, (title, log_prob) in enumerate(best, start=1):
         print(f"  {rank:2d}  {percent_text(math.exp(log_prob)):>6}  {cli.printable(title)}")

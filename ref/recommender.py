@@ -1,6 +1,7 @@
 """The front door: from a model folder and a history of titles to recommendations."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from ref.prompt import PromptEncoder
 from ref.search.beam import beam_search
 from ref.search.decoder import Decoder
 from ref.search.exact import title_log_probs
-from ref.settings import read_catalogue, read_settings
+from ref.settings import SETTINGS_FILE, read_catalogue, read_settings
 from ref.text import clean_title
 from ref.trie import build_trie
 
@@ -56,10 +57,17 @@ class Recommender:
     def load(cls, folder, device="cpu", dtype=torch.float32, base=None):
         """The Recommender of a model folder. base: as in load_model.
 
-        Raises FileNotFoundError or ValueError, naming the file, for a folder that holds no model.
+        Raises FileNotFoundError or ValueError, naming the file, for a folder that holds no model,
+        or does not say what it recommends and how it is asked.
         """
         base_of(folder, base)  # refuses what is no folder
         titles = read_catalogue(folder)
+        path = Path(folder) / SETTINGS_FILE
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path}: no such file, so which prompts the model reads is not known; train.py "
+                "writes it"
+            )
         return cls(*load_model_and_encoder(folder, dtype=dtype, device=device, base=base), titles)
 
     def recommend(self, history, k=10, exclude_seen=True, candidates=None):

@@ -4,7 +4,7 @@ That is `recommender.json`, the Settings, and `catalogue.json`, the list of titl
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ref.files import read_json, write_json
@@ -66,10 +66,16 @@ def read_settings(folder) -> Settings:
     if not path.exists():
         return Settings()
     values = read_json(path)
-    layout = layout_from_dict(values.get("layout"), path)
+    names = [field.name for field in fields(Settings)]
+    unknown = sorted(values.keys() - set(names))
+    if unknown:
+        raise ValueError(f"{path}: unknown field {unknown[0]!r}; expected {', '.join(names)}")
+    if "layout" not in values:
+        raise ValueError(f"{path}: has no 'layout'; train.py writes it")
+    layout = layout_from_dict(values["layout"], path)
     try:
         return Settings(**values | {"layout": layout})
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 

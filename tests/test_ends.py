@@ -1,5 +1,6 @@
 """How commands end, whatever happens, and what they do to files that are none."""
 
+import contextlib
 import errno
 import io
 import json
@@ -325,7 +326,8 @@ def raising_full_disk(*_):
 def test_a_file_that_breaks_off_while_it_is_read_is_named(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     path.write_text("{}")
-    monkeypatch.setattr(Path, "read_bytes", raising_full_disk)
+    broken = contextlib.nullcontext(SimpleNamespace(read=raising_full_disk))
+    monkeypatch.setattr(files, "open", lambda *_: broken, raising=False)
     with pytest.raises(OSError, match="config.json"):
         files.read_json(path)
 

@@ -548,7 +548,8 @@ def test_wrong_options_are_refused_in_one_line(run, made_up_data, tiny_model, op
 
 def test_the_least_that_each_number_may_be_is_taken():
     ones = ("test-items", "beam-width", "negatives", "limit", "batch-size", "threads")
-    options = parse_options([f"--{name}=1" for name in ones] + ["--show=0", "--seed=0"])
+    least = [f"--{name}=1" for name in ones] + ["--show=0", "--seed=0"]
+    options = parse_options([*least, "--ranking=sampled"])
     check_options(options)
     assert (options.beam_width, options.threads, options.show) == (1, 1, 0)
 
@@ -721,6 +722,7 @@ def test_a_language_model_is_asked_for_as_many_targets_as_the_model_beside_it(
         ("--data folder", "--data needs --weights"),
         ("--attention --beam-width 3", "--beam-width has no effect beside --attention"),
         ("--attention --temperature 3", "--temperature has no effect beside --attention"),
+        ("--negatives 5", "--negatives needs --ranking sampled"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(options, message):

@@ -359,8 +359,17 @@ def test_an_adapter_for_another_base_is_refused(base, tmp_path):
     adapters.save(adapted_model(base, DEFAULT), tmp_path / "adapter", base, DEFAULT)
     save_model(random_model(config_of(rms_norm_eps=0.01)), tmp_path / "other")
 
-    with pytest.raises(ValueError, match="config.json does not fit the base model .*other"):
+    message = "does not fit the base model .*other: rms_norm_eps is 1e-06, but 0.01 there"
+    with pytest.raises(ValueError, match=message):
         load_model(tmp_path / "adapter", base=tmp_path / "other")
+
+
+def test_an_adapter_whose_base_is_an_adapter_itself_is_refused(base, tmp_path):
+    adapters.save(adapted_model(base, DEFAULT), tmp_path / "first", base, DEFAULT)
+    adapters.save(adapted_model(base, DEFAULT), tmp_path / "second", tmp_path / "first", DEFAULT)
+
+    with pytest.raises(ValueError, match="the base model .*first is an adapter itself; merge it"):
+        load_model(tmp_path / "second")
 
 
 def test_unknown_targets_are_refused():

@@ -1,12 +1,14 @@
 """The SVG writer, and that the committed pictures are what their commands draw."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import evaluate
 from ref.masks import MaskScheme
@@ -141,8 +143,28 @@ def test_panels_stand_side_by_side_only_where_letters_stay_legible(num_tokens, c
 
 
 def test_titles_without_a_model_are_refused(drawn):
-    with pytest.raises(ValueError, match="titles and --weights go together"):
+    with pytest.raises(ValueError, match="titles and --weights go together; --weights is missing"):
         drawn(draw_masks.main, "Willow (1988)")
+
+
+@pytest.mark.parametrize("draw", [draw_masks.main, draw_curve.main])
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(
+    draw, monkeypatch, tmp_path
+):
+    arguments = ["--weights", "no folder", "title"] if draw is draw_masks.main else ["no log"]
+    monkeypatch.setattr(sys, "argv", ["command", *arguments, "--svg", str(tmp_path)])
+    with pytest.raises(ValueError, match="is a folder; expected the name of a file"):
+        draw()
+
+
+def test_masks_of_a_model_are_drawn_without_its_weights_being_read(drawn, tmp_path):
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    no_numbers = {name: np.full_like(tensor, np.nan) for name, tensor in weights.items()}
+    save_file(no_numbers, folder / "model.safetensors")
+    titles = ["Willow (1988)", "Heat (1995)"]
+    expected = drawn(draw_masks.main, "--weights", str(MODEL), *titles)
+    assert drawn(draw_masks.main, "--weights", str(folder), *titles) == expected
 
 
 def test_titles_are_cleaned_and_cannot_steer_the_terminal(monkeypatch, capsys):
@@ -253,7 +275,7 @@ def test_ticks_are_round_numbers_that_hold_the_values(low, high, ticks):
     "values, message",
     [
         ([], "line 1: broken JSON.*; expected the log.jsonl of a model that train.py made"),
-        ([[1, 2]], "line 1: holds a JSON list.*; expected the log.jsonl"),
+        ([[1, 2]], "line 1: holds an array; expected an object; expected the log.jsonl"),
         ([{"a": 1}], "line 1: has no 'loss'; expected the log.jsonl"),
         ([DESCRIPTION], "log.jsonl: holds no epoch; expected one that train.py has finished"),
         ([DESCRIPTION, {"step": 3}], "line 2: 'train' is None; expected a number"),

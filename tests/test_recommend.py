@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -23,7 +24,7 @@ from ref.prompt import PromptEncoder
 from ref.recommender import Recommender
 from ref.search.beam import beam_search
 from ref.search.exact import title_log_probs
-from ref.settings import Settings
+from ref.settings import Settings, read_settings
 
 from support.commands import ROOT, assert_one_line, changed_copy, run_main, trained
 from support.crowded import CROWDED_TITLES, write_crowded
@@ -53,8 +54,13 @@ def recommender(tiny_model):
 
 @pytest.fixture
 def stdin(monkeypatch):
-    """Give a text to standard input."""
-    return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    """Give a text, or bytes, to standard input."""
+
+    def give(text):
+        stream = io.BytesIO(text.encode() if isinstance(text, str) else text)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+
+    return give
 
 
 def exact_order(recommender, history):
@@ -113,11 +119,33 @@ def test_settings_below_one_are_refused(tiny_model, tmp_path, name):
         Recommender.load(folder)
 
 
-def test_a_model_without_its_catalogue_is_refused_with_what_to_do(tiny_model, tmp_path):
+@pytest.mark.parametrize("name", ["catalogue.json", "recommender.json"])
+def test_a_model_without_catalogue_or_settings_is_refused_with_what_to_do(
+    name, tiny_model, tmp_path
+):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
-    (folder / "catalogue.json").unlink()
-    with pytest.raises(FileNotFoundError, match="catalogue.json: no such file.*train.py writes it"):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}: no such file.*train.py writes it"):
         Recommender.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"temprature": 2}, "unknown field 'temprature'; expected layout, softmax, temperature"),
+        ({"layout": "lines"}, "the layout is 'lines'; expected an object"),
+    ],
+)
+def test_settings_of_another_form_are_refused(change, message, tiny_model, tmp_path):
+    folder = changed_copy(tiny_model, tmp_path / "model", recommender=change)
+    with pytest.raises(ValueError, match=f"recommender.json: {message}"):
+        Recommender.load(folder)
+
+
+def test_settings_without_a_layout_are_refused(tmp_path):
+    (tmp_path / "recommender.json").write_text("{}")
+    with pytest.raises(ValueError, match="recommender.json: has no 'layout'"):
+        read_settings(tmp_path)
 
 
 def test_a_model_is_loaded_to_a_device_and_in_a_precision(tiny_model):
@@ -311,6 +339,14 @@ def test_a_line_of_candidates_that_is_no_title_is_named_by_its_number(
     assert_one_line(run(recommend, *asked), "candidates, line 3: 'Quite another thing' is no title")
 
 
+def test_a_line_of_candidates_that_may_mean_several_titles_gets_them_as_suggestions(tmp_path):
+    (tmp_path / "candidates").write_text("Sabrina\n")
+    recommender = SimpleNamespace(cleaned=lambda titles, where: titles)
+    message = r"candidates, line 1: 'Sabrina' may mean 'Sabrina \(1954\)', 'Sabrina \(1995\)'"
+    with pytest.raises(ValueError, match=message):
+        recommend.read_candidates(tmp_path / "candidates", recommender, Matcher(TITLES))
+
+
 def test_candidates_of_equal_scores_come_in_the_order_of_the_catalogue():
     recommender = Recommender.load(SHIPPED)
     with torch.no_grad():
@@ -355,6 +391,32 @@ def test_a_line_of_standard_input_that_cannot_be_used_is_named(run, tiny_model, 
     assert "standard input, line 3: 'Casablanca' is no title" in ended.err
 
 
+def test_standard_input_may_begin_with_a_byte_order_mark(run, tiny_model, stdin):
+    stdin(b"\xef\xbb\xbfCasablanca\n")
+    ended = run(recommend, "--weights", tiny_model, "--json", "--as-text")
+    assert json.loads(ended.out)["history"] == ["Casablanca"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [(b"Heat\nCaf\xe9\n", "standard input, line 2: byte 3 is not UTF-8"), (b"\n", "no titles")],
+)
+def test_standard_input_without_titles_or_of_another_encoding_is_refused(
+    text, message, run, tiny_model, stdin
+):
+    stdin(text)
+    assert_one_line(run(recommend, "--weights", tiny_model, "--as-text"), message)
+
+
+def test_where_nothing_is_left_to_recommend_that_is_said(run, tiny_model, recommender, tmp_path):
+    (tmp_path / "candidates").write_text(recommender.titles[0])
+    asked = ("--weights", tiny_model, "--candidates", tmp_path / "candidates")
+    ended = run(recommend, *asked, recommender.titles[0])
+    assert ended.code == 0
+    assert "nothing is left to recommend" in ended.out
+    assert "recommended, with probabilities" not in ended.out
+
+
 def test_an_unknown_title_is_refused_unless_it_is_to_stay_as_text(run, tiny_model):
     ended = run(recommend, "--weights", tiny_model, "Casablanca")
     assert_one_line(ended, "'Casablanca' is no title", "--as-text")
@@ -370,7 +432,7 @@ def test_an_unknown_title_is_refused_unless_it_is_to_stay_as_text(run, tiny_mode
         ('["a  b"]', "white space"),
         ('[""]', "title 0: the title is empty"),
         ("[1]", "expected text"),
-        ("{}", "expected list"),
+        ("{}", "expected an array"),
     ],
 )
 def test_a_folder_without_a_good_catalogue_is_refused(text, message, tiny_model, tmp_path, run):

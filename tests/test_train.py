@@ -27,7 +27,7 @@ from ref.masks import MaskScheme
 from ref.settings import Settings, read_settings
 from ref.training import batches, state, tally
 from ref.training import options as options_of_train
-from ref.training.model import new_config
+from ref.training.model import lora_settings, new_config
 from ref.trie import build_trie
 
 from support.broken_models import BROKEN_FOR_TRAINING
@@ -927,6 +927,7 @@ def test_columns_and_ratings_are_those_that_the_options_name(tmp_path, run):
         ("--base folder", "--base needs --weights"),
         ("--weights m --lora-alpha 3", "--lora-alpha needs --lora-rank"),
         ("--weights m --hidden-size 128", "--hidden-size has no effect beside --weights"),
+        ("--epochs 3 --max-steps 2", "--epochs has no effect beside --max-steps"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(options, message):
@@ -939,9 +940,10 @@ def test_an_option_that_would_have_no_effect_is_refused(options, message):
     [
         ("--hidden-size 65", "hidden_size 65"),
         ("--intra-layers 3 --cross-layers 2", "is more than the 4 layers"),
+        ("--weights m --lora-rank 2 --lora-targets head", r"LoRA targets are \['head'\]"),
     ],
 )
-def test_a_new_model_that_cannot_be_is_refused_before_data_are_read(options, message):
+def test_a_model_that_cannot_be_is_refused_before_data_are_read(options, message):
     with pytest.raises(ValueError, match=message):
         train.parse_options(options.split())
 
@@ -958,6 +960,25 @@ def test_every_number_among_the_options_is_checked():
 def test_an_option_without_effect_may_have_its_default_value():
     options = "--data folder --out runs/movielens --weights m --layers 4"
     assert train.parse_options(options.split()).layers == 4
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path, run):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/model"):
+        assert_one_line(run(train, "--out", out), out, "is a file, or would lie in one")
+
+
+def test_a_training_that_never_began_leaves_no_folder_behind(tmp_path, run):
+    ended = run(train, "--weights", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert_one_line(ended, "nothing: no such folder")
+    assert not (tmp_path / "out").exists()
+
+
+def test_spaces_between_targets_of_lora_are_left_out():
+    options = train.parse_options(
+        ["--weights", "m", "--lora-rank", "2", "--lora-targets", "q_proj, v_proj"]
+    )
+    assert lora_settings(options).targets == ["q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize("options, fragments", WRONG_OPTIONS)

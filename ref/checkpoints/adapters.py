@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from ref import lora
@@ -99,6 +100,11 @@ def base_of(folder, base=None):
             f"{path}: the base model {source!r} is no folder here; name it with --base"
             + _hub_remedy(source)
         )
+    if is_adapter(source):
+        raise ValueError(
+            f"{path}: the base model {source} is an adapter itself; merge it into its own base "
+            "first, and name the folder of that with --base"
+        )
     return source
 
 
@@ -123,10 +129,16 @@ def read_config(folder, base=None):
     config, scheme = read_config_json(source)
     if is_adapter(folder) and (Path(folder) / "config.json").exists():
         adapter_config, scheme = read_config_json(folder)
-        if adapter_config != config:
+        differences = [
+            f"{field.name} is {getattr(adapter_config, field.name)}, but "
+            f"{getattr(config, field.name)} there"
+            for field in fields(config)
+            if getattr(adapter_config, field.name) != getattr(config, field.name)
+        ]
+        if differences:
             raise ValueError(
                 f"{folder}/config.json does not fit the base model {source}: "
-                f"{adapter_config}, but {config} there"
+                + "; ".join(differences)
             )
     return config, scheme, source
 

@@ -153,7 +153,9 @@ def _refuse_differences(source, shapes, expected):
             differences.append(f"missing {name} {shape}")
     for name, shape in shapes.items():
         if name not in expected:
-            differences.append(f"unexpected {name} {shape}")
+            is_tied_head = name == "lm_head.weight"
+            reason = ": config.json has tie_word_embeddings true" if is_tied_head else ""
+            differences.append(f"unexpected {name} {shape}{reason}")
     for name, shape in expected.items():
         if name in shapes and shapes[name] != shape:
             differences.append(f"{name} is {shapes[name]}, expected {shape}")

@@ -11,7 +11,7 @@ from ref.text import holds_half_a_surrogate_pair
 def layout_from_dict(values, source="layout"):
     """A Layout from JSON values. Raises ValueError naming `source` and the field."""
     if not isinstance(values, dict):
-        raise ValueError(f"{source}: the layout is a {type(values).__name__}; expected an object")
+        raise ValueError(f"{source}: the layout is {values!r}; expected an object")
     types = {field.name: field.type for field in fields(Layout)}
     for name, value in values.items():
         if name not in types:

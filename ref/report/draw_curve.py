@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from ref import cli
-from ref.files import parse_json, read_text, write_atomically
+from ref.files import check_writable, parse_json, read_text, write_atomically
 from ref.report.svg import Svg, round_numbers
 
 _COLOURS = ("#1a73e8", "#b06000", "#188038", "#9334e6", "#c62828", "#12808f")
@@ -177,6 +177,7 @@ def parse_options():
 def main():
     """Draw training and validation loss of trainings, step by step, as SVG."""
     options = parse_options()
+    check_writable(options.svg)
     curves = [read_curve(path) for path in options.logs]
     write_atomically(options.svg, curves_svg(curves).encode())
     print(f"wrote {options.svg}")

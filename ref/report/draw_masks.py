@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ref import cli, recommender
-from ref.files import write_atomically
+from ref.files import check_writable, write_atomically
 from ref.masks import MaskScheme, build_masks
 from ref.report.svg import Svg
 from ref.text import clean_title
@@ -218,15 +218,19 @@ def parse_options():
     parser.add_argument("--svg", metavar="FILE", help="write the same picture as SVG")
     options = parser.parse_args()
     if bool(options.titles) != bool(options.weights):
-        raise ValueError("titles and --weights go together")
+        missing = "--weights" if options.titles else "titles after it"
+        raise ValueError(f"titles and --weights go together; {missing} is missing")
     return options
 
 
 def main():
     """Draw the masks of an example, or of a prompt made of TITLES (the last is the target)."""
     options = parse_options()
+    if options.svg:
+        check_writable(options.svg)
     if options.weights:
-        model, encoder, _ = recommender.load_model_and_encoder(options.weights)
+        # on "meta": no weights are needed
+        model, encoder, _ = recommender.load_model_and_encoder(options.weights, device="meta")
         *history, target = [clean_title(title, "titles") for title in options.titles]
         encoded = encoder.encode(history, target)
         if encoded.prompt_length == 0:

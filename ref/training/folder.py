@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import platform
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,13 +33,20 @@ def locked(out):
     if not processes.is_first():
         yield
         return
-    Path(out).mkdir(parents=True, exist_ok=True)
+    is_new = not Path(out).exists()
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{out}: is a file, or would lie in one; expected a folder") from None
     folder = os.open(out, os.O_RDONLY)
     try:
         _lock(folder, out)
         yield
     finally:
         os.close(folder)
+        if is_new:
+            with suppress(OSError):  # it is not empty, once the training has begun
+                os.rmdir(out)
 
 
 def _lock(folder, out):

@@ -89,7 +89,7 @@ def new_config(options, vocab_size):
 
 
 def lora_settings(options):
-    targets = options.lora_targets.split(",")
+    targets = [name.strip() for name in options.lora_targets.split(",")]
     return lora.LoraSettings(options.lora_rank, options.lora_alpha, options.lora_dropout, targets)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from ref import cli
+from ref import cli, lora
 from ref.data.columns import add_column_options
 from ref.overrides import LAYOUT_CHOICES, add_mask_options
 from ref.training import processes, state
-from ref.training.model import new_config, scheme_of_new_model
+from ref.training.model import lora_settings, new_config, scheme_of_new_model
 
 USAGE = """Train a HatLLM recommender.
 
@@ -42,6 +42,7 @@ EXCLUDES = (
     ("layers", "weights"),
     ("hidden_size", "weights"),
     ("heads", "weights"),
+    ("epochs", "max_steps"),
 )
 
 
@@ -368,6 +369,8 @@ def check_options(options):
             "--shard divides a model over processes; start them with "
             "torchrun --nproc-per-node=N train.py"
         )
+    if options.lora_rank:
+        lora.refuse_unknown_targets(lora_settings(options).targets)
     if not options.weights:
         refuse_a_model_beyond_memory(options)
         new_config(options, vocab_size=1)  # refuses sizes that do not fit; any vocabulary will do

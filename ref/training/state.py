@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from ref.checkpoints.weights import write_tensors
 from ref.files import (
     naming,
+    opened,
     parse_json,
-    read_bytes,
     read_json,
     read_text,
     write_atomically,
@@ -135,8 +135,11 @@ def training_id(out):
 
 
 def state_checksum(path, values):
-    """SHA-256 of a file of tensors and of the progress beside it."""
-    return hashlib.sha256(read_bytes(path) + json.dumps(values).encode()).hexdigest()
+    """SHA-256 of a file of tensors, read piece by piece, and of the progress beside it."""
+    with opened(path) as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps(values).encode())
+    return digest.hexdigest()
 
 
 def restore_state(out, model, optimizer) -> Progress:

@@ -268,7 +268,8 @@ BAD_SIZES = {
         (config(attention_bias=True),
          WEIGHTS, "missing model.layers.1.self_attn.o_proj.bias (24,)"),
     "tied, with a head":
-        (config(tie_word_embeddings=True), WEIGHTS, "unexpected lm_head.weight (450, 24)"),
+        (config(tie_word_embeddings=True),
+         WEIGHTS, "unexpected lm_head.weight (450, 24): config.json has tie_word_embeddings true"),
 }
 BAD_SCHEMES = {
     "unknown mask field":
@@ -283,7 +284,7 @@ BAD_SCHEMES = {
 BAD_CONFIG_FILES = {
     "no config.json": (removed(CONFIG), CONFIG, "no such file"),
     "broken config.json": (content(CONFIG, b'{"model_type": "llama",'), CONFIG, "broken JSON"),
-    "config.json a list": (content(CONFIG, b'["llama"]'), CONFIG, "list", "dict"),
+    "config.json a list": (content(CONFIG, b'["llama"]'), CONFIG, "an array", "an object"),
     "a key twice":
         (content(CONFIG, b'{"vocab_size": 40, "vocab_size": 41}'), CONFIG, "twice", "vocab_size"),
     "folder missing": (shutil.rmtree, "no such folder"),

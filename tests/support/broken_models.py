@@ -12,7 +12,7 @@ BROKEN = {
     "empty tokenizer": ({"tokenizer": b""}, ("tokenizer.model", "SentencePiece")),
     "garbage tokenizer": ({"tokenizer": b"x" * 999}, ("tokenizer.model", "SentencePiece")),
     "no room for a prompt": ({"config": {"max_position_embeddings": 20}}, ("20",)),
-    "recommender a list": ({"recommender": b"[]"}, ("recommender.json", "list")),
+    "recommender an array": ({"recommender": b"[]"}, ("recommender.json", "an array")),
     "recommender of 5,000 digits": (
         {"recommender": b'{"history": ' + _NINES + b"}"},
         ("recommender.json",),
