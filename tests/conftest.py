@@ -13,6 +13,7 @@ os.environ.setdefault(
     "--xla_cpu_prefer_vector_width=128",
 )
 
+import hypothesis
 import pytest
 import torch
 
@@ -26,6 +27,10 @@ from support import commands
 from support.catalogue import TITLES
 from support.data import made_up_rows, presplit_rows, write_interactions, write_presplit
 from support.models import config_of, random_model
+
+# Drawn examples are the same in each run, so that a test turns red for a change of code alone.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -330,18 +330,21 @@ from ref.checkpoints import load_model
 def peak():
     lines = open("/proc/self/status")
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+dtype, *first, folder = sys.argv[1:]
+for small in first:
+    load_model(small, getattr(torch, dtype))
 before = peak()
-model = load_model(sys.argv[1], getattr(torch, sys.argv[2]))
+model = load_model(folder, getattr(torch, dtype))
 print(before, peak(), sum(p.nbytes for p in model.parameters()))
 """
 
 
-def measured(folder, dtype):
-    """(peak before loading, peak, size of the model), bytes.
+def measured(dtype, *folders):
+    """(peak before loading the last of the folders, peak, size of its model), bytes.
 
     VmHWM is of the process alone; ru_maxrss may be that of the process that started it.
     """
-    command = [sys.executable, "-c", MEASURE, str(folder), dtype]
+    command = [sys.executable, "-c", MEASURE, dtype, *map(str, folders)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [int(word) for word in done.stdout.split()]
 
@@ -389,8 +392,7 @@ def write_zeros(path, shapes, dtype):
 def test_loading_takes_little_more_memory_than_the_model_itself(good_folders, tmp_path):
     write_large_checkpoint(tmp_path, 330, "float32")
 
-    _, peak_of_a_tiny_model, _ = measured(good_folders[False], "bfloat16")
-    _, peak, size = measured(tmp_path, "bfloat16")
+    peak_of_a_tiny_model, peak, size = measured("bfloat16", good_folders[False], tmp_path)
 
     print(f"model {size / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB")
     assert size == pytest.approx(165e6, rel=0.1)
@@ -407,7 +409,7 @@ def test_loading_a_gigabyte_peaks_within_115_percent_of_the_model_and_400_megaby
 ):
     write_large_checkpoint(tmp_path, 1000, stored)
 
-    before, peak, size = measured(tmp_path, dtype)
+    before, peak, size = measured(dtype, tmp_path)
 
     print(
         f"{stored} file loaded as {dtype}: model {size / 1e6:.0f} MB, "

@@ -1,6 +1,7 @@
 """evaluate.py from end to end, on made-up data and tiny models."""
 
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -239,6 +240,15 @@ def test_baseline_ranks_are_places_among_all_titles(data, reports):
     targets = data.items[data.test.ends - 1]
     assert report["ranks"]["most popular"] == [order.index(target) + 1 for target in targets]
     assert set(report["baselines"]) == set(Baselines(data).scorers())
+
+
+def test_the_bootstrap_of_a_report_follows_the_seed(report_of, made_up_data, tiny_model):
+    name = str(tiny_model)
+    one, other = (report_of(made_up_data, tiny_model, "--seed", seed) for seed in (0, 1))
+    assert one["ranks"] == other["ranks"]
+    mean, *interval = one["metrics"][name]["NLL"]
+    other_mean, *other_interval = other["metrics"][name]["NLL"]
+    assert mean == other_mean and interval != other_interval
 
 
 def test_sampled_ranking_follows_its_seed_and_ranks_among_its_negatives(
@@ -736,3 +746,12 @@ def test_each_target_has_negatives_of_its_own():
     options = SimpleNamespace(seed=0, exclude_seen=False, negatives=5)
     one, other = (report_targets.draw_candidates(n, targets, data, options) for n in (0, 1))
     assert set(one) != set(other)
+
+
+def test_every_pair_of_other_titles_may_be_the_negatives():
+    data = SimpleNamespace(titles=list("abcdef"))
+    targets = report_targets.Targets([np.array([1])] * 200, np.zeros(200, int), np.arange(200))
+    options = SimpleNamespace(seed=0, exclude_seen=False, negatives=2)
+    drawn = [report_targets.draw_candidates(n, targets, data, options) for n in range(200)]
+    pairs = {frozenset(candidates[1:].tolist()) for candidates in drawn}
+    assert pairs == {frozenset(pair) for pair in itertools.combinations(range(1, 6), 2)}

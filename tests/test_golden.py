@@ -224,10 +224,22 @@ def test_a_bug_that_no_case_detects_is_exit_code_1(listed, monkeypatch, capsys):
     assert summary in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("peer", ["sdpa_peer.py", "flex_peer.py"])
+@pytest.mark.parametrize(
+    "peer", ["sdpa_peer.py", pytest.param("flex_peer.py", marks=pytest.mark.slow)]
+)
 def test_the_peer_passes_every_case_of_the_model(peer, capsys):
     assert command.main(["run", str(PEERS / peer)]) == 0
     assert f"{NUM_OF_MODEL} of {NUM_OF_MODEL} cases are right" in capsys.readouterr().out
+
+
+def test_flex_attention_passes_the_cases_that_its_mistakes_show_in(capsys):
+    names = """
+        three-kinds text-isolated cross-self-off cross-self-off-after-text padding-left-and-right
+        padding-inside grouped-query longer-than-128
+    """.split()
+    only_these = [word for name in names for word in ("--case", name)]
+    assert command.main(["run", str(PEERS / "flex_peer.py"), *only_these]) == 0
+    assert f"{len(names)} of {len(names)} cases are right" in capsys.readouterr().out
 
 
 def test_a_complete_dump_of_the_right_numbers_passes(golden_cases, check):
@@ -538,20 +550,26 @@ def test_the_precision_is_that_of_the_array_however_its_type_is_spelled(dtype, p
     assert computed["logits"].precision == precision
 
 
-def test_the_command_write_makes_the_cases_of_a_stage(tmp_path, capsys):
-    assert command.main(["write", "--folder", str(tmp_path), "--stage", "metrics"]) == 0
-    assert "bytes of cases" in capsys.readouterr().out
-    written = sorted(path.parent.name for path in tmp_path.glob("cases/*/case.json"))
-    assert written == sorted(i["name"] for i in cases.infos() if i["stage"] == "metrics")
-
-
-def test_the_command_write_draws_the_pictures_where_it_writes_all_stages(
-    built, listed, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def few_recipes(built, listed, monkeypatch):
+    """One recipe, of the metrics, and a detection matrix of its case alone."""
     few = {stage: SimpleNamespace(build_all=lambda: []) for stage in recipes.BUILDERS}
     few["metrics"] = SimpleNamespace(build_all=lambda: [built["metrics-ties"]])
     monkeypatch.setattr(recipes, "BUILDERS", few)
     monkeypatch.setattr(recipes, "detection_matrix", lambda cases: of_one_case(listed))
+
+
+def test_the_command_write_makes_the_cases_of_a_stage(few_recipes, tmp_path, capsys):
+    assert command.main(["write", "--folder", str(tmp_path), "--stage", "metrics"]) == 0
+    assert "bytes of cases" in capsys.readouterr().out
+    (written,) = tmp_path.glob("cases/*/tensors.safetensors")
+    assert written.read_bytes() == (GOLDEN / written.relative_to(tmp_path)).read_bytes()
+    assert json.loads(written.with_name("case.json").read_text())["name"] == "metrics-ties"
+
+
+def test_the_command_write_draws_the_pictures_where_it_writes_all_stages(
+    few_recipes, tmp_path, capsys
+):
     detected, by_family = tmp_path / "detection.svg", tmp_path / "families.svg"
     assert command.main(["write", "--folder", str(tmp_path), "--stage", "metrics"]) == 0
     assert "run `write` without --stage" in capsys.readouterr().out
@@ -648,22 +666,6 @@ def test_of_many_skipped_cases_the_first_are_named_and_the_others_counted(tmp_pa
     assert line.count(",") == 2
 
 
-def test_an_adapter_with_a_bug_is_told_which(tmp_path, capsys):
-    adapter = write_adapter(
-        tmp_path,
-        f"import sys\n"
-        f"sys.path.insert(0, {str(PEERS)!r})\n"
-        f"import transformers_peer as peer\n"
-        f"right = peer.kind_of_layer\n"
-        f"peer.kind_of_layer = lambda i, L, scheme: right(L - 1 - i, L, scheme)\n"
-        f"run = peer.run\n",
-    )
-    assert command.main(["run", adapter, "--stage", "model"]) == 1
-    report = capsys.readouterr().out
-    assert "1. schedule-reversed (schedule)" in report
-    assert "2. " not in report
-
-
 def test_a_folder_of_dumps_gives_one_diagnosis_over_all(tmp_path, capsys):
     for case in known_bugs.cases_of("model"):
         logits = decisive_outputs(("schedule-reversed",), case.name)["logits"]
@@ -671,7 +673,8 @@ def test_a_folder_of_dumps_gives_one_diagnosis_over_all(tmp_path, capsys):
     write_dump(tmp_path, {"logits": logits}, "no-case")
     assert command.main(["check", str(tmp_path)]) == 1
     printed = capsys.readouterr()
-    assert "1. schedule-reversed" in printed.out
+    assert "1. schedule-reversed (schedule)" in printed.out
+    assert "2. " not in printed.out
     assert f", {NUM_CASES - NUM_OF_MODEL} skipped" in printed.out
     assert "there is no case 'no-case'" in printed.err
 

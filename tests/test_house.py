@@ -10,6 +10,7 @@ import pydoc
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,16 +83,24 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def read_sources():
     """{module: source} of ref/, train.py and evaluate.py."""
     paths = [*(ROOT / "ref").rglob("*.py"), ROOT / "train.py", ROOT / "evaluate.py"]
     return {module_name(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
 
 
+@cache
+def tree_of(source):
+    """The syntax tree of a source, parsed once."""
+    return ast.parse(source)
+
+
+@cache
 def imports_of(source):
     """Names that a source imports, anywhere: {"numpy", "ref.files.read_json", ...}."""
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -107,8 +116,8 @@ def import_graph(sources):
     for module, source in sources.items():
         # "from ref.files import read_json" imports the module ref.files
         names = imports_of(source)
-        names |= {name.rpartition(".")[0] for name in names if name not in sources}
-        graph[module] = names & (sources.keys() - {"ref"})
+        modules = {name.rpartition(".")[0] for name in names if name not in sources}
+        graph[module] = (names | modules) & (sources.keys() - {"ref"})
     return graph
 
 
@@ -189,7 +198,7 @@ def users_of_planted_bugs(sources):
 def long_functions(source):
     """["name: lines", ...] of the functions of more than MOST_LINES lines."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = node.end_lineno - node.lineno + 1
             if lines > MOST_LINES:

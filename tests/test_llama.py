@@ -111,7 +111,7 @@ def test_padding_in_the_middle_moves_nobody():
     assert_close(padded[segments != -1], alone[0], 1e-11)
 
 
-def test_angles_are_exact_far_into_a_prompt_in_bfloat16_too():
+def test_angles_far_into_a_prompt_are_right_to_the_rounding_of_bfloat16():
     model = random_model(config_of(), dtype=torch.bfloat16)
     positions = torch.arange(1000)
 
@@ -201,11 +201,15 @@ def test_a_masked_score_is_minus_infinity_in_every_type(dtype):
     assert mask.dtype == dtype and mask.tolist() == [[[[0.0, -torch.inf]]]]
 
 
-def test_the_norm_of_bfloat16_is_computed_in_float32_and_rounded_once():
-    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
+def test_the_norm_of_bfloat16_is_computed_in_float32_and_rounded_before_the_weight():
+    random = torch.Generator().manual_seed(0)
+    norm = RMSNorm(96, 1e-6).bfloat16()
+    norm.weight.data.uniform_(0.5, 2, generator=random)
+    x = torch.randn(64, 96, generator=random).bfloat16()
     wide = x.double()
-    expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    assert torch.equal(RMSNorm(96, 1e-6).bfloat16()(x), expected.bfloat16())
+    normed = wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    expected = normed.bfloat16().double() * norm.weight.double()
+    assert torch.equal(norm(x), expected.bfloat16())
 
 
 def test_the_softmax_of_bfloat16_is_in_float32():

@@ -35,9 +35,7 @@ CONFIG = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 64,
 }
-few = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+few = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 both = pytest.mark.parametrize("implementation", ["numpy", "torch"])
 either_attention = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 

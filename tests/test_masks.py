@@ -50,10 +50,6 @@ PADDED_TABLES = {
 }
 
 
-def property_test(examples):
-    return settings(max_examples=examples, deadline=None, derandomize=True)
-
-
 def drawn(mask):
     """A mask as in the tables above."""
     return " ".join("".join("x" if value else "." for value in row) for row in mask.tolist())
@@ -180,7 +176,7 @@ def test_masks_in_numpy_are_the_definition_on_every_short_sequence(kind, scheme,
     assert np.array_equal(masks, defined_masks(kind, s, scheme))
 
 
-@property_test(50)
+@settings(max_examples=50)
 @given(padded_batches(), st.sampled_from(SCHEMES), st.data())
 def test_the_last_rows_of_the_causal_order_give_the_last_rows_of_the_masks(batch, scheme, data):
     segments = torch.tensor(batch)
@@ -213,7 +209,7 @@ def branch_to(node, parents):
     return [*branch_to(parents[node], parents), node]
 
 
-@property_test(100)
+@settings(max_examples=100)
 @given(trees(), st.sampled_from(SCHEMES))
 def test_in_a_tree_a_token_sees_what_it_would_see_with_its_branch_laid_out_alone(tree, scheme):
     prompt, parents, segments = tree

@@ -226,8 +226,21 @@ def test_intervals_of_a_report_draw_users_and_not_their_targets():
             assert getattr(tenfold, part)[name]["x"] == pytest.approx(row["x"], abs=1e-12)
 
 
+def test_intervals_of_a_report_are_those_of_its_seed():
+    rng = np.random.default_rng(0)
+    users, results = np.arange(60), [result_of(name, rng.random(60)) for name in "ab"]
+    one, other = (summarize(results, users, {}, seed) for seed in (0, 1))
+    for part in ("overall", "differences"):
+        for name, row in getattr(one, part).items():
+            mean, *interval = row["x"]
+            other_mean, *other_interval = getattr(other, part)[name]["x"]
+            assert mean == other_mean
+            assert interval != other_interval
+
+
 def test_a_slice_of_a_report_has_the_mean_of_its_targets_alone():
     values, users = np.array([0.0, 1.0, 5.0, 7.0]), np.array([0, 1, 2, 2])
     result = result_of("a", values)
-    slices = summarize([result], users, {"late": np.array([False, False, True, True])}, 0).slices
-    assert slices["late (1 user, 2 targets)"]["a"]["x"] == (6.0, 6.0, 6.0)
+    summary = summarize([result], users, {"late": np.array([False, False, True, True])}, 0)
+    assert summary.slices["late (1 user, 2 targets)"]["a"]["x"] == (6.0, 6.0, 6.0)
+    assert summary.slice_users == {"late (1 user, 2 targets)": 1}

@@ -279,13 +279,23 @@ def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, others):
         ("MASTER_PORT", "abc"),
     ],
 )
-def test_an_environment_of_no_number_is_refused(monkeypatch, name, value):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv(name, value)
-    importlib.reload(processes)  # it reads the environment when it is imported
+def test_an_environment_of_no_number_is_refused(reload_processes, name, value):
+    reload_processes({"RANK": "0", name: value})
     message = f"the environment has {name}={value!r}, which torchrun does not set"
     with pytest.raises(ValueError, match=message), processes.joined("cpu"):
         pass
+
+
+@pytest.fixture
+def reload_processes(monkeypatch):
+    """Import the module anew with some variables in the environment, which it then reads."""
+
+    def reload(environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        importlib.reload(processes)
+
+    yield reload
     monkeypatch.undo()
     importlib.reload(processes)
 

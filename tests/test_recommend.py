@@ -166,6 +166,18 @@ def test_a_title_without_letters_is_meant_by_itself_alone():
     assert matcher.match("!").title is None
 
 
+def test_titles_of_equal_tokens_count_as_one_seen_or_as_candidates(tmp_path):
+    first, twin = "Title a", "Title\u2581a"  # SentencePiece reads U+2581 as a space
+    titles = {f"i{n}": f"Title {letter}" for n, letter in enumerate("abcdefghijklmnopqrst")}
+    data = write_interactions(tmp_path / "data", made_up_rows(), titles | {"i1": twin})
+    recommender = Recommender.load(trained(data, tmp_path / "model", "--vocabulary", 281))
+    assert recommender.number[first] == recommender.number[twin]
+    best = recommender.recommend([twin], candidates=[first, twin, "Title d"])
+    assert [title for title, _ in best] == ["Title d"]
+    best = recommender.recommend(["Title e"], candidates=[first, twin])
+    assert [title for title, _ in best] == [first]
+
+
 def test_k_titles_come_back_none_of_them_seen_and_in_the_exact_order(recommender):
     history = recommender.titles[:4]
     unseen = [pair for pair in exact_order(recommender, history) if pair[0] not in history]
@@ -183,7 +195,8 @@ def test_seen_titles_come_back_where_that_is_asked_for(recommender):
 def test_only_candidates_are_recommended_if_there_are_any(recommender):
     history, candidates = recommender.titles[:3], recommender.titles[2:7]
     expected = [pair for pair in exact_order(recommender, history) if pair[0] in candidates[1:]]
-    best = recommender.recommend(history, candidates=candidates)
+    twice = candidates + candidates[:2]
+    best = recommender.recommend(history, candidates=twice)
     assert [title for title, _ in best] == [title for title, _ in expected]
     # the probabilities are those among all titles
     assert [score for _, score in best] == pytest.approx([score for _, score in expected])

@@ -132,9 +132,10 @@ def kill_at_random(rng, *arguments):
     killed there."""
     if rng.random() < 0.6:
         return kill_at(rng.randrange(1, 9), rng.choice(("before", "half", "after")), *arguments)
-    training = Fork("train.py", *arguments)
+    training, deadline = Fork("train.py", *arguments), time.monotonic() + 60
     try:
         while training.is_running() and "\nmodel:" not in training.stdout:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.4))
     finally:

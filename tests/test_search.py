@@ -74,7 +74,7 @@ def trie_of(sequences):
 
 token_lists = st.lists(st.integers(1, 4), max_size=5)
 catalogues = st.lists(token_lists, min_size=1, max_size=12).map(with_ends)
-property_test = settings(max_examples=60, deadline=None, derandomize=True)
+property_test = settings(max_examples=60)
 
 
 @property_test

@@ -480,15 +480,6 @@ def tables_of_the_command(tmp_path, monkeypatch, capsys):
     return capsys.readouterr().out.strip().split("\n\n")
 
 
-def test_the_committed_tables_and_picture_of_ten_targets_are_those_of_the_runs():
-    runs = records.read(report.HERE / "ten_targets.jsonl")
-    for group in ten_targets.groups(runs):
-        assert ten_targets.table(runs, group) in PAGES
-        assert ten_targets.slice_table(runs, group) in PAGES
-    svg = report.picture(ten_targets.all_differences(runs), ten_targets.CLEAR)
-    assert svg == (COMMITTED / "ten_targets.svg").read_text()
-
-
 @pytest.fixture
 def few_draws(monkeypatch):
     """Bootstraps of a hundred draws."""

@@ -93,7 +93,7 @@ def test_characters_that_normalization_would_change_stay(trained, text):
     assert_kept(trained, text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=40))
 def test_any_text_comes_back(trained, text):
     assert_kept(trained, text)
@@ -135,7 +135,7 @@ def test_the_real_models_are_those_of_four_versions_and_a_variant():
     assert versions == ["v2", "v3", "v7", "v7m1", "v1"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(min_size=1, max_size=40))
 def test_any_text_keeps_its_places_in_the_tokenizer_of_a_real_model(text):
     assert_kept_after_a_prefix(Tokenizer(REAL_MODELS[-1].read_bytes()), text)

@@ -225,7 +225,7 @@ titles_of_any_kind = texts.map(lambda text: " ".join(text.split())).filter(bool)
 
 
 @pytest.mark.parametrize("layout", ("lines", "instruction"))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(titles_of_any_kind, min_size=2, max_size=4))
 @example(["\u2581", "\u2581 \u2581a"])
 def test_both_formats_give_the_same_segments_for_any_titles(twins, layout, titles):
@@ -257,7 +257,7 @@ def test_a_byte_level_token_begins_at_the_character_of_its_first_byte(by_bytes, 
         assert starts == first_characters(by_bytes, text, ids)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=40))
 def test_a_byte_level_token_begins_at_the_character_of_its_first_byte_in_any_text(by_bytes, text):
     ids, starts = by_bytes.encode(text)

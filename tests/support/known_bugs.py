@@ -21,9 +21,15 @@ def case_of(name):
     return cases.load(name)
 
 
+@cache
+def stage_of_each():
+    """{name of a golden case: its stage}, by name."""
+    return {info["name"]: info["stage"] for info in cases.infos()}
+
+
 def cases_of(stage):
     """The golden cases of a stage, by name."""
-    return [case_of(info["name"]) for info in cases.infos() if info["stage"] == stage]
+    return [case_of(name) for name, its_stage in stage_of_each().items() if its_stage == stage]
 
 
 @cache
@@ -53,7 +59,7 @@ def detection_matrix(bugs):
 
 def cases_that_can_show(bug):
     """The names of the cases of all stages that know a bug."""
-    return [case.name for case in map(case_of, cases.names()) if bug in STAGES[case.stage].plants]
+    return [name for name, stage in stage_of_each().items() if bug in STAGES[stage].plants]
 
 
 def as_float32(values, random, noise=3e-6):
