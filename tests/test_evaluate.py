@@ -350,12 +350,14 @@ def test_show_recommends_nothing_that_was_seen_when_that_is_excluded(
     assert all(set(user.recommended).isdisjoint(user.history) for user in users)
 
 
-def test_show_recommends_only_candidates_in_sampled_ranking(run, made_up_data, tiny_model):
+def test_show_recommends_only_candidates_in_sampled_ranking(run, data, made_up_data, tiny_model):
     options = "--show 12 --ranking sampled --negatives 2".split()
     ended = run(evaluate, "--data", made_up_data, "--weights", tiny_model, *options)
     users = users_shown(ended.out)
     assert ended.code == 0 and len(users) == 12
-    assert max(len(user.recommended) for user in users) <= 3
+    targets = report_targets.targets_of(data, parse_options(options))
+    for user, candidates in zip(users, targets.candidates, strict=True):
+        assert set(user.recommended) == {data.titles[title] for title in candidates}
 
 
 # --- other data, other models
