@@ -22,6 +22,7 @@ from ref.report.attention import KEYS, QUERIES
 from support.catalogue import TITLES
 from support.data import made_up_rows, sentencepiece_model, write_interactions, write_llm
 from support.models import config_of, random_model
+from support.svg import SVG, texts_of
 
 NAN = math.nan
 SAME, OTHER, TEXT, ITSELF = range(4)
@@ -287,7 +288,7 @@ def test_the_table_says_what_the_values_say(report):
 
 
 def test_the_picture_says_what_the_values_say(report):
-    rects = [rect for rect in report.svg.iter("{http://www.w3.org/2000/svg}rect")]
+    rects = [rect for rect in report.svg.iter(SVG + "rect")]
     widths = [float(rect.get("width")) for rect in rects if rect.get("height") == "12"]
     expected = []
     for model in report.models.values():
@@ -298,10 +299,6 @@ def test_the_picture_says_what_the_values_say(report):
     np.testing.assert_allclose(widths, expected + squares_of_legend, atol=0.0501)
     ticks = [text for text in texts_of(report.svg) if text.endswith("%")]
     assert ticks == ["0%", "50%", "100%"] * 3 * len(report.models)
-
-
-def texts_of(svg):
-    return ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
 
 
 def test_the_report_is_of_the_prompts_of_the_users(data_folder, hat_folder, tmp_path, monkeypatch):

@@ -26,7 +26,8 @@ from ref.golden.computed import read_dump
 from ref.masks import build_masks
 from ref.report.tables import user_text
 
-ROOT = Path(__file__).parents[1]
+from support.commands import ROOT
+
 EVIL, ESCAPED = "Heat\x1b[2J\x9b31m\u2028(1995)", r"Heat\x1b[2J\x9b31m\u2028(1995)"
 
 

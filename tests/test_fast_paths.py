@@ -10,7 +10,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from test_search import HISTORIES, titles_of
 
 import evaluate
 from ref.layouts import LAYOUTS
@@ -23,7 +22,7 @@ from ref.search.item_states import ItemStates
 from ref.settings import Settings
 from ref.trie import build_trie
 
-from support.catalogue import TITLES
+from support.catalogue import HISTORIES, TITLES, titles_of
 from support.commands import trained
 from support.data import write_interactions
 from support.models import config_of, random_model
@@ -214,11 +213,11 @@ def isolated_model(tmp_path_factory):
     return data, trained(data, folder / "model", "--text", "isolated", "--intra-layers", 1)
 
 
-@pytest.mark.parametrize("ranking", ["beam", "full", "sampled"])
+@pytest.mark.parametrize("ranking", ["beam", "full", "sampled --negatives 3"])
 def test_evaluation_with_cached_items_reports_the_same(
     isolated_model, report_of, ranking, monkeypatch
 ):
-    options = ("--ranking", ranking, "--negatives", 3)
+    options = ("--ranking", *ranking.split())
     made = mock.Mock(wraps=ItemStates)
     monkeypatch.setattr(evaluate, "ItemStates", made)
 

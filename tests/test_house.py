@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from support.commands import ROOT
+from support.sources import imports_of, tree_of
+
 RUFF_SETTINGS = ROOT / "tests" / "ruff.toml"
 MOST_LINES = 40  # of a function
 
@@ -88,26 +90,6 @@ def read_sources():
     """{module: source} of ref/, train.py and evaluate.py."""
     paths = [*(ROOT / "ref").rglob("*.py"), ROOT / "train.py", ROOT / "evaluate.py"]
     return {module_name(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
-
-
-@cache
-def tree_of(source):
-    """The syntax tree of a source, parsed once."""
-    return ast.parse(source)
-
-
-@cache
-def imports_of(source):
-    """Names that a source imports, anywhere: {"numpy", "ref.files.read_json", ...}."""
-    names = set()
-    for node in ast.walk(tree_of(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise ValueError(f"line {node.lineno}: relative import; write where it is from")
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
 
 
 def import_graph(sources):

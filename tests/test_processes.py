@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,11 +17,10 @@ import train
 from ref.checkpoints.weights import write_tensors
 from ref.training import objectives, processes
 
-from support.commands import small
+from support.commands import ROOT, small
 from support.data import TINY, made_up_rows, write_interactions
 from support.forked import Fork, KillAtFile, free_port, nothing, together
 
-ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
 TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node=2".split()]
 LONG = ("--max-steps", 14, "--patience", 99, "--dropout", 0, "--threads", 1)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_tokenizer import first_characters
 
 from ref.layouts import LAYOUTS, layout_from_dict, load_layout
 from ref.masks import MaskScheme
@@ -17,6 +16,7 @@ from ref.tokenizer import Tokenizer
 from ref.trie import build_trie
 
 from support.data import TITLES, sentencepiece_model
+from support.pieces import first_characters
 
 CUSTOM = Layout(
     "custom",

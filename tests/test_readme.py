@@ -2,13 +2,13 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from ref import recommend
 
-ROOT = Path(__file__).parent.parent
+from support.commands import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(
     path

@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,8 +12,8 @@ import pytest
 from ref.data import dataset
 
 from bench.make_interactions import Sizes, make
+from support.commands import ROOT
 
-ROOT = Path(__file__).parents[1]
 # Begins a training, and prints seconds and peak memory when the data is read and when the gradients
 # of the first step are there. The peak is VmHWM: ru_maxrss would count that of the parent.
 FIRST_STEP = """

@@ -24,7 +24,7 @@ from ref.search.preorder import Preorder
 from ref.settings import Settings
 from ref.trie import Trie, build_trie
 
-from support.catalogue import TITLES, continuations
+from support.catalogue import HISTORIES, TITLES, continuations, titles_of
 
 SCHEMES = {
     "plain": MaskScheme(),
@@ -35,7 +35,6 @@ SCHEMES = {
     "target is text": MaskScheme(1, 1, target="text"),
     "both are text": MaskScheme(1, 2, cross_self=False, delimiters="text", target="text"),
 }
-HISTORIES = [["Heat", "Casino Royale", "Heat"], ["Jaws"], ["Toy Story", "Rocky III"]]
 
 
 def test_the_schemes_differ_in_every_field():
@@ -283,10 +282,6 @@ def decoders(encoder_for, model_for):
 
 def encoded(naive, histories=HISTORIES):
     return [naive.encoder.encode(history) for history in histories]
-
-
-def titles_of(ranking):
-    return [title for title, _ in ranking]
 
 
 def scores_of(ranking):

@@ -22,8 +22,8 @@ from study import (
     ten_targets,
 )
 from support.study import numbers_by_hand
+from support.svg import SVG, texts_of
 
-SVG = "{http://www.w3.org/2000/svg}"
 PICTURES = ["amount_of_data.svg", "curves.svg", "pretrained.svg", "study.svg", "ten_targets.svg"]
 
 
@@ -350,10 +350,6 @@ def drawn(runs):
     """The root of the picture of some runs."""
     rows, *_ = one_target.rows_of(records.read(runs))
     return ElementTree.fromstring(differences.picture(one_target_pictures.differences(rows), 99))
-
-
-def texts_of(svg):
-    return ["".join(text.itertext()) for text in svg.iter(SVG + "text")]
 
 
 def test_the_picture_has_a_line_for_each_comparison(runs):

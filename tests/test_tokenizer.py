@@ -12,6 +12,7 @@ from ref.checkpoints.tokenizers import tokenizer_from_folder
 from ref.tokenizer import Tokenizer
 
 from support.data import TITLES, sentencepiece_model
+from support.pieces import bytes_of, first_characters
 
 REAL_MODELS = sorted((Path(mistral_common.__file__).parent / "data").glob("*.model.v*"))
 AWKWARD = (
@@ -27,26 +28,6 @@ AWKWARD = (
 @pytest.fixture(scope="module")
 def trained():
     return Tokenizer.train(TITLES * 3, 450)
-
-
-def bytes_of(tokenizer, token):
-    """The UTF-8 bytes that a token stands for, from its piece alone."""
-    piece = tokenizer._processor.id_to_piece(token)
-    if tokenizer._processor.is_byte(token):
-        return bytes([int(piece[1:-1], 16)])
-    return piece.replace("\u2581", " ").encode()
-
-
-def first_characters(tokenizer, text, ids):
-    """For each token the character that holds its first byte, from the pieces alone."""
-    character_of_byte = []
-    for place, character in enumerate(text.replace("\u2581", " ")):
-        character_of_byte += [place] * len(character.encode())
-    first, num_bytes = [], 0
-    for token in ids:
-        first.append(character_of_byte[num_bytes])
-        num_bytes += len(bytes_of(tokenizer, token))
-    return first
 
 
 def assert_kept(tokenizer, text):

@@ -31,9 +31,9 @@ from ref.prompt import PromptEncoder
 from ref.recommender import load_model_and_encoder
 from ref.tokenizer import Tokenizer
 
+from support.commands import ROOT
 from support.data import TITLES, write_llm
 
-ROOT = Path(__file__).parents[1]
 MISTRAL = Path(mistral_common.__file__).parent / "data"
 LLAMA_3 = (  # how Llama 3 cuts a text into words
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -11,8 +11,15 @@ TITLES = [
     "Star Wars",
 ]
 # fmt: on
+# histories, as a user gives them
+HISTORIES = [["Heat", "Casino Royale", "Heat"], ["Jaws"], ["Toy Story", "Rocky III"]]
 # histories with their targets, by number
 WINDOWS = [np.array([7, 9, 7, 2]), np.array([17, 18]), np.array([4, 5, 15, 14, 13, 26])]
+
+
+def titles_of(ranking):
+    """The titles of [(title, log-probability), ...]."""
+    return [title for title, _ in ranking]
 
 
 def continuations(titles, prefix):
