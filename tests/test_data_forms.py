@@ -360,8 +360,26 @@ def test_a_large_number_is_read_before_and_after_a_date():
         assert sorted(times.values) == [16525 * 86400 * 10**6, 1427784000000 * 10**6]
 
 
+def test_nanoseconds_since_1970_are_whole_numbers_too():
+    times = Times()
+    for text in ("1420070400000000000", "0", "9223372036854775807"):
+        times.append(text, "here")
+    assert times.values.tolist() == [1_420_070_400_000_000_000, 0, 2**63 - 1]
+
+
+@pytest.mark.parametrize("texts", [("1420070400000000000", "1.5"), ("1.5", "1420070400000000000")])
+def test_a_time_that_is_too_large_beside_fractions_is_named(texts):
+    times = Times()
+    times.append(texts[0], "line 1")
+    with pytest.raises(ValueError, match="line 2: the timestamp '?1420070400000000000'? is too"):
+        times.append(texts[1], "line 2")
+
+
+# Of the last three the first is 2^63; datetime.fromisoformat takes the others for dates of 1420.
 @pytest.mark.parametrize(
-    "text", ["yesterday", "-4", "", "nan", "inf", "1,5", "2015-13-01", "\u0663", "1" + "0" * 18]
+    "text",
+    ["yesterday", "-4", "", "nan", "inf", "1,5", "2015-13-01", "\u0663"]
+    + ["9223372036854775808", "14200704000000000000", " 1420070400000000000"],
 )
 def test_what_is_no_time_is_refused_with_its_line(text, tmp_path):
     rows = [*ROWS[:4], ("u1", "i1", text)]

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 _DECIMAL_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,30})?([eE][+]?[0-9]{1,2})?")
 _MICROSECONDS = 10**6
+_TOO_LARGE = 2**63  # times are int64
 
 
 class Times:
@@ -20,44 +21,62 @@ class Times:
         self.values = array("q")
         self.in_microseconds = False
 
-    def append(self, text, where):
-        """Take in a time. Raises ValueError, beginning with `where`, if it is none."""
+    def append(self, text, place):
+        """Take in a time. Raises ValueError, beginning with `place`, if it is none."""
         if not self.in_microseconds:
             if _is_whole_number(text):
                 self.values.append(int(text))
                 return
-            microseconds(text, where)  # refuses what is no time, before anything is changed
+            microseconds(text, place)  # refuses what is no time, before anything is changed
             self.in_microseconds = True
             self.values = array(
-                "q", [_bounded(time * _MICROSECONDS, where) for time in self.values]
+                "q", [_bounded(time * _MICROSECONDS, time, place) for time in self.values]
             )
-        self.values.append(_bounded(microseconds(text, where), where))
+        self.values.append(_bounded(microseconds(text, place), text, place))
 
 
 def _is_whole_number(text):
-    """Is it one below 10^18, in the digits 0 to 9 alone?"""
-    return len(text) <= 18 and text.isascii() and text.isdigit()
+    """Is it one below 2^63, in at most 19 digits, 0 to 9 alone?"""
+    if len(text) > 19 or not text.isascii() or not text.isdigit():
+        return False
+    return len(text) < 19 or int(text) < _TOO_LARGE
 
 
-def microseconds(text, where) -> int:
+def microseconds(text, place) -> int:
     """Microseconds since 1970 of a number of seconds, or of a date in ISO 8601 (in UTC if bare)."""
-    if _DECIMAL_NUMBER.fullmatch(text):
+    if _is_whole_number(text) or _DECIMAL_NUMBER.fullmatch(text):
         return int(Fraction(text) * _MICROSECONDS)
-    try:
-        date = datetime.fromisoformat(text.strip())
-    except ValueError:
+    date = _date(text.strip())
+    if date is None:
         raise ValueError(
-            f"{where}: timestamp is {text[:40]!r}; expected a number of 0 or more (an integer "
-            "below 10^18, or a decimal fraction) or a date like 2015-03-31 or 2015-03-31T12:00:00"
-        ) from None
+            f"{place}: timestamp is {text[:40]!r}; expected a number of 0 or more (an integer "
+            "below 2^63, or a decimal fraction) or a date like 2015-03-31 or 2015-03-31T12:00:00"
+        )
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return round((date - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * _MICROSECONDS)
 
 
-def _bounded(number, where):
-    if abs(number) >= 2**63:
-        raise ValueError(f"{where}: the timestamp is too large beside fractions or dates")
+def _date(text):
+    """The datetime that a text says in ISO 8601; None if it says none, or has digits alone.
+
+    fromisoformat takes 1420070400000000000, nanoseconds, for a day of the year 1420.
+    """
+    if text.isdigit():
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _bounded(number, time, place):
+    """A number of microseconds. Raises ValueError, quoting `time`, if it does not fit int64."""
+    if abs(number) >= _TOO_LARGE:
+        raise ValueError(
+            f"{place}: the timestamp {time!r} is too large beside fractions or dates, where a "
+            "number is taken for seconds; write all times as whole numbers, or all as dates"
+        )
     return number
 
 
