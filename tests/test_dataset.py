@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from ref.data import dataset
+from ref.data import dataset, readers
 from ref.data.columns import Columns
 from ref.data.dataset import Windows, linked_windows, load, prefix_windows
 from ref.data.histories import load_histories
@@ -414,6 +414,26 @@ def test_presplit_windows_keep_their_last_items(tmp_path):
             assert window == ["t4", "t5", "t6", "t7", "t8"]
 
 
+def test_presplit_windows_may_have_dates_and_are_compared_in_one_unit_across_files(tmp_path):
+    """The test's numbers are seconds since 1970, so later than the dates of 1970 in train.csv."""
+    titles = {str(number): f"t{number}" for number in range(1, 7)}
+    train = [([1, 2], "1970-01-03"), ([3, 4], "1970-01-01T00:00:00.5"), ([2, 5], 86400)]
+    folder = write_presplit(tmp_path / "dates", train, [([2, 6], 300_000)], titles)
+    data = load(folder)
+    assert titles_in(data, data.train) == [["t3", "t4"], ["t2", "t5"]]
+    assert titles_in(data, data.valid) == [["t1", "t2"]]
+    windows = readers.read(folder)
+    times = [window.time for window in windows.train + windows.test]
+    assert times == [2 * 86400 * 10**6, 500_000, 86400 * 10**6, 300_000 * 10**6]
+
+
+def test_the_latest_presplit_window_of_a_user_is_found_across_the_units_of_both_files(tmp_path):
+    titles = {str(number): f"t{number}" for number in range(4)}
+    train, test = [([0, 1], 5), ([1, 0], 6)], [([2, 3], "1970-01-01T00:00:01")]  # row n: user n
+    histories = load_histories(write_presplit(tmp_path / "units", train, test, titles))
+    assert histories.items[0].tolist() == [2, 3, 0, 1]
+
+
 def test_a_presplit_test_of_one_row_is_enough(tmp_path):
     windows = [([1, 2], 1)] * 2
     data = load(write_presplit(tmp_path / "one", windows, windows[:1], {"1": "a", "2": "b"}))
@@ -513,7 +533,7 @@ WRONG = {
         "interactions.csv", b"item_id,timestamp\n1,1\n", ("'user_id'", "--user-column"),
     ),
     "item_ids column missing": (
-        "test.csv", b"user_id,timestamp\nu,1\n", ("test.csv", "'item_ids'"),
+        "test.csv", b"user_id,timestamp\nu,1\n", ("test.csv", "'item_ids'", "this name"),
     ),
     "empty items": ("items.csv", b"", ("items.csv", "item_id")),
     "empty interactions": ("interactions.csv", b"", ("interactions.csv", "user_id")),
@@ -529,8 +549,8 @@ WRONG = {
     "duplicate item in JSON": (
         "id2name4Rec.json", b'{"1": "A", "2": "B", "1": "C"}', ("id2name4Rec.json", "'1'", "twice"),
     ),
-    "timestamp no integer": (
-        "train.csv", ROWS + b'u,"[1, 2]",1.5\n', ("train.csv, line 5", "'1.5'", "integer"),
+    "timestamp negative in data that comes split": (
+        "train.csv", ROWS + b'u,"[1, 2]",-1.5\n', ("train.csv, line 5", "'-1.5'", "integer"),
     ),
     "timestamp negative": (
         "interactions.csv", INTERACTIONS + b"u,1,-4\n",

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ref.data import tables
-from ref.data.times import whole_time
+from ref.data.times import Times
 from ref.files import read_json
 from ref.text import clean_title, text_id
+
+NAMES_FILE = "id2name4Rec.json"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class PresplitWindows:
 
 
 class PresplitWindow(NamedTuple):
-    """time: an integer. items: indices into titles; the last is the target. user_id: as it came."""
+    """time: in one unit in both files. items: indices into titles; the last is the target.
+
+    user_id: as it came.
+    """
 
     time: int
     items: list
@@ -38,7 +43,7 @@ class PresplitWindow(NamedTuple):
 
 def is_presplit(folder):
     """Does the folder hold windows rather than interactions?"""
-    return (folder / "id2name4Rec.json").exists()
+    return (folder / NAMES_FILE).exists()
 
 
 def read_presplit(folder):
@@ -47,15 +52,13 @@ def read_presplit(folder):
     An item without a title cannot be shown: it is left out of the windows, and so are the windows
     of which it is the target, or which have fewer than two items left. A note says how many.
     """
-    names_path = folder / "id2name4Rec.json"
-    numbers, titles = _read_names(names_path)
-    train, dropped_from_train = _read_windows(folder, "train.csv", numbers, names_path.name)
-    test, dropped_from_test = _read_windows(folder, "test.csv", numbers, names_path.name)
-    for name, windows, least in (("train.csv", train, 2), ("test.csv", test, 1)):
-        if len(windows) < least:  # of train.csv one is for validation
-            raise ValueError(
-                f"{folder / name}: {len(windows)} usable rows; expected at least {least}"
-            )
+    numbers, titles = _read_names(folder / NAMES_FILE)
+    times = Times()  # of both files, one after the other: so all are in one unit
+    train, dropped_from_train = _read_rows(folder, "train.csv", numbers, times)
+    test, dropped_from_test = _read_rows(folder, "test.csv", numbers, times)
+    for name, rows, least in (("train.csv", train, 2), ("test.csv", test, 1)):
+        if len(rows) < least:  # of train.csv one is for validation
+            raise ValueError(f"{folder / name}: {len(rows)} usable rows; expected at least {least}")
     untitled = [item_id for item_id, number in numbers.items() if number is None]
     notes = ()
     if untitled:
@@ -64,7 +67,8 @@ def read_presplit(folder):
         notes = (
             f"{len(untitled)} items without a title left out ({examples}), and {dropped} rows",
         )
-    return PresplitWindows(titles, train, test, notes)
+    windows = [PresplitWindow(time, *row) for time, row in zip(times.values, train + test)]
+    return PresplitWindows(titles, windows[: len(train)], windows[len(train) :], notes)
 
 
 def _read_names(path):
@@ -81,23 +85,26 @@ def _read_names(path):
     return numbers, titles
 
 
-def _read_windows(folder, name, numbers, names_file):
-    """The PresplitWindows of one file, and how many rows were dropped."""
-    windows = []
+def _read_rows(folder, name, numbers, times):
+    """(items, user id) of each row of a file, and how many were dropped; `times` takes its times.
+
+    A row's time is not known here: one in a later row may change the unit of all.
+    """
+    rows = []
     dropped = 0
     columns = ("user_id", "item_ids", "timestamp")
-    for where, (user_id, item_ids, time) in rows(_presplit_file(folder, name), columns):
-        items = [numbers[item_id] for item_id in _item_ids(item_ids, where, numbers, names_file)]
+    for place, (user_id, item_ids, time) in _fields(_presplit_file(folder, name), columns):
+        items = [numbers[item_id] for item_id in _item_ids(item_ids, place, numbers)]
         titled = [item for item in items if item is not None]
         if items[-1] is None or len(titled) < 2:
             dropped += 1
         else:
-            user_id = text_id(user_id, "user_id", where)
-            windows.append(PresplitWindow(whole_time(time, where), titled, user_id))
-    return windows, dropped
+            rows.append((titled, text_id(user_id, "user_id", place)))
+            times.append(time, place)
+    return rows, dropped
 
 
-def _item_ids(text, where, numbers, names_file):
+def _item_ids(text, place, numbers):
     """The item ids of a JSON list, as strings; all of them stand in `numbers`."""
     try:
         items = json.loads(text)
@@ -106,11 +113,11 @@ def _item_ids(text, where, numbers, names_file):
     is_list_of_two = isinstance(items, list) and len(items) >= 2
     if not is_list_of_two or not all(type(item) in (int, str) for item in items):
         raise ValueError(
-            f"{where}: item_ids is {text[:60]!r}; expected a list of at least 2 item ids"
+            f"{place}: item_ids is {text[:60]!r}; expected a list of at least 2 item ids"
         )
     for item in items:
         if str(item) not in numbers:
-            raise ValueError(f"{where}: item {item!r} has no title in {names_file}")
+            raise ValueError(f"{place}: item {item!r} is not listed in {NAMES_FILE}")
     return [str(item) for item in items]
 
 
@@ -122,11 +129,8 @@ def _presplit_file(folder, name):
     return path
 
 
-def rows(path, columns):
-    """Yield (Place, [the value in each of `columns`]) for each row of a table.
-
-    Raises ValueError naming file and line.
-    """
+def _fields(path, columns):
+    """Yield (Place, [the field in each of `columns`]) for each row of a table."""
     with tables.opened(path) as table:
         indices = [_index_of(column, table) for column in columns]
         for row in table.rows:
@@ -136,5 +140,8 @@ def rows(path, columns):
 def _index_of(column, table):
     index = table.index_of(column)
     if index is None:
-        raise ValueError(f"{table.path}: column {column!r} is missing; found {table.header[:10]}")
+        raise ValueError(
+            f"{table.path}: column {column!r} is missing; found {table.header[:10]}; give the "
+            "column that holds it this name"
+        )
     return index

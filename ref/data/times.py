@@ -78,12 +78,3 @@ def _bounded(number, time, place):
             "number is taken for seconds; write all times as whole numbers, or all as dates"
         )
     return number
-
-
-def whole_time(text, where) -> int:
-    """The whole number that a field holds. Raises ValueError, beginning with `where`, if none."""
-    if not _is_whole_number(text):
-        raise ValueError(
-            f"{where}: timestamp is {text[:40]!r}; expected an integer of 0 or more (below 10^18)"
-        )
-    return int(text)
