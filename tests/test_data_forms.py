@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 
-from ref.data import dataset, readers
+from ref.data import dataset, readers, tables
 from ref.data.columns import Columns
 from ref.data.times import Times
 from ref.settings import Settings
@@ -423,6 +423,34 @@ def test_what_cannot_be_read_is_one_clear_line(files, fragments, tmp_path):
         readers.read(folder)
     assert all(fragment in str(error.value) for fragment in (str(folder), *fragments))
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_blank_lines_before_the_header_among_rows_and_at_the_end_are_passed_over(
+    separator, tmp_path
+):
+    header = ("user_id", "item_id", "title", "timestamp")
+    lines = table(header, [("u", "a", "A, B", 1), ("v", "a", "A, B", 2)], separator).splitlines()
+    text = "\n".join(["", " ", *lines[:2], "", "  ", lines[2], "   "])
+    data = readers.read(write(tmp_path / "form", {"interactions.csv": text}))
+    assert (data.titles, data.users.tolist(), data.times.tolist()) == (["A, B"], [0, 1], [1, 2])
+    broken = write(tmp_path / "broken", {"interactions.csv": text + f"\nw{separator}a\n"})
+    with pytest.raises(ValueError, match="interactions.csv, line 9: 2 fields; the header has 4"):
+        readers.read(broken)
+
+
+def test_in_a_table_of_one_column_a_field_of_spaces_is_a_row(tmp_path):
+    (tmp_path / "one.csv").write_text("title\nA\n  \n\nB\n")
+    with tables.opened(tmp_path / "one.csv") as opened:
+        assert list(opened.rows) == [["A"], ["  "], ["B"]]
+
+
+@pytest.mark.parametrize("name", ["interactions.csv", "interactions.tsv", "interactions.jsonl"])
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_file_without_a_line_is_said_to_be_empty(name, text, tmp_path):
+    folder = write(tmp_path / "form", {name: text, "items.csv": ITEMS})
+    with pytest.raises(ValueError, match=f"{name}: is empty; expected"):
+        readers.read(folder)
 
 
 def test_a_pipe_that_is_called_like_a_file_of_recbole_is_not_opened(tmp_path):

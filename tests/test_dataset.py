@@ -535,8 +535,8 @@ WRONG = {
     "item_ids column missing": (
         "test.csv", b"user_id,timestamp\nu,1\n", ("test.csv", "'item_ids'", "this name"),
     ),
-    "empty items": ("items.csv", b"", ("items.csv", "item_id")),
-    "empty interactions": ("interactions.csv", b"", ("interactions.csv", "user_id")),
+    "empty items": ("items.csv", b"", ("items.csv", "is empty")),
+    "empty interactions": ("interactions.csv", b"", ("interactions.csv", "is empty")),
     "no item with a title": (
         "interactions.csv", INTERACTIONS.replace(b"u,", b"u,x"),
         ("interactions.csv", "none of its 3 items", "items.csv"),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ref.data.columns import KNOWN_NAMES
 from ref.files import naming, object_without_repeated_keys
 
-SEPARATORS = (",", "\t", ";", "|")  # of a .csv or .txt file: the one that its first line holds most
+SEPARATORS = (",", "\t", ";", "|")  # of a .csv or .txt file: the one that its header holds most
 UNQUOTED = (".inter", ".item")  # RecBole's files: tabs, and a quote is a letter as any other
 
 
@@ -93,7 +93,10 @@ def _table(file, header, place):
         return _json_lines(text, place)
     records = _records(text, suffix, place)
     if header is None:
-        header = [name.split(":")[0] for name in next(records, [])]
+        first = next((record for record in records if not _is_blank(record)), None)
+        if first is None:
+            raise ValueError(f"{place.path}: is empty; expected the names of columns, then rows")
+        header = [name.split(":")[0] for name in first]
     return Table(place.path, header, _checked(records, header, place), place)
 
 
@@ -112,30 +115,44 @@ def _encoding_of_movielens(file):
 
 
 def _records(text, suffix, place):
-    """Yield the fields of each record that is not blank; `place` is the line where it ends."""
+    """Yield the fields of each record; `place` is the line where it ends."""
     if suffix == ".dat":
         for place.line, content in enumerate(text, start=1):
             if content.strip():
                 yield content.rstrip("\r\n").split("::")
         return
-    first = text.readline()
+    lines = _lines_to_header(text)
     tabs = suffix == ".tsv" or suffix in UNQUOTED
-    separator = "\t" if tabs else max(SEPARATORS, key=first.count)
+    separator = "\t" if tabs else max(SEPARATORS, key=lines[-1].count)
     quoting = csv.QUOTE_NONE if suffix in UNQUOTED else csv.QUOTE_MINIMAL
-    reader = csv.reader(chain([first], text), delimiter=separator, quoting=quoting, strict=True)
+    reader = csv.reader(chain(lines, text), delimiter=separator, quoting=quoting, strict=True)
     for record in reader:
         place.line = reader.line_num
         if record:
             yield record
 
 
+def _lines_to_header(text):
+    """The first line that is not blank, and the blank ones before it, which count as lines."""
+    lines = [text.readline()]
+    while lines[-1] and not lines[-1].strip():  # at the end of the file stands ""
+        lines.append(text.readline())
+    return lines
+
+
+def _is_blank(record):
+    """Is it a line of nothing but spaces?"""
+    return len(record) == 1 and not record[0].strip()
+
+
 def _checked(records, header, place):
-    """Yield each record; its fields are as many as the header's."""
+    """Yield each record that is not blank; its fields are as many as the header's."""
     num_columns = len(header)
     for record in records:
-        if len(record) != num_columns:
+        if len(record) == num_columns:
+            yield record
+        elif not _is_blank(record):
             raise ValueError(f"{place}: {len(record)} fields; the header has {num_columns}")
-        yield record
 
 
 def _json_lines(text, place):
@@ -143,7 +160,7 @@ def _json_lines(text, place):
     objects = _json_objects(text, place)
     first = next(objects, None)
     if first is None:
-        return Table(place.path, [], iter(()), place)
+        raise ValueError(f"{place.path}: is empty; expected a JSON object a line")
     header = list(first)
 
     def rows():
