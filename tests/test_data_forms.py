@@ -453,6 +453,56 @@ def test_a_file_without_a_line_is_said_to_be_empty(name, text, tmp_path):
         readers.read(folder)
 
 
+MINIMAL = {"interactions.csv": "user,item\nu,a\n", "items.csv": "item,title\na,A\n"}
+BESIDE = "user,item,title\nu,a,A\n"
+
+
+@pytest.mark.parametrize(
+    "files, first, second",
+    [
+        ({"ratings.csv": BESIDE, "movies.csv": ""}, "interactions.csv", "ratings.csv"),
+        ({"ratings.csv": BESIDE}, "interactions.csv", "ratings.csv"),
+        ({"interactions.jsonl.gz": ""}, "interactions.csv", "interactions.jsonl.gz"),
+        ({"items.tsv": ""}, "items.csv", "items.tsv"),
+        ({"a.inter": "", "a.item": ""}, "interactions.csv", "a.inter"),
+        ({"id2name4Rec.json": "{}"}, "id2name4Rec.json", "interactions.csv"),
+    ],
+)
+def test_a_folder_that_holds_two_forms_is_refused(files, first, second, tmp_path):
+    folder = write(tmp_path / "form", MINIMAL | files)
+    message = f"form: holds both {first} and {second}; which one is meant"
+    with pytest.raises(ValueError, match=message):
+        readers.read(folder)
+
+
+def test_two_pairs_of_recbole_are_refused(tmp_path):
+    names = ("b.item", "b.inter", "a.inter", "a.item")
+    folder = write(tmp_path / "form", dict.fromkeys(names, "x\n"))
+    with pytest.raises(ValueError, match="holds both a.inter and b.inter"):
+        readers.read(folder)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.inter": "user\titem\n"},
+        {"ratings.csv": "user,item\nv,b\n"},
+        {"ratings.jsonl": '{"user": 1, "item": 2}'},
+        {"movies.csv": "item,title\na,B\n"},
+        {"interactions.csv.gz": "x"},
+    ],
+)
+def test_what_is_no_complete_form_hides_none_and_is_none(files, tmp_path):
+    data = readers.read(write(tmp_path / "form", MINIMAL | files))
+    assert (data.titles, data.user_ids) == (["A"], ["u"])
+
+
+def test_an_incomplete_form_does_not_hide_one_of_recbole(tmp_path):
+    files = {"interactions.csv": "user,item\n", "a.inter": "user\titem\n"}
+    complete = {"b.inter": "user\titem\nu\ta\n", "b.item": "item\ttitle\na\tA\n"}
+    assert readers.read(write(tmp_path / "form", files | complete)).titles == ["A"]
+
+
 def test_a_pipe_that_is_called_like_a_file_of_recbole_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "x.inter")
     (tmp_path / "x.item").write_text("item_id\ttitle\n")

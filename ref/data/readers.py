@@ -24,12 +24,12 @@ import numpy as np
 
 from ref.data import tables
 from ref.data.columns import DEFAULT_COLUMNS
-from ref.data.presplit import is_presplit, read_presplit
+from ref.data.presplit import NAMES_FILE, is_presplit, read_presplit
 from ref.data.times import Times
 from ref.text import clean_title, text_id
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".dat")
-NAMES = (("interactions", "items"), ("ratings", "movies"))
+ITEMS_OF = {"interactions": "items", "ratings": "movies"}  # names of files, without suffixes
 # The columns of MovieLens' .dat files, which have no header.
 DAT_HEADERS = {
     "ratings": ["userId", "movieId", "rating", "timestamp"],
@@ -62,16 +62,21 @@ class Interactions:
 def read(folder, columns=DEFAULT_COLUMNS):
     """The Interactions or PresplitWindows in a folder, whichever form it has."""
     if is_presplit(folder):
-        if replace(columns, min_rating=None) != DEFAULT_COLUMNS:
-            raise ValueError(f"{folder}: comes split, with fixed columns; no option may name any")
-        data = read_presplit(folder)
-        if columns.min_rating is None:
-            return data
-        note = (
-            f"min_rating {columns.min_rating} is not applied: data that comes split has no ratings"
-        )
-        return replace(data, notes=(*data.notes, note))
+        return _read_presplit_alone(folder, columns)
     return read_interactions(folder, columns)
+
+
+def _read_presplit_alone(folder, columns):
+    """The PresplitWindows in a folder that must not hold interactions, too."""
+    for path, _ in _complete_forms(folder, columns):
+        _refuse_two_forms(folder, NAMES_FILE, path.name)
+    if replace(columns, min_rating=None) != DEFAULT_COLUMNS:
+        raise ValueError(f"{folder}: comes split, with fixed columns; no option may name any")
+    data = read_presplit(folder)
+    if columns.min_rating is None:
+        return data
+    note = f"min_rating {columns.min_rating} is not applied: data that comes split has no ratings"
+    return replace(data, notes=(*data.notes, note))
 
 
 def read_interactions(folder, columns=DEFAULT_COLUMNS):
@@ -94,21 +99,21 @@ def find_tables(folder, columns):
     """(file of interactions, file of items or None) of a folder.
 
     columns: the Columns that say what a column of titles is called.
-    Raises FileNotFoundError if there are none, and says what else is there.
+    Raises ValueError if there are several, FileNotFoundError if there are none, and says what else
+    is there.
     """
-    pairs = [_find_pair(folder, *names) for names in NAMES]
-    of_recbole = sorted(path for path in folder.glob("*.inter") if path.is_file())
-    pairs += [(path, path.with_suffix(".item")) for path in of_recbole]
-    for path, items_path in pairs:
-        if path is None:
-            continue
-        if items_path.is_file():
-            return path, items_path
-        if _holds_titles(path, columns):
-            return path, None
+    complete = _complete_forms(folder, columns)
+    if len(complete) > 1:
+        (path, items_path), (other_path, other_items_path) = complete[:2]
+        if path == other_path:
+            _refuse_two_forms(folder, items_path.name, other_items_path.name)
+        _refuse_two_forms(folder, path.name, other_path.name)
+    if complete:
+        return complete[0]
+    for path in _files_of_interactions(folder):
         raise FileNotFoundError(
-            f"{folder}: {path.name} holds no titles, and there is no {items_path.name} beside it; "
-            + _what_is_there(folder)
+            f"{folder}: {path.name} holds no titles, and there is no {_name_of_items(path)} beside "
+            f"it; {_what_is_there(folder)}"
         )
     raise FileNotFoundError(
         f"{folder}: expected interactions.csv and items.csv, or ratings.csv and movies.csv; "
@@ -116,20 +121,52 @@ def find_tables(folder, columns):
     )
 
 
-def _find_pair(folder, interactions, items):
-    """The paths of two files of these names; a name that is not there gets the first's suffix."""
-    path = _find(folder, interactions)
-    suffix = tables.suffix_of(path) if path else ".csv"
-    return path, _find(folder, items) or folder / f"{items}{suffix}"
+def _complete_forms(folder, columns):
+    """[(file of interactions, file of items, None if the first holds the titles), ...]."""
+    forms = []
+    for path in _files_of_interactions(folder):
+        items_paths = _files_of_items(path)
+        forms += [(path, items_path) for items_path in items_paths]
+        if not items_paths and _holds_titles(path, columns):
+            forms.append((path, None))
+    return forms
 
 
-def _find(folder, name):
-    """The path of FOLDER/name with any of SUFFIXES, or None."""
-    for suffix in SUFFIXES:
-        path = tables.plain_or_gz(folder, f"{name}{suffix}")
-        if path is not None:
-            return path
-    return None
+def _refuse_two_forms(folder, one, other):
+    raise ValueError(
+        f"{folder}: holds both {one} and {other}; which one is meant? Move the other away"
+    )
+
+
+def _files_of_interactions(folder):
+    of_recbole = sorted(path for path in folder.glob("*.inter") if path.is_file())
+    return [path for name in ITEMS_OF for path in _with_any_suffix(folder, name)] + of_recbole
+
+
+def _files_of_items(path):
+    """The files that may hold the items of a file of interactions."""
+    if path.suffix == ".inter":
+        items_path = path.with_suffix(".item")
+        return [items_path] if items_path.is_file() else []
+    return _with_any_suffix(path.parent, ITEMS_OF[_stem(path)])
+
+
+def _name_of_items(path):
+    """What the file of items beside a file of interactions would be called."""
+    if path.suffix == ".inter":
+        return path.with_suffix(".item").name
+    return ITEMS_OF[_stem(path)] + tables.suffix_of(path)
+
+
+def _stem(path):
+    """ "ratings" of "ratings.csv" and of "ratings.csv.gz"."""
+    return path.name.split(".")[0]
+
+
+def _with_any_suffix(folder, name):
+    """The files FOLDER/name with any of SUFFIXES; of a plain and a packed one, the plain."""
+    paths = [tables.plain_or_gz(folder, name + suffix) for suffix in SUFFIXES]
+    return [path for path in paths if path is not None]
 
 
 def _holds_titles(path, columns):
@@ -140,7 +177,7 @@ def _holds_titles(path, columns):
 def _what_is_there(folder):
     """The files of a folder; if one is parquet, the line that converts it."""
     for path in sorted(folder.glob("*.parquet")):
-        is_named = any(path.stem in names for names in NAMES)
+        is_named = path.stem in (*ITEMS_OF, *ITEMS_OF.values())
         target = path.with_name(f"{path.stem if is_named else 'interactions'}.csv")
         if not target.exists():
             return (
@@ -155,7 +192,7 @@ def header_of(path):
     """The columns of a file that has no header; None for one that has."""
     if tables.suffix_of(path) != ".dat":
         return None
-    return DAT_HEADERS.get(path.name.split(".")[0])
+    return DAT_HEADERS.get(_stem(path))
 
 
 def _read_titles(path, columns):
