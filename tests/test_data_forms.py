@@ -292,6 +292,34 @@ def test_an_empty_title_that_stands_for_its_item_is_left_out_and_counted(tmp_pat
     assert data.notes[0].endswith("left out (''), and 2 interactions")
 
 
+def beside(folder, *rows):
+    """What is read of interactions.csv with these rows of item, title and rating."""
+    rows = [(f"u{number}", *row, number) for number, row in enumerate(rows)]
+    text = table(("user_id", "asin", "title", "rating", "timestamp"), rows)
+    return readers.read(write(folder, {"interactions.csv": text}), Columns(min_rating=2))
+
+
+def test_another_title_of_an_item_beside_its_interactions_is_refused(tmp_path):
+    with pytest.raises(ValueError) as error:
+        beside(tmp_path, ("B1", "Such a lovely scent", 5), ("B2", "X", 5), ("B1", "Do not buy", 5))
+    assert str(error.value) == (
+        f"{tmp_path}/interactions.csv, line 4: item 'B1' has the title 'Do not buy' here and "
+        "'Such a lovely scent' before; put the titles into a file of items, or name their column "
+        "(--title-column)"
+    )
+
+
+def test_a_title_of_an_item_that_had_none_before_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="line 3: item 'B1' has the title 'A' here and '' before"):
+        beside(tmp_path, ("B1", " ", 5), ("B1", "A", 5))
+
+
+def test_later_titles_of_an_item_may_be_empty_or_written_otherwise_or_left_out(tmp_path):
+    rows = (("B1", "Tom &amp; Jerry", 5), ("B1", "", 5), ("B1", " Tom  & Jerry", 5))
+    data = beside(tmp_path, *rows, ("B1", "Other", 1), ("B1", "Tom &amp; Jerry", 5))
+    assert (data.titles, data.items.tolist()) == (["Tom & Jerry"], [0, 0, 0, 0])
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_dat_files_of_movielens_are_read_in_either_of_its_encodings(tmp_path, encoding, pack):

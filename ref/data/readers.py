@@ -7,7 +7,8 @@ rating, and a file of items with their titles. They are called
     ratings.* and movies.*         the same, or .dat: a download of MovieLens as it is
     NAME.inter and NAME.item       RecBole
 
-The first may hold the titles itself; then there need not be a second.
+The first may hold the titles itself; then there need not be a second. An item has one title then,
+too: a title that differs from that of an earlier row (a review's headline) is refused.
 
 *Windows*, divided into training and test already: ref/data/presplit.py.
 
@@ -83,15 +84,15 @@ def read_interactions(folder, columns=DEFAULT_COLUMNS):
     """The Interactions in a folder. What has no title, or too low a rating, is left out."""
     path, items_path = find_tables(folder, columns)
     numbers, titles, notes = _read_titles(items_path, columns) if items_path else ({}, [], [])
-    reading = _Reading(numbers, titles, notes, grows=items_path is None)
     with tables.opened(path, header_of(path)) as table:
-        reading.read(table, columns)
+        reading = _Reading(table, columns, numbers, titles, titles_beside=items_path is None)
+        reading.read()
     if items_path and reading.untitled and not reading.items:
         raise ValueError(
             f"{path}: none of its {len(reading.untitled)} items has a title in {items_path.name}; "
             "expected the same ids in both"
         )
-    data = reading.interactions(path)
+    data = reading.interactions(notes)
     return _without_repetitions(data) if reading.has_times else data
 
 
@@ -203,16 +204,16 @@ def _read_titles(path, columns):
         item_column = columns.find("item", table)
         title_column = columns.find("title", table)
         year_column = _year_column(table)
-        where = table.place
+        place = table.place
         for row in table.rows:
-            item_id = text_id(row[item_column], table.header[item_column], where)
+            item_id = text_id(row[item_column], table.header[item_column], place)
             if item_id in numbers:
-                raise ValueError(f"{where}: {table.header[item_column]} {item_id!r} stands twice")
+                raise ValueError(f"{place}: {table.header[item_column]} {item_id!r} stands twice")
             title = row[title_column]
             if year_column is not None and _lacks_year(title, row[year_column]):
                 title = f"{title.strip()} ({row[year_column]})"
                 num_with_year += 1
-            numbers[item_id] = _number_of_title(title, titles, where, item_id)
+            numbers[item_id] = _number_of_title(title, titles, place, item_id)
     if not num_with_year:
         return numbers, titles, []
     return numbers, titles, [f"the year in {path.name} was added to {num_with_year:,} titles"]
@@ -234,11 +235,11 @@ def _lacks_year(title, year):
     return has_both and not _ENDS_IN_YEAR.search(title)
 
 
-def _number_of_title(text, titles, where, item_id):
+def _number_of_title(text, titles, place, item_id):
     """The number of an item whose title is appended to `titles`; None if it has none."""
     if not text.strip():
         return None
-    titles.append(clean_title(text, f"{where}, item {item_id!r}"))
+    titles.append(clean_title(text, f"{place}, item {item_id!r}"))
     return len(titles) - 1
 
 
@@ -246,60 +247,104 @@ class _Reading:
     """A file of interactions while it is read, row after row.
 
     numbers: {item id: number of the item, None if it has no title}. titles: of each number.
-    notes: on the titles. grows: the titles stand in the same file.
+    titles_beside: do the titles stand in the same file? Then both grow from empty.
     """
 
-    def __init__(self, numbers, titles, notes, grows):
+    def __init__(self, table, columns, numbers, titles, titles_beside):
+        self.table = table
+        self.min_rating = columns.min_rating
         self.numbers = numbers
         self.titles = titles
-        self.notes = notes
-        self.grows = grows
+        self.user_column = columns.find("user", table)
+        self.item_column = columns.find("item", table, is_needed=not titles_beside)
+        self.title_column = columns.find("title", table) if titles_beside else None
+        self.title_is_id = self.item_column is None  # titles alone tell items apart
+        if self.title_is_id:
+            self.item_column = self.title_column
+        self.time_column = columns.find("time", table, is_needed=False)
+        self.rating_column = columns.find("rating", table, is_needed=self.min_rating is not None)
+        self.title_texts = {}  # item id -> its title as its first row has it, if titles are beside
         self.user_numbers = {}
         self.users, self.items, self.times = array("i"), array("i"), Times()
         self.untitled = {}  # item id -> rows
         self.rated_lower = 0
-        self.has_times = True
 
-    def read(self, table, columns):
-        """Take in all rows of a table."""
-        user, item = columns.find("user", table), self._item_column(table, columns)
-        time = columns.find("time", table, is_needed=False)
-        rating = columns.find("rating", table, is_needed=columns.min_rating is not None)
-        title = columns.find("title", table) if self.grows else None
-        self.has_times = time is not None
-        where = table.place
-        for number, row in enumerate(table.rows):
-            user_id, item_id = row[user], row[item]
+    def read(self):
+        """Take in all rows of the table."""
+        place = self.table.place
+        for number, row in enumerate(self.table.rows):
+            user_id = row[self.user_column]
             if user_id not in self.user_numbers:
-                text_id(user_id, table.header[user], where)
+                text_id(user_id, self.table.header[self.user_column], place)
                 self.user_numbers[user_id] = len(self.user_numbers)
-            if columns.min_rating is not None and not _reaches(row[rating], columns, where):
+            if self.min_rating is not None and self._is_rated_lower(row):
                 self.rated_lower += 1
                 continue
-            if item_id not in self.numbers:
-                is_empty_title = item == title and not item_id
-                if not is_empty_title:  # a title may be empty, an id may not
-                    text_id(item_id, table.header[item], where)
-                if self.grows:
-                    self.numbers[item_id] = _number_of_title(
-                        row[title], self.titles, where, item_id
-                    )
-            item_number = self.numbers.get(item_id)
+            item_number = self._item_number(row)
             if item_number is None:
+                item_id = row[self.item_column]
                 self.untitled[item_id] = self.untitled.get(item_id, 0) + 1
                 continue
-            self.times.append(row[time] if self.has_times else str(number), where)
+            self.times.append(row[self.time_column] if self.has_times else str(number), place)
             self.users.append(self.user_numbers[user_id])
             self.items.append(item_number)
 
-    def _item_column(self, table, columns):
-        """Where titles stand beside the interactions, they may be all that tells items apart."""
-        place = columns.find("item", table, is_needed=not self.grows)
-        return columns.find("title", table) if place is None else place
+    @property
+    def has_times(self):
+        return self.time_column is not None
 
-    def interactions(self, path):
-        """All that was read, as Interactions."""
-        notes = [*self.notes]
+    def _is_rated_lower(self, row):
+        """Is the rating of a row lower than asked for?"""
+        text = row[self.rating_column]
+        try:
+            rating = float(text)
+        except ValueError:
+            rating = math.nan
+        if math.isnan(rating):
+            raise ValueError(f"{self.table.place}: the rating is {text[:40]!r}; expected a number")
+        return rating < self.min_rating
+
+    def _item_number(self, row):
+        """The number of the item of a row, None if it has no title."""
+        item_id = row[self.item_column]
+        if item_id not in self.numbers:
+            self._take_in_item(item_id, row)
+        elif self.title_column is not None:
+            text = row[self.title_column]
+            if text != self.title_texts[item_id]:
+                self._refuse_another_title(item_id, text)
+        return self.numbers.get(item_id)
+
+    def _take_in_item(self, item_id, row):
+        """Check the id of an item that is not known yet; take in its title if that is beside it."""
+        place = self.table.place
+        is_empty_title = self.title_is_id and not item_id
+        if not is_empty_title:  # a title may be empty, an id may not
+            text_id(item_id, self.table.header[self.item_column], place)
+        if self.title_column is not None:
+            text = row[self.title_column]
+            self.title_texts[item_id] = text
+            self.numbers[item_id] = _number_of_title(text, self.titles, place, item_id)
+
+    def _refuse_another_title(self, item_id, text):
+        """Raise ValueError if a text is another title than the item has; an empty one is none."""
+        if not text.strip():
+            return
+        place = self.table.place
+        title = clean_title(text, f"{place}, item {item_id!r}")
+        number = self.numbers[item_id]
+        before = "" if number is None else self.titles[number]
+        if title != before:
+            raise ValueError(
+                f"{place}: item {item_id!r} has the title {title[:80]!r} here and {before[:80]!r} "
+                "before; put the titles into a file of items, or name their column "
+                "(--title-column)"
+            )
+
+    def interactions(self, notes):
+        """All that was read, as Interactions. notes: on the titles."""
+        path = self.table.path
+        notes = [*notes]
         if not self.has_times:
             notes.append(f"{path.name} has no column of times: its order is taken for time")
         if self.rated_lower:
@@ -312,17 +357,6 @@ class _Reading:
             )
         columns = (np.asarray(column) for column in (self.users, self.items, self.times.values))
         return Interactions(path, self.titles, *columns, list(self.user_numbers), tuple(notes))
-
-
-def _reaches(text, columns, where):
-    """Is a rating high enough?"""
-    try:
-        rating = float(text)
-    except ValueError:
-        rating = math.nan
-    if math.isnan(rating):
-        raise ValueError(f"{where}: the rating is {text[:40]!r}; expected a number")
-    return rating >= columns.min_rating
 
 
 def _without_repetitions(data):
