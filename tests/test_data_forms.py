@@ -271,6 +271,25 @@ def test_items_without_a_title_are_left_out_and_counted(tmp_path):
     assert data.notes[0].endswith(f"and {len(ROWS) - len(rows)} interactions")
 
 
+@pytest.mark.parametrize(
+    "items, fragment",
+    [
+        ("1,A\n2,B\n", "is listed in items.csv (interactions.csv has '1.0', items.csv '1')"),
+        ("", "is listed in items.csv (interactions.csv has '1.0', items.csv none)"),
+        ("1.0,\n2.0, \n", "has a title in items.csv: 2 are listed there without one ('1.0')"),
+        ("1.0,\n", "1 are listed there without one ('1.0'), 1 are not listed ('2.0')"),
+    ],
+)
+def test_where_no_item_has_a_title_an_example_of_each_file_is_quoted(items, fragment, tmp_path):
+    files = {
+        "interactions.csv": "user,item,time\nu,1.0,1\nu,2.0,2\nu,2.0,3\n",
+        "items.csv": f"item,title\n{items}",
+    }
+    with pytest.raises(ValueError, match="interactions.csv: none of its 2 items ") as error:
+        readers.read(write(tmp_path / "form", files))
+    assert fragment in str(error.value)
+
+
 def test_what_could_steer_a_terminal_is_escaped_in_the_id_of_an_item_that_is_left_out(tmp_path):
     rows = [(f"u{number}", "\x1b[31m", number) for number in range(3)] + ROWS
     data = readers.read(write_interactions(tmp_path / "form", rows, TITLES | {"\x1b[31m": ""}))

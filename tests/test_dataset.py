@@ -643,7 +643,8 @@ WRONG = {
     ),
     "huge field": ("items.csv", ITEMS + b"4," + b"x" * 200_000 + b"\n", ("items.csv",)),
     "no rows": (
-        "interactions.csv", b"user_id,item_id,timestamp\n", ("interactions.csv", "no users left"),
+        "interactions.csv", b"user_id,item_id,timestamp\n",
+        ("interactions.csv", "no interactions; expected"),
     ),
     "too few interactions": (
         "interactions.csv", INTERACTIONS[:-6], ("interactions.csv", "no users left of 1"),
@@ -727,7 +728,30 @@ def test_a_history_is_the_latest_window_after_what_only_earlier_ones_hold(tmp_pa
     assert [items.tolist() for items in histories.items] == [[1, 2, 3, 4], [5, 6]]
 
 
-def test_histories_of_no_interactions_are_refused(tmp_path):
+@pytest.mark.parametrize("load", [load, load_histories])
+def test_no_interactions_are_refused(load, tmp_path):
     folder = write_interactions(tmp_path, [])
     with pytest.raises(ValueError, match=r"interactions.csv: no interactions; expected at least"):
-        load_histories(folder)
+        load(folder)
+
+
+@pytest.mark.parametrize("load", [load, load_histories])
+def test_where_no_interaction_is_rated_high_enough_this_is_said(load, tmp_path):
+    rows = b"user,item,title,rating\nu,1,A,2\nu,2,B,2\nv,1,A,1\n"
+    (tmp_path / "interactions.csv").write_bytes(rows)
+    left_out = (
+        "csv: no interactions; expected .*; 3 interactions rated lower than asked for left out"
+    )
+    with pytest.raises(ValueError, match=left_out):
+        load(tmp_path, columns=Columns(min_rating=3))
+
+
+def test_where_filters_leave_no_users_it_is_said_what_was_left_out_before_them(tmp_path):
+    rows = b"user,item,title,time,rating\nu,1,A,1,5\nu,2,B,2,5\nu,1,A,3,1\nu,3,,4,5\n"
+    (tmp_path / "interactions.csv").write_bytes(rows)
+    with pytest.raises(ValueError, match="no users left of 1 .2 interactions. after") as error:
+        load_unfiltered(tmp_path, columns=Columns(min_rating=3))
+    assert str(error.value).endswith(
+        "users with at least 3 interactions; before that: 1 interactions rated lower than asked "
+        "for left out; 1 items without a title left out ('3'), and 1 interactions"
+    )

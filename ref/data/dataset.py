@@ -204,11 +204,14 @@ def filtered(data, min_item, min_user):
         keep &= _occurrences(data.items, keep) >= min_item
         keep &= _occurrences(data.users, keep) >= min_user
     if num_kept == 0:
-        raise ValueError(
+        message = (
             f"{data.path}: no users left of {len(_distinct(data.users))} ({len(data.users)} "
             f"interactions) after keeping items with at least {min_item} and users with at least "
             f"{min_user} interactions"
         )
+        if data.notes:
+            message += f"; before that: {'; '.join(data.notes)}"
+        raise ValueError(message)
     return replace(_rows_of(data, keep), notes=(*data.notes, *_what_is_left(data, keep)))
 
 

@@ -34,8 +34,6 @@ def load_histories(folder=None, columns=DEFAULT_COLUMNS) -> Histories:
     if isinstance(data, PresplitWindows):
         by_user = _joined_windows(data.train + data.test)
         return Histories(data.titles, list(by_user), list(by_user.values()), data.notes)
-    if not len(data.items):
-        raise ValueError(f"{data.path}: no interactions; expected at least one")
     data = in_order(data)
     ends = np.bincount(data.users, minlength=len(data.user_ids)).cumsum()
     return Histories(data.titles, data.user_ids, np.split(data.items, ends[:-1]), data.notes)

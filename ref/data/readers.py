@@ -81,19 +81,43 @@ def _read_presplit_alone(folder, columns):
 
 
 def read_interactions(folder, columns=DEFAULT_COLUMNS):
-    """The Interactions in a folder. What has no title, or too low a rating, is left out."""
+    """The Interactions in a folder. What has no title, or too low a rating, is left out.
+
+    Raises ValueError if nothing else is there.
+    """
     path, items_path = find_tables(folder, columns)
     numbers, titles, notes = _read_titles(items_path, columns) if items_path else ({}, [], [])
     with tables.opened(path, header_of(path)) as table:
         reading = _Reading(table, columns, numbers, titles, titles_beside=items_path is None)
         reading.read()
-    if items_path and reading.untitled and not reading.items:
-        raise ValueError(
-            f"{path}: none of its {len(reading.untitled)} items has a title in {items_path.name}; "
-            "expected the same ids in both"
-        )
     data = reading.interactions(notes)
+    if not len(data.items):
+        if items_path and reading.untitled:
+            _refuse_items_without_titles(path, items_path, reading)
+        message = f"{path}: no interactions; expected at least one"
+        raise ValueError("; ".join([message, *data.notes]))
     return _without_repetitions(data) if reading.has_times else data
+
+
+def _refuse_items_without_titles(path, items_path, reading):
+    """Raise ValueError where no item has a title; quote an id of each file, or of each reason."""
+    untitled, listed = reading.untitled, reading.numbers
+    without_title = [item_id for item_id in untitled if item_id in listed]
+    not_listed = [item_id for item_id in untitled if item_id not in listed]
+    if not without_title:
+        example = repr(next(iter(listed))) if listed else "none"
+        raise ValueError(
+            f"{path}: none of its {len(untitled)} items is listed in {items_path.name} "
+            f"({path.name} has {not_listed[0]!r}, {items_path.name} {example}); expected the same "
+            "ids in both"
+        )
+    message = (
+        f"{path}: none of its {len(untitled)} items has a title in {items_path.name}: "
+        f"{len(without_title)} are listed there without one ({without_title[0]!r})"
+    )
+    if not_listed:
+        message += f", {len(not_listed)} are not listed ({not_listed[0]!r})"
+    raise ValueError(message)
 
 
 def find_tables(folder, columns):
