@@ -15,6 +15,7 @@ def holds_half_a_surrogate_pair(text: str) -> bool:
 def clean_title(title, where) -> str:
     """HTML entities decoded, runs of white space made one space, ends stripped.
 
+    As in browsers, many entities need no semicolon: "&copy" is "©", and "AT&T" stays as it is.
     Raises ValueError, beginning with `where`, for what is no text or leaves no title.
     """
     _refuse_no_text(title, where)
