@@ -53,22 +53,19 @@ def read_presplit(folder):
     of which it is the target, or which have fewer than two items left. A note says how many.
     """
     numbers, titles = _read_names(folder / NAMES_FILE)
-    times = Times()  # of both files, one after the other: so all are in one unit
-    train, dropped_from_train = _read_rows(folder, "train.csv", numbers, times)
-    test, dropped_from_test = _read_rows(folder, "test.csv", numbers, times)
-    for name, rows, least in (("train.csv", train, 2), ("test.csv", test, 1)):
-        if len(rows) < least:  # of train.csv one is for validation
-            raise ValueError(f"{folder / name}: {len(rows)} usable rows; expected at least {least}")
+    rows = _Rows(numbers)
+    rows.read(folder, "train.csv", least=2)  # one is for validation
+    num_train = len(rows.items)
+    rows.read(folder, "test.csv", least=1)
     untitled = [item_id for item_id, number in numbers.items() if number is None]
     notes = ()
     if untitled:
         examples = ", ".join(map(repr, untitled[:5]))
-        dropped = dropped_from_train + dropped_from_test
         notes = (
-            f"{len(untitled)} items without a title left out ({examples}), and {dropped} rows",
+            f"{len(untitled)} items without a title left out ({examples}), and {rows.dropped} rows",
         )
-    windows = [PresplitWindow(time, *row) for time, row in zip(times.values, train + test)]
-    return PresplitWindows(titles, windows[: len(train)], windows[len(train) :], notes)
+    windows = rows.windows()
+    return PresplitWindows(titles, windows[:num_train], windows[num_train:], notes)
 
 
 def _read_names(path):
@@ -85,23 +82,37 @@ def _read_names(path):
     return numbers, titles
 
 
-def _read_rows(folder, name, numbers, times):
-    """(items, user id) of each row of a file, and how many were dropped; `times` takes its times.
+class _Rows:
+    """The usable rows of both files, one file after the other: so all times are in one unit.
 
-    A row's time is not known here: one in a later row may change the unit of all.
+    numbers: {item id: number of the item, None if it has no title}.
     """
-    rows = []
-    dropped = 0
-    columns = ("user_id", "item_ids", "timestamp")
-    for place, (user_id, item_ids, time) in _fields(_presplit_file(folder, name), columns):
-        items = [numbers[item_id] for item_id in _item_ids(item_ids, place, numbers)]
-        titled = [item for item in items if item is not None]
-        if items[-1] is None or len(titled) < 2:
-            dropped += 1
-        else:
-            rows.append((titled, text_id(user_id, "user_id", place)))
-            times.append(time, place)
-    return rows, dropped
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+        self.times, self.items, self.user_ids = Times(), [], []
+        self.dropped = 0
+
+    def read(self, folder, name, least):
+        """Take in the rows of a file. Raises ValueError if fewer than `least` are usable."""
+        numbers, num_before = self.numbers, len(self.items)
+        columns = ("user_id", "item_ids", "timestamp")
+        for place, (user_id, item_ids, time) in _fields(_presplit_file(folder, name), columns):
+            items = [numbers[item_id] for item_id in _item_ids(item_ids, place, numbers)]
+            titled = [item for item in items if item is not None]
+            if items[-1] is None or len(titled) < 2:
+                self.dropped += 1
+                continue
+            self.user_ids.append(text_id(user_id, "user_id", place))
+            self.times.append(time, place)
+            self.items.append(titled)
+        usable = len(self.items) - num_before
+        if usable < least:
+            raise ValueError(f"{folder / name}: {usable} usable rows; expected at least {least}")
+
+    def windows(self):
+        """A PresplitWindow of each row; a later row may have changed the unit of an earlier one."""
+        return list(map(PresplitWindow, self.times.values, self.items, self.user_ids))
 
 
 def _item_ids(text, place, numbers):

@@ -37,9 +37,9 @@ class Times:
 
 def _is_whole_number(text):
     """Is it one below 2^63, in at most 19 digits, 0 to 9 alone?"""
-    if len(text) > 19 or not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit():
         return False
-    return len(text) < 19 or int(text) < _TOO_LARGE
+    return len(text) < 19 or (len(text) == 19 and int(text) < _TOO_LARGE)
 
 
 def microseconds(text, place) -> int:
