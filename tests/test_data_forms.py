@@ -333,6 +333,12 @@ def test_a_title_of_an_item_that_had_none_before_is_refused(tmp_path):
         beside(tmp_path, ("B1", " ", 5), ("B1", "A", 5))
 
 
+def test_an_empty_title_is_left_out_where_an_option_makes_titles_the_ids(tmp_path):
+    text = "user_id,name,timestamp\nu,A,1\nu,,2\nu,,3\n"
+    folder = write(tmp_path / "form", {"interactions.csv": text})
+    assert readers.read(folder, Columns(item_column="name")).titles == ["A"]
+
+
 def test_later_titles_of_an_item_may_be_empty_or_written_otherwise_or_left_out(tmp_path):
     rows = (("B1", "Tom &amp; Jerry", 5), ("B1", "", 5), ("B1", " Tom  & Jerry", 5))
     data = beside(tmp_path, *rows, ("B1", "Other", 1), ("B1", "Tom &amp; Jerry", 5))

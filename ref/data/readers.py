@@ -282,12 +282,12 @@ class _Reading:
         self.user_column = columns.find("user", table)
         self.item_column = columns.find("item", table, is_needed=not titles_beside)
         self.title_column = columns.find("title", table) if titles_beside else None
-        self.title_is_id = self.item_column is None  # titles alone tell items apart
-        if self.title_is_id:
+        if self.item_column is None:
             self.item_column = self.title_column
+        self.title_is_id = self.item_column == self.title_column  # titles alone tell items apart
         self.time_column = columns.find("time", table, is_needed=False)
         self.rating_column = columns.find("rating", table, is_needed=self.min_rating is not None)
-        self.title_texts = {}  # item id -> its title as its first row has it, if titles are beside
+        self.title_texts = []  # titles beside: of each number, as they stand in the first row
         self.user_numbers = {}
         self.users, self.items, self.times = array("i"), array("i"), Times()
         self.untitled = {}  # item id -> rows
@@ -295,12 +295,13 @@ class _Reading:
 
     def read(self):
         """Take in all rows of the table."""
-        place = self.table.place
+        place, has_times = self.table.place, self.has_times
         for number, row in enumerate(self.table.rows):
             user_id = row[self.user_column]
-            if user_id not in self.user_numbers:
+            user_number = self.user_numbers.get(user_id)
+            if user_number is None:
                 text_id(user_id, self.table.header[self.user_column], place)
-                self.user_numbers[user_id] = len(self.user_numbers)
+                user_number = self.user_numbers[user_id] = len(self.user_numbers)
             if self.min_rating is not None and self._is_rated_lower(row):
                 self.rated_lower += 1
                 continue
@@ -309,8 +310,8 @@ class _Reading:
                 item_id = row[self.item_column]
                 self.untitled[item_id] = self.untitled.get(item_id, 0) + 1
                 continue
-            self.times.append(row[self.time_column] if self.has_times else str(number), place)
-            self.users.append(self.user_numbers[user_id])
+            self.times.append(row[self.time_column] if has_times else str(number), place)
+            self.users.append(user_number)
             self.items.append(item_number)
 
     @property
@@ -331,24 +332,34 @@ class _Reading:
     def _item_number(self, row):
         """The number of the item of a row, None if it has no title."""
         item_id = row[self.item_column]
-        if item_id not in self.numbers:
-            self._take_in_item(item_id, row)
-        elif self.title_column is not None:
-            text = row[self.title_column]
-            if text != self.title_texts[item_id]:
-                self._refuse_another_title(item_id, text)
-        return self.numbers.get(item_id)
+        number = self.numbers.get(item_id)
+        if number is None:
+            return self._number_of_new_item(item_id, row)
+        if self.title_column is not None and row[self.title_column] != self.title_texts[number]:
+            self._refuse_another_title(item_id, row[self.title_column])
+        return number
 
-    def _take_in_item(self, item_id, row):
-        """Check the id of an item that is not known yet; take in its title if that is beside it."""
-        place = self.table.place
+    def _number_of_new_item(self, item_id, row):
+        """The number that an item gets, None if no title is beside it, or if it is not new."""
+        is_new = item_id not in self.numbers
+        if is_new:
+            self._check_item_id(item_id)
+        if self.title_column is None:
+            return None
+        text = row[self.title_column]
+        if not is_new:
+            self._refuse_another_title(item_id, text)
+            return None
+        number = _number_of_title(text, self.titles, self.table.place, item_id)
+        self.numbers[item_id] = number
+        if number is not None:
+            self.title_texts.append(text)
+        return number
+
+    def _check_item_id(self, item_id):
         is_empty_title = self.title_is_id and not item_id
         if not is_empty_title:  # a title may be empty, an id may not
-            text_id(item_id, self.table.header[self.item_column], place)
-        if self.title_column is not None:
-            text = row[self.title_column]
-            self.title_texts[item_id] = text
-            self.numbers[item_id] = _number_of_title(text, self.titles, place, item_id)
+            text_id(item_id, self.table.header[self.item_column], self.table.place)
 
     def _refuse_another_title(self, item_id, text):
         """Raise ValueError if a text is another title than the item has; an empty one is none."""
