@@ -586,7 +586,7 @@ WRONG = {
     "JSON with a number of 5,000 digits": (
         "id2name4Rec.json", b'{"1": ' + b"9" * 5000 + b"}", ("id2name4Rec.json",),
     ),
-    "JSON list": ("id2name4Rec.json", b'["A"]', ("id2name4Rec.json", "list")),
+    "JSON array": ("id2name4Rec.json", b'["A"]', ("id2name4Rec.json", "an array")),
     "JSON title a number": (
         "id2name4Rec.json", b'{"1": "A", "2": 5}', ("id2name4Rec.json", "'2'", "5", "text"),
     ),

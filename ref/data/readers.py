@@ -135,7 +135,9 @@ def find_tables(folder, columns):
         _refuse_two_forms(folder, path.name, other_path.name)
     if complete:
         return complete[0]
-    for path in _files_of_interactions(folder):
+    incomplete = _files_of_interactions(folder)
+    if incomplete:
+        path = incomplete[0]
         raise FileNotFoundError(
             f"{folder}: {path.name} holds no titles, and there is no {_name_of_items(path)} beside "
             f"it; {_what_is_there(folder)}"
@@ -332,24 +334,21 @@ class _Reading:
     def _item_number(self, row):
         """The number of the item of a row, None if it has no title."""
         item_id = row[self.item_column]
-        number = self.numbers.get(item_id)
-        if number is None:
+        if item_id not in self.numbers:
             return self._number_of_new_item(item_id, row)
-        if self.title_column is not None and row[self.title_column] != self.title_texts[number]:
-            self._refuse_another_title(item_id, row[self.title_column])
+        number = self.numbers[item_id]
+        if self.title_column is not None:
+            text = row[self.title_column]
+            if number is None or text != self.title_texts[number]:
+                self._refuse_another_title(item_id, text)
         return number
 
     def _number_of_new_item(self, item_id, row):
-        """The number that an item gets, None if no title is beside it, or if it is not new."""
-        is_new = item_id not in self.numbers
-        if is_new:
-            self._check_item_id(item_id)
+        """The number that an item gets with the title beside it; None without one."""
+        self._check_item_id(item_id)
         if self.title_column is None:
             return None
         text = row[self.title_column]
-        if not is_new:
-            self._refuse_another_title(item_id, text)
-            return None
         number = _number_of_title(text, self.titles, self.table.place, item_id)
         self.numbers[item_id] = number
         if number is not None:
