@@ -14,7 +14,7 @@ from ref.data.columns import Columns
 from ref.data.times import Times
 from ref.settings import Settings
 
-from support.data import made_up_rows, write_interactions
+from support.data import made_up_rows, titles_in, write_interactions
 
 TITLES = {f"i{n}": f"Title, number {n} (19{n:02d})" for n in range(20)}
 TITLES["i7"] = '"Quoted" tale'
@@ -145,14 +145,7 @@ def expected(tmp_path):
 
 def by_title(data):
     """The windows of a Dataset as titles, user by user."""
-    names = {}
-    for part in ("train", "valid", "test"):
-        windows = getattr(data, part)
-        names[part] = [
-            [data.titles[item] for item in data.items[start:end]]
-            for start, end in zip(windows.starts, windows.ends)
-        ]
-    return names
+    return {part: titles_in(data, getattr(data, part)) for part in ("train", "valid", "test")}
 
 
 @pytest.mark.parametrize("form", FORMS)

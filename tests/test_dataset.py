@@ -19,6 +19,7 @@ from support.data import (
     csv_bytes,
     made_up_rows,
     presplit_rows,
+    titles_in,
     write_interactions,
     write_presplit,
 )
@@ -29,12 +30,6 @@ LOSSES = ("target", "all", "titles")
 def load_unfiltered(folder, **options):
     """The Dataset with all items, and all users that can be split."""
     return load(folder, **{"min_item": 1, "min_user": 3} | options)
-
-
-def titles_in(data, windows):
-    """The titles of each window."""
-    ranges = zip(windows.starts, windows.ends)
-    return [[data.titles[item] for item in data.items[start:end]] for start, end in ranges]
 
 
 def training_titles(data, loss, seed=0):

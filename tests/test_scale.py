@@ -13,6 +13,7 @@ from ref.data import dataset
 
 from bench.make_interactions import Sizes, make
 from support.commands import ROOT
+from support.data import titles_in
 
 # Begins a training, and prints seconds and peak memory when the data is read and when the gradients
 # of the first step are there. The peak is VmHWM: ru_maxrss would count that of the parent.
@@ -110,11 +111,6 @@ def test_a_shuffled_file_is_filtered_and_split_as_by_loops(shuffled_folder):
     assert titles_in(data, data.test) == [sequence[-11:] for sequence in expected]
     assert titles_in(data, data.valid) == [sequence[-12:-1] for sequence in expected]
     assert titles_in(data, data.train) == [sequence[:-2] for sequence in expected]
-
-
-def titles_in(data, windows):
-    ranges = zip(windows.starts, windows.ends)
-    return [[data.titles[item] for item in data.items[start:end]] for start, end in ranges]
 
 
 @pytest.mark.slow

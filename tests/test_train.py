@@ -432,16 +432,28 @@ def test_the_recent_loss_is_the_mean_over_what_the_last_hundred_steps_predicted(
     assert counting.recent_loss() == (99 * 6 + 106) / 400
 
 
-def test_epochs_are_passes_over_all_windows_and_dropped_items_are_said(tmp_path, run, prepared):
-    length = 2 * len(CROWDED_TITLES["i3"]) + 4  # 2 long titles with 1 or 2 short ones
-    data, llm = write_crowded(tmp_path, length)
+LONGEST_CROWDED = 2 * len(CROWDED_TITLES["i3"]) + 4  # 2 long titles with 1 or 2 short ones
+
+
+@pytest.fixture
+def crowded_training(tmp_path, run):
+    """(folder, standard output) of three epochs over prompts that do not hold all items."""
+    data, llm = write_crowded(tmp_path, LONGEST_CROWDED)
     asked = ("--layout", "lines", "--loss", "target", *MADE_UP)
     options = (*asked, "--epochs", 3, "--batch-size", 10)
     out = tmp_path / "m"
     ended = run(train, "--data", data, "--weights", llm, "--out", out, *options, "--threads", 1)
     assert (ended.code, ended.err) == (0, "")
-    _, epochs = read_log(out)
+    return out, ended.out
+
+
+def test_epochs_are_passes_over_all_windows(crowded_training):
+    _, epochs = read_log(crowded_training[0])
     assert [epoch["step"] for epoch in epochs] == [8, 16, 24]  # 72 windows, 10 a step
+
+
+def test_items_dropped_from_prompts_are_counted_and_said(crowded_training):
+    out, printed = crowded_training
     _, encoder, _ = recommender.load_model_and_encoder(out)
     titles = [CROWDED_TITLES[f"i{number}"] for number in range(5)]
     dropped = 0
@@ -450,11 +462,9 @@ def test_epochs_are_passes_over_all_windows_and_dropped_items_are_said(tmp_path,
             shown = [titles[(user + time) % 5] for time in range(target + 1)]
             dropped += encoder.encode(shown[:-1], shown[-1]).dropped
     assert dropped > 0
-    assert [epoch["dropped"] for epoch in epochs] == [dropped, 2 * dropped, 3 * dropped]
-    assert (
-        f"{3 * dropped} items of histories were left out of prompts longer than {length} "
-        in ended.out
-    )
+    assert [epoch["dropped"] for epoch in read_log(out)[1]] == [dropped, 2 * dropped, 3 * dropped]
+    sentence = f"{3 * dropped} items of histories were left out of prompts longer than "
+    assert f"{sentence}{LONGEST_CROWDED} " in printed
 
 
 @pytest.mark.parametrize("hidden, inner", [(16, 48), (64, 176), (128, 352)])

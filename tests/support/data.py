@@ -149,3 +149,9 @@ def write_llm(folder, tokenizer, max_length=1024, scheme=MaskScheme()):
     save_model(Llama(config, scheme), folder)
     tokenizer.save(folder)
     return Path(folder)
+
+
+def titles_in(data, windows):
+    """The titles of each window of a Dataset."""
+    ranges = zip(windows.starts, windows.ends)
+    return [[data.titles[item] for item in data.items[start:end]] for start, end in ranges]
