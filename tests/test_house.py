@@ -291,6 +291,21 @@ def test_the_definitions_of_the_oracle_use_nothing_of_what_is_compared_with_them
         assert packages_of(sources[module]) <= {"numpy", "ref.llama_numpy", "ref.golden"}, module
 
 
+def test_recipes_compute_by_the_definitions():
+    """But for gradients: they are PyTorch's, and confirmed by finite differences elsewhere."""
+    beside = {
+        "ref.golden.recipes.model": {"torch", "ref.checkpoints"},  # gradients
+        "ref.golden.recipes.weights": {"ref.checkpoints", "ref.llama", "ref.masks"},  # the names
+    }
+    sources = read_sources()
+    recipes = [module for module in sources if module.startswith("ref.golden.recipes")]
+    assert len(recipes) >= 10
+    for module in recipes:
+        allowed = {"numpy", "safetensors", "sentencepiece", "ref.llama_numpy", "ref.golden"}
+        allowed |= {"ref.cli", "ref.files"} | beside.get(module, set())
+        assert packages_of(sources[module]) <= allowed, module
+
+
 def test_only_the_oracle_imports_the_planted_bugs():
     assert users_of_planted_bugs(read_sources()) == []
 
