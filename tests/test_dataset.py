@@ -140,16 +140,6 @@ def test_data_that_comes_split_has_no_columns_to_name_and_no_ratings(presplit_fo
         load(presplit_folder, columns=Columns(title_column="name", min_rating=4.0))
 
 
-@pytest.mark.parametrize("filters", [{"min_item": 1}, {"min_user": 3}])
-def test_filters_that_data_that_comes_split_does_not_use_are_named(presplit_folder, filters):
-    assert load(presplit_folder, min_item=10, min_user=5).notes == ()
-    numbers = {"min_item": 10, "min_user": 5} | filters
-    assert load(presplit_folder, **filters).notes == (
-        f"min_item {numbers['min_item']} and min_user {numbers['min_user']} are not applied: data "
-        "that comes split is not filtered",
-    )
-
-
 def test_interactions_of_the_same_time_stay_in_the_order_of_the_file(tmp_path):
     of_u = [("u", "i3", 7), ("u", "i1", 7), ("u", "i2", 7), ("u", "i0", 6)]
     of_v = [("v", "i5", 7), ("v", "i4", 7), ("v", "i6", 7)]

@@ -20,7 +20,6 @@ from ref.data.columns import DEFAULT_COLUMNS
 from ref.data.presplit import PresplitWindows
 
 EMBEDDED = Path(__file__).parent / "movielens"
-MIN_ITEM, MIN_USER = 10, 5  # fewest interactions of an item and of a user, unless others are said
 # So many items at least stand before a target of the losses "target" and "all"; its window shows
 # the last `history` of them.
 MIN_HISTORY = 4
@@ -151,21 +150,15 @@ def _divide_rounding_up(numbers, divisor):
 
 
 def load(
-    folder=None,
-    history=10,
-    min_item=MIN_ITEM,
-    min_user=MIN_USER,
-    test_items=1,
-    columns=DEFAULT_COLUMNS,
+    folder=None, history=10, min_item=10, min_user=5, test_items=1, columns=DEFAULT_COLUMNS
 ) -> Dataset:
     """The Dataset in a folder (None: the embedded one).
 
     history: items shown before a target, at most. min_item, min_user: fewest interactions of an
-    item and of a user; not used on data that comes split, nor is a lowest rating, as a note says
-    where other than the default is asked for. test_items: N, the last items of a user that are test
-    targets; the one before them is the validation target, and training ends before that. A user
-    with fewer than N + 2 items is in training only. columns: names of the columns, and the lowest
-    rating that counts.
+    item and of a user; not used on data that comes split, nor is a lowest rating. test_items: N,
+    the last items of a user that are test targets; the one before them is the validation target,
+    and training ends before that. A user with fewer than N + 2 items is in training only. columns:
+    names of the columns, and the lowest rating that counts.
     Raises ValueError or FileNotFoundError naming the file or the option.
     """
     _check_at_least("history", history, 1)
@@ -180,19 +173,9 @@ def load(
                 f"test_items is {test_items}, but {source} comes split into training and test; "
                 "it has to be 1"
             )
-        if (min_item, min_user) != (MIN_ITEM, MIN_USER):
-            data = _noting_no_filters(data, min_item, min_user)
         return _split_as_given(data, source, history)
     data = in_order(filtered(data, min_item, min_user))
     return _leave_last_out(data, source, history, test_items)
-
-
-def _noting_no_filters(data, min_item, min_user):
-    note = (
-        f"min_item {min_item} and min_user {min_user} are not applied: data that comes split is "
-        "not filtered"
-    )
-    return replace(data, notes=(*data.notes, note))
 
 
 def data_folder(folder) -> Path:
