@@ -118,9 +118,7 @@ class MaskScheme:
     def from_dict(cls, values):
         """Read the "hatllm" object of a config.json; raises ValueError for an unknown field."""
         if not isinstance(values, dict):
-            raise ValueError(
-                f"mask scheme: found {type(values).__name__}; expected an object of fields"
-            )
+            raise ValueError(f"mask scheme: found {values!r}; expected an object of fields")
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -170,8 +168,7 @@ def build_masks(
     causal: bool (B or 1, Q, T), stands for "k <= j", with the last Q of the T tokens as queries. By
         default all T tokens are queries, in their order. A search adds a tree of tokens to a prompt
         and passes the tree's rows: each allows the whole prompt and the ancestors of its token
-        (ref/search/decoder.py). A token's own place counts as True, whatever
-        the matrix says.
+        (ref/search/decoder.py). A token's own place counts as True, whatever the matrix says.
     Returns {"IN": ..., "OR": ..., "CR": ...}, bool (B, Q, T) each; every row allows at least one
     key. Raises ValueError for segment_ids that are not integers (B, T).
     Source: arXiv 2510.10955, method section; the open choices as in `MaskScheme`.

@@ -126,10 +126,10 @@ def lines_of(stream):
     for number, line in enumerate(stream, start=1):
         source = f"standard input, line {number}"
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{source}: byte {error.start} is not UTF-8") from None
-        yield source, text
+        yield source, text.removeprefix("\ufeff") if number == 1 else text
 
 
 def title_meant(text, source, matcher):
@@ -181,7 +181,10 @@ def show(texts, history, num_read, best, options):
     if num_read < len(history):
         print(f"of which the model reads the last {num_read},")
     if not best:
-        print("nothing is left to recommend: all of it is in the history (--include-seen)")
+        print(
+            "nothing is left to recommend: all that there is stands in the history; "
+            "--include-seen recommends that, too"
+        )
         return
     print("recommended, with probabilities")
     for rank, (title, log_prob) in enumerate(best, start=1):

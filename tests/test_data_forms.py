@@ -14,7 +14,7 @@ from ref.data.columns import Columns
 from ref.data.times import Times
 from ref.settings import Settings
 
-from support.data import made_up_rows, titles_in, write_interactions
+from support.data import made_up_rows, titles_in, write_interactions, write_presplit
 
 TITLES = {f"i{n}": f"Title, number {n} (19{n:02d})" for n in range(20)}
 TITLES["i7"] = '"Quoted" tale'
@@ -322,7 +322,9 @@ def test_another_title_of_an_item_beside_its_interactions_is_refused(tmp_path):
 
 
 def test_a_title_of_an_item_that_had_none_before_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="line 3: item 'B1' has the title 'A' here and '' before"):
+    with pytest.raises(
+        ValueError, match="line 3: item 'B1' has the title 'A' here and none in its first row"
+    ):
         beside(tmp_path, ("B1", " ", 5), ("B1", "A", 5))
 
 
@@ -536,11 +538,21 @@ def test_two_pairs_of_recbole_are_refused(tmp_path):
         {"ratings.jsonl": '{"user": 1, "item": 2}'},
         {"movies.csv": "item,title\na,B\n"},
         {"interactions.csv.gz": "x"},
+        {"ratings.csv": ""},
+        {"ratings.json": '[\n{"user": 1}\n]'},
+        {"a.inter": "user\titem\tt\xeftle\n".encode("latin-1")},
     ],
 )
-def test_what_is_no_complete_form_hides_none_and_is_none(files, tmp_path):
+def test_an_incomplete_form_beside_a_complete_one_is_passed_over(files, tmp_path):
     data = readers.read(write(tmp_path / "form", MINIMAL | files))
     assert (data.titles, data.user_ids) == (["A"], ["u"])
+
+
+def test_an_empty_file_of_interactions_beside_split_data_is_passed_over(tmp_path):
+    train, test = [(["i1", "i2"], 1)] * 2, [(["i2", "i3"], 3)]
+    folder = write_presplit(tmp_path / "split", train, test, TITLES)
+    (folder / "interactions.csv").write_text("")
+    assert len(readers.read(folder).test) == 1
 
 
 def test_an_incomplete_form_does_not_hide_one_of_recbole(tmp_path):

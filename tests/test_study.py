@@ -235,8 +235,8 @@ def do(tmp_path, monkeypatch):
         else:
             pretend_to_evaluate(words)
 
-    def do_one(one):
-        place = run.Place(tmp_path, {"movielens": None}, smollm=tmp_path / "smollm")
+    def do_one(one, max_steps=None):
+        place = run.Place(tmp_path, {"movielens": None}, tmp_path / "smollm", max_steps)
         return run.do(one, place), commands
 
     monkeypatch.setattr(run, "call", call)
@@ -267,6 +267,23 @@ def test_a_run_of_a_fourth_of_the_users_takes_four_times_the_epochs_and_the_pati
     model = options["--out"]
     do(one)
     assert commands[2] == ["tests/study/part_of_users.py", "25", "3", "--resume", model]
+
+
+@pytest.mark.parametrize(
+    "one, script",
+    [
+        (run.Run("movielens", (1, 0), 3), ["train.py"]),
+        (run.Run("movielens", (1, 0), 3, percent=25), ["tests/study/part_of_users.py", "25", "3"]),
+        (run.Run("movielens", (6, 6), 0, start=run.SMOLLM), ["tests/study/pretrained.py", "FILE"]),
+    ],
+)
+def test_a_trial_takes_the_steps_that_are_asked_for_by_options_that_train_py_accepts(
+    one, script, do
+):
+    _, commands = do(one, max_steps=3)
+    options = parse_options(commands[0][len(script) :])
+    assert commands[0][0] == script[0]
+    assert options.max_steps == 3
 
 
 def test_a_part_of_the_users_is_drawn_by_its_seed_and_changes_training_sequences_alone():

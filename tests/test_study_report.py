@@ -476,6 +476,12 @@ def tables_of_the_command(tmp_path, monkeypatch, capsys):
     return capsys.readouterr().out.strip().split("\n\n")
 
 
+def test_the_committed_picture_of_ten_targets_is_that_of_the_runs():
+    runs = records.read(report.HERE / "ten_targets.jsonl")
+    svg = report.picture(ten_targets.all_differences(runs), ten_targets.CLEAR)
+    assert svg == (COMMITTED / "ten_targets.svg").read_text()
+
+
 @pytest.fixture
 def few_draws(monkeypatch):
     """Bootstraps of a hundred draws."""

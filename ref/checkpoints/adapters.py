@@ -102,8 +102,8 @@ def base_of(folder, base=None):
         )
     if is_adapter(source):
         raise ValueError(
-            f"{path}: the base model {source} is an adapter itself; merge it into its own base "
-            "first, and name the folder of that with --base"
+            f"{path}: the base model {source} is an adapter itself; merge it into its own base, "
+            "and name the folder of the merged model with --base"
         )
     return source
 

@@ -69,7 +69,7 @@ def read(folder, columns=DEFAULT_COLUMNS):
 
 def _read_presplit_alone(folder, columns):
     """The PresplitWindows in a folder that must not hold interactions, too."""
-    for path, _ in _complete_forms(folder, columns):
+    for path, _ in _complete_forms(folder, columns, is_needed=False):
         _refuse_two_forms(folder, NAMES_FILE, path.name)
     if replace(columns, min_rating=None) != DEFAULT_COLUMNS:
         raise ValueError(f"{folder}: comes split, with fixed columns; no option may name any")
@@ -95,7 +95,9 @@ def read_interactions(folder, columns=DEFAULT_COLUMNS):
         if items_path and reading.untitled:
             _refuse_items_without_titles(path, items_path, reading)
         message = f"{path}: no interactions; expected at least one"
-        raise ValueError("; ".join([message, *data.notes]))
+        if data.notes:
+            message += f"; before that: {'; '.join(data.notes)}"
+        raise ValueError(message)
     return _without_repetitions(data) if reading.has_times else data
 
 
@@ -148,14 +150,26 @@ def find_tables(folder, columns):
     )
 
 
-def _complete_forms(folder, columns):
-    """[(file of interactions, file of items, None if the first holds the titles), ...]."""
+def _complete_forms(folder, columns, is_needed=True):
+    """[(file of interactions, file of items, None if the first holds the titles), ...].
+
+    Where none is needed any more, a file that cannot be read is none: it is not what is meant.
+    """
     forms = []
+    alone = []
     for path in _files_of_interactions(folder):
         items_paths = _files_of_items(path)
         forms += [(path, items_path) for items_path in items_paths]
-        if not items_paths and _holds_titles(path, columns):
-            forms.append((path, None))
+        if not items_paths:
+            alone.append(path)
+    is_needed = is_needed and not forms
+    for path in alone:
+        try:
+            if _holds_titles(path, columns):
+                forms.append((path, None))
+        except (ValueError, OSError):
+            if is_needed:
+                raise
     return forms
 
 
@@ -367,7 +381,12 @@ class _Reading:
         place = self.table.place
         title = clean_title(text, f"{place}, item {item_id!r}")
         number = self.numbers[item_id]
-        before = "" if number is None else self.titles[number]
+        if number is None:
+            raise ValueError(
+                f"{place}: item {item_id!r} has the title {title[:80]!r} here and none in its "
+                "first row; write it there, too, or put the titles into a file of items"
+            )
+        before = self.titles[number]
         if title != before:
             raise ValueError(
                 f"{place}: item {item_id!r} has the title {title[:80]!r} here and {before[:80]!r} "

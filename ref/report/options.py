@@ -36,9 +36,8 @@ def parse_options(arguments=None):
     add_column_options(add_columns, of_a_model=True)
     options = parser.parse_args(arguments)
     excludes = [(name, "attention") for name in OF_RANKING]
-    given = parser.given(arguments)
-    parser.refuse_without_effect(given, NEEDS, excludes)
-    if "negatives" in given and options.ranking != "sampled":
+    parser.refuse_without_effect(parser.given(arguments), NEEDS, excludes)
+    if options.negatives != parser.get_default("negatives") and options.ranking != "sampled":
         raise ValueError("--negatives needs --ranking sampled, which is not given")
     return options
 

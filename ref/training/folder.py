@@ -27,8 +27,9 @@ def locked(out):
     """Keep other trainings out of a folder, which is made if need be, until the block is done.
 
     Only the first process holds the lock. It is on the folder itself: no file stays behind, and the
-    system frees it when the process ends, however that happens.
-    Raises ValueError if another training holds it.
+    system frees it when the process ends, however that happens. A folder that was made, and in
+    which nothing was written, is removed at the end.
+    Raises ValueError if another training holds the lock, or if there is no folder to be had.
     """
     if not processes.is_first():
         yield
@@ -37,16 +38,20 @@ def locked(out):
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{out}: is a file, or would lie in one; expected a folder") from None
+        raise ValueError(
+            f"{out}: is a file or a link to nothing, or would lie in a file; expected a folder"
+        ) from None
     folder = os.open(out, os.O_RDONLY)
     try:
         _lock(folder, out)
-        yield
+        try:
+            yield
+        finally:
+            if is_new:
+                with suppress(OSError):  # it is not empty, once the training has begun
+                    os.rmdir(out)
     finally:
         os.close(folder)
-        if is_new:
-            with suppress(OSError):  # it is not empty, once the training has begun
-                os.rmdir(out)
 
 
 def _lock(folder, out):

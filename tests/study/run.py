@@ -44,10 +44,11 @@ SEEDS = range(5)
 SPLIT = ("--min-user", 25, "--test-items", 10)
 MIN_ITEM = 10  # train.py's default
 EPOCHS, PATIENCE = 12, 5  # train.py's defaults
+SMOLLM_EPOCHS = 2
 SMOLLM_SCHEDULES = ((0, 0), (6, 6), (6, 0), (0, 6))  # of 30 layers
 SMOLLM_SEEDS = range(2)
 SMOLLM_OPTIONS = (
-    *("--layout", "lines", "--dtype", "bfloat16", "--epochs", 2, "--batch-size", 16),
+    *("--layout", "lines", "--dtype", "bfloat16", "--batch-size", 16),
     *("--lr", 0.0001, "--warmup", 30, "--state-every", 100),
 )
 NOT_KEPT = ("data", "out", "weights", "resume")  # paths of a machine
@@ -167,6 +168,7 @@ def figures_of_smollm(run, place, log):
     else:
         command += [*place.data_options(run), "--weights", place.smollm, "--out", model]
         command += [*common_options(run, place), *SMOLLM_OPTIONS]
+        command += length_options(SMOLLM_EPOCHS, place)
     call(command, log)
     likelihoods = {"nll": records.pack_nll(read_json(report, list))}
     return training_figures(model / "log.jsonl") | curve_of(model / "log.jsonl") | likelihoods
@@ -196,17 +198,19 @@ def training_command(run, place, model):
     if (model / "log.jsonl").exists():
         return [*command, "--resume", model]
     command += [*place.data_options(run), "--out", model, *common_options(run, place)]
-    return [*command, "--epochs", times * EPOCHS, "--patience", times * PATIENCE]
+    return [*command, *length_options(times * EPOCHS, place), "--patience", times * PATIENCE]
+
+
+def length_options(epochs, place):
+    """How long a training is: so many epochs, or the steps of a trial."""
+    return ["--max-steps", place.max_steps] if place.max_steps else ["--epochs", epochs]
 
 
 def common_options(run, place):
     """What all trainings of the study have in common."""
     intra_layers, cross_layers = run.schedule
     options = [*SPLIT, "--seed", run.seed, "--threads", 1]
-    options += ["--intra-layers", intra_layers, "--cross-layers", cross_layers]
-    if place.max_steps:
-        options += ["--max-steps", place.max_steps]
-    return options
+    return [*options, "--intra-layers", intra_layers, "--cross-layers", cross_layers]
 
 
 def call(command, log):
