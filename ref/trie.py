@@ -112,7 +112,7 @@ class Trie:
     def _refuse_tokens_of_two_kinds(self, in_item, titles):
         """A token that is a delimiter in one title must be one in all that share its node."""
         nodes = np.concatenate(self.title_nodes)
-        differs = np.concatenate(in_item) != self.in_item[nodes]
+        differs = np.concatenate(in_item).astype(bool) != self.in_item[nodes]
         if differs.any():
             title_of_token = np.repeat(np.arange(len(titles)), self.title_lengths)
             title = titles[title_of_token[differs][0]]

@@ -66,7 +66,7 @@ class TableStates:
     def fork(self):
         return self
 
-    def rows(self, rows, device):
+    def rows(self, rows):
         return TableStates(self.prompts[rows])
 
 

@@ -278,8 +278,8 @@ BAD_SCHEMES = {
         (config(hatllm={"intra_layers": 2, "cross_layers": 1}),
          CONFIG, "intra_layers 2", "cross_layers 1", "2 layers"),
     "mask scheme that is a list":
-        (config(hatllm=[1, 1]), CONFIG, "mask scheme", "list", "object"),
-    "mask scheme that is null": (config(hatllm=None), CONFIG, "mask scheme", "NoneType", "object"),
+        (config(hatllm=[1, 1]), CONFIG, "mask scheme", "found [1, 1]", "object"),
+    "mask scheme that is null": (config(hatllm=None), CONFIG, "mask scheme", "found None"),
 }
 BAD_CONFIG_FILES = {
     "no config.json": (removed(CONFIG), CONFIG, "no such file"),
