@@ -105,7 +105,7 @@ def find_tensors(files: WeightFiles, parameters):
     """{tensor: path of its file}, once the files are known to fit.
 
     parameters: {name: tensor}, on "meta" too; only their shapes are read.
-    Raises ValueError naming a file, or every missing, extra or misshapen tensor.
+    Raises ValueError naming a file, or the first of the missing, extra and misshapen tensors.
     """
     paths = {}
     shapes = {}
@@ -147,20 +147,30 @@ def _refuse_other_shard(name, path, files):
 
 
 def _refuse_differences(source, shapes, expected):
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in shapes]
+    unexpected = [f"{name} {shape}" for name, shape in shapes.items() if name not in expected]
+    misshapen = [
+        f"{name} is {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
     differences = []
-    for name, shape in expected.items():
-        if name not in shapes:
-            differences.append(f"missing {name} {shape}")
-    for name, shape in shapes.items():
-        if name not in expected:
-            is_tied_head = name == "lm_head.weight"
-            reason = ": config.json has tie_word_embeddings true" if is_tied_head else ""
-            differences.append(f"unexpected {name} {shape}{reason}")
-    for name, shape in expected.items():
-        if name in shapes and shapes[name] != shape:
-            differences.append(f"{name} is {shapes[name]}, expected {shape}")
+    if missing:
+        differences.append(f"missing {_first_few(missing)}")
+    if unexpected:
+        differences.append(f"unexpected {_first_few(unexpected)}")
+    if "lm_head.weight" in shapes.keys() - expected.keys():
+        differences.append("no lm_head is expected, since config.json has tie_word_embeddings true")
+    if misshapen:
+        differences.append(_first_few(misshapen))
     if differences:
         raise ValueError(f"{source} does not fit its configuration: " + "; ".join(differences))
+
+
+def _first_few(names):
+    """Few enough that one message shows what is missing and what stands there instead."""
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
 
 
 def copy_tensors(paths, parameters):

@@ -144,6 +144,12 @@ def missing_extra_and_misshapen(folder):
         tensors[K1] = torch.zeros(12, 23)
 
 
+def names_of_the_model_without_its_head(folder):
+    with edited_tensors(folder / WEIGHTS) as tensors:
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+
 def newline_in_a_name(folder):
     with edited_tensors(folder / WEIGHTS) as tensors:
         tensors["model\nextra"] = torch.zeros(2)
@@ -266,10 +272,12 @@ BAD_SIZES = {
         (config(tie_word_embeddings="no"), CONFIG, "tie_word_embeddings is 'no'", "true or false"),
     "biases said, none there":
         (config(attention_bias=True),
-         WEIGHTS, "missing model.layers.1.self_attn.o_proj.bias (24,)"),
+         WEIGHTS, "missing model.layers.0.self_attn.q_proj.bias (24,)", "k_proj.bias (12,)",
+         "v_proj.bias (12,) and 5 more"),
     "tied, with a head":
         (config(tie_word_embeddings=True),
-         WEIGHTS, "unexpected lm_head.weight (450, 24): config.json has tie_word_embeddings true"),
+         WEIGHTS, "unexpected lm_head.weight (450, 24); no lm_head is expected, since config.json "
+         "has tie_word_embeddings true"),
 }
 BAD_SCHEMES = {
     "unknown mask field":
@@ -295,9 +303,12 @@ BAD_TENSORS = {
     "too large for float32": (too_large_for_float32, Q0, "not finite", "float32"),
     "missing, extra and misshapen":
         (missing_extra_and_misshapen,
-         f"{WEIGHTS} does not fit its configuration: missing {K0} (12, 24); missing {NORM} (24,); "
+         f"{WEIGHTS} does not fit its configuration: missing {K0} (12, 24), {NORM} (24,); "
          f"unexpected model.layers.2.mlp.up_proj.weight (3, 5); "
          f"{K1} is (12, 23), expected (12, 24)\n"),
+    "names without their prefix":
+        (names_of_the_model_without_its_head, "missing model.embed_tokens.weight (450, 24), model.",
+         " more; unexpected embed_tokens.weight (450, 24), layers."),
     "a newline in a name": (newline_in_a_name, "unexpected model", "extra (2,)"),
     "int8": (stored_as(torch.int8), WEIGHTS, f"{Q0} is I8", "BF16"),
     "float8": (stored_as(torch.float8_e4m3fn), WEIGHTS, f"{Q0} is F8_E4M3", "F16"),
