@@ -113,17 +113,17 @@ class Recommender:
         """How many of the last `settings.history` titles do not fit into the prompt."""
         return self._prompt(self.cleaned(history, "the history")).dropped
 
-    def cleaned(self, titles, where):
+    def cleaned(self, titles, source):
         """Cleaned titles as a list; those of the catalogue stay: "&amp;" may be part of one.
 
-        Raises ValueError, beginning with `where`, for anything else.
+        Raises ValueError, beginning with `source`, for anything else.
         """
         if isinstance(titles, str):
-            raise ValueError(f"{where}: found the text {titles!r}; expected a list of titles")
+            raise ValueError(f"{source}: found the text {titles!r}; expected a list of titles")
         cleaned = []
         for title in titles:
             is_known = isinstance(title, str) and title in self.number
-            cleaned.append(title if is_known else clean_title(title, where))
+            cleaned.append(title if is_known else clean_title(title, source))
         return cleaned
 
     def _prompt(self, history):

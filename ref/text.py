@@ -12,44 +12,44 @@ def holds_half_a_surrogate_pair(text: str) -> bool:
     return _HALF_OF_A_PAIR.search(text) is not None
 
 
-def clean_title(title, where) -> str:
+def clean_title(title, source) -> str:
     """HTML entities decoded, runs of white space made one space, ends stripped.
 
     As in browsers, many entities need no semicolon: "&copy" is "©", and "AT&T" stays as it is.
-    Raises ValueError, beginning with `where`, for what is no text or leaves no title.
+    Raises ValueError, beginning with `source`, for what is no text or leaves no title.
     """
-    _refuse_no_text(title, where)
+    _refuse_no_text(title, source)
     try:
         cleaned = " ".join(html.unescape(title).split())
     except ValueError as error:  # of "&#999...9;", a number of thousands of digits
-        raise ValueError(f"{where}: {title[:40]!r} cannot be read as HTML: {error}") from None
-    refuse_no_title(cleaned, where)
+        raise ValueError(f"{source}: {title[:40]!r} cannot be read as HTML: {error}") from None
+    refuse_no_title(cleaned, source)
     return cleaned
 
 
-def refuse_no_title(text, where):
-    """Raise ValueError, beginning with `where`, for what `clean_title` never returns."""
-    _refuse_no_text(text, where)
+def refuse_no_title(text, source):
+    """Raise ValueError, beginning with `source`, for what `clean_title` never returns."""
+    _refuse_no_text(text, source)
     if not text:
-        raise ValueError(f"{where}: the title is empty")
+        raise ValueError(f"{source}: the title is empty")
     if " ".join(text.split()) != text:
-        raise ValueError(f"{where}: {text[:80]!r} has white space that is not one space")
+        raise ValueError(f"{source}: {text[:80]!r} has white space that is not one space")
     if "\0" in text:
-        raise ValueError(f"{where}: the title holds a NUL character")
+        raise ValueError(f"{source}: the title holds a NUL character")
     if holds_half_a_surrogate_pair(text):
-        raise ValueError(f"{where}: holds half a surrogate pair, which is no character")
+        raise ValueError(f"{source}: holds half a surrogate pair, which is no character")
 
 
-def text_id(text, column, where) -> str:
+def text_id(text, column, source) -> str:
     """The id that a field holds. Raises ValueError for what no CSV file can hold."""
     if not text or _NOT_IN_IDS.search(text) or holds_half_a_surrogate_pair(text):
         raise ValueError(
-            f"{where}: {column} is {text!r}; expected one line of text, without NUL "
+            f"{source}: {column} is {text!r}; expected one line of text, without NUL "
             "or half a surrogate pair"
         )
     return text
 
 
-def _refuse_no_text(title, where):
+def _refuse_no_text(title, source):
     if not isinstance(title, str):
-        raise ValueError(f"{where}: the title is {title!r}; expected text")
+        raise ValueError(f"{source}: the title is {title!r}; expected text")

@@ -99,21 +99,21 @@ def check_segment_ids(segment_ids, path):
         raise ValueError(f"{path}: segment_ids holds no item; expected 1, 2, ... at their tokens")
 
 
-def check_weights(weights, shape, where):
+def check_weights(weights, shape, source):
     """Raise ValueError where a layer's tensor cannot be attention probabilities over (B, T)."""
     B, T = shape
     if weights.dtype.kind != "f":
-        raise ValueError(f"{where} is {weights.dtype}; expected floating point")
+        raise ValueError(f"{source} is {weights.dtype}; expected floating point")
     is_shape = weights.ndim == 4 and (weights.shape[0], weights.shape[3]) == shape
     if not is_shape or weights.shape[1] == 0 or not 0 < weights.shape[2] <= T:
         raise ValueError(
-            f"{where} has shape {weights.shape}; expected ({B}, heads, queries, {T}), "
+            f"{source} has shape {weights.shape}; expected ({B}, heads, queries, {T}), "
             f"as segment_ids is ({B}, {T}), with at most {T} queries"
         )
     is_probability = (weights >= 0) & (weights <= 1 + SUM_TOLERANCE)
     if not (is_probability | np.isnan(weights)).all():
         wrong = weights[~is_probability & ~np.isnan(weights)][0]
         raise ValueError(
-            f"{where} holds {wrong:.6g}; expected probabilities from 0 to 1, "
+            f"{source} holds {wrong:.6g}; expected probabilities from 0 to 1, "
             "after the softmax and without dropout"
         )
