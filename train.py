@@ -22,8 +22,6 @@ from ref.data.columns import columns_of
 from ref.files import uninterrupted
 from ref.llama import Llama
 from ref.loss import Objective
-from ref.prompt import PromptEncoder
-from ref.settings import Settings
 from ref.training import processes, state
 from ref.training.batches import batches_of_similar_length, shares_of_step, titles_of_windows
 from ref.training.folder import (
@@ -44,16 +42,14 @@ class Run:
 
     data: data.items holds numbers of titles, one user after another. A window is a range of it, a
     history and, last, its target; Windows (ref/data/dataset.py) are the starts and ends of some.
-    encoder: makes the prompts. objective: what is trained. target_objective: what validation
-    measures, on `validation`, the titles of its windows. nll: the model with its loss, a module
-    that gives the summed nats of a batch.
+    objective: what is trained; it holds the encoder of prompts and the settings. target_objective:
+    what validation measures, on `validation`, the titles of its windows. nll: the model with its
+    loss, a module that gives the summed nats of a batch.
     """
 
     options: argparse.Namespace
     data: dataset.Dataset
     model: Llama
-    encoder: PromptEncoder
-    settings: Settings
     objective: Objective
     target_objective: Objective
     validation: list
@@ -98,8 +94,6 @@ def prepare(options, data) -> Run:
         options,
         data,
         model,
-        encoder,
-        settings,
         objective,
         target_objective,
         validation=titles_of_windows(data.valid[: options.valid_limit], data),

@@ -413,13 +413,14 @@ def test_the_log_counts_tokens_a_second_and_dropped_items_of_what_counts(monkeyp
     for is_real, tokens in ((True, 30), (True, 50), (False, 1000)):
         batch = SimpleNamespace(real_tokens=tokens, dropped=2)
         counting.add(SimpleNamespace(is_real=is_real, batch=batch), nats=9.0)
-    record = counting.end_epoch(1)
+    counting.sum_up(last_step=1)
+    record = counting.end_epoch()
     assert (record["tokens_per_second"], record["dropped"], record["train"]) == (160, 9, 3.0)
 
 
 def test_the_log_has_the_mean_loss_of_each_ten_steps():
     nats = [float(step) for step in range(12)]
-    record = tally.Tally(nats, predicted=[2] * 10 + [4] * 2).end_epoch(12)
+    record = tally.Tally(nats, predicted=[2] * 10 + [4] * 2).end_epoch()
     assert record["train_by_ten_steps"] == [45 / 20, 21 / 8]
 
 
@@ -890,7 +891,7 @@ WRONG_OPTIONS = (
 
 def test_the_folder_records_all_that_was_asked(prepared):
     words = "--temperature 2 --history 4 --min-item 2 --min-user 4 --test-items 2 --softmax full"
-    settings = prepared(*words.split(), "--layout", "movies").settings
+    settings = prepared(*words.split(), "--layout", "movies").objective.settings
     expected = Settings(LAYOUTS["movies"], "full", 2.0, 4, 2, 4, 2)
     assert settings == expected
 

@@ -111,8 +111,8 @@ def open_folder(run):
             state.cut_log(out, progress)
         else:
             state.start_log(out, description(run))
-        run.encoder.tokenizer.save(out)
-        run.settings.save(out)
+        run.objective.encoder.tokenizer.save(out)
+        run.objective.settings.save(out)
         write_catalogue(out, run.data.titles)
     if options.resume and progress.step:
         processes.say(
@@ -152,7 +152,7 @@ def start_of(run):
     return {
         "scheme": vars(run.model.scheme),
         "config": config_values(run.model.config),
-        "layout": asdict(run.settings.layout),
+        "layout": asdict(run.objective.settings.layout),
         "tokens of the titles": tokens.hexdigest(),
     }
 
@@ -174,5 +174,5 @@ def close_folder(run, progress):
     if progress.tally.dropped:
         processes.say(
             f"{progress.tally.dropped} items of histories were left out of prompts longer than "
-            f"{run.encoder.max_length} tokens"
+            f"{run.objective.encoder.max_length} tokens"
         )

@@ -84,12 +84,13 @@ class Progress:
         All processes have to call it, once an epoch. Raises ValueError for a loss that is not
         finite.
         """
-        counted = self.tally.end_epoch(self.step)
+        self.tally.sum_up(self.step)
+        counted = self.tally.end_epoch()
         return {"epoch": self.epoch + 1, "step": self.step, "of": self.total, **counted}
 
     def to_json(self):
-        """The Progress as values for JSON, summed over all processes, which have to call it."""
-        return vars(self) | {"tally": self.tally.to_json(self.step)}
+        """The Progress as values for JSON, its tally summed up."""
+        return vars(self) | {"tally": self.tally.to_json()}
 
     @classmethod
     def from_json(cls, values):
@@ -107,6 +108,7 @@ def fingerprint(data):
 
 def write_state(out, model, optimizer, progress: Progress):
     """Write all that the next step depends on. All processes have to call it; the first writes."""
+    progress.tally.sum_up(progress.step)
     progress.states += 1
     values = progress.to_json()
     tensors = {}

@@ -78,14 +78,12 @@ class Tally:
         self.dropped += sum(processes.sums([step.dropped for step in self.steps]))
         self.steps = []
 
-    def to_json(self, last_step):
-        """What `Tally` takes to go on counting in another run. Sums up as `sum_up` does."""
-        self.sum_up(last_step)
+    def to_json(self):
+        """What `Tally` takes to go on counting in another run; all has to be summed up."""
         return {"nats": self.nats, "predicted": self.predicted, "dropped": self.dropped}
 
-    def end_epoch(self, last_step):
-        """What a record says of the epoch; the next one begins. Sums up as `sum_up` does."""
-        self.sum_up(last_step)
+    def end_epoch(self):
+        """What a record says of the epoch, all summed up; the next one begins."""
         nats, predicted = self.nats, self.predicted
         self.nats, self.predicted = [], []
         return {
