@@ -255,14 +255,15 @@ def forward(weights, config, input_ids, segment_ids, scheme, position_ids=None, 
     return trace["logits"]
 
 
-def loss(logits, labels, ignore=-100):
-    """Mean cross-entropy over all labelled tokens of the batch; t predicts labels[:, t + 1]."""
+def loss(logits, labels):
+    """Mean cross-entropy over all labelled tokens of the batch; t predicts labels[:, t + 1].
+
+    A label of -100 is none. Raises ValueError where there are no others.
+    """
     logits, labels = logits[:, :-1], np.asarray(labels)[:, 1:]  # (B, T-1, V), (B, T-1)
-    kept = labels != ignore
+    kept = labels != -100
     if not kept.any():
-        raise ValueError(
-            f"labels: all are {ignore} (ignored), expected at least one token to predict"
-        )
+        raise ValueError("labels: all are -100 (ignored), expected at least one token to predict")
     tokens = np.where(kept, labels, 0)[..., None]
     chosen = np.take_along_axis(logits, tokens, axis=-1)[..., 0]  # (B, T-1)
     top = logits.max(axis=-1)

@@ -87,10 +87,8 @@ class MaskScheme:
     Raises ValueError for any other value.
     """
 
-    # Whoever adds a field or a kind of layer has to change these as well: ref/overrides.py,
-    # ref/llama_numpy.py, ref/search/cache.py, ref/report/draw_masks.py, ref/golden (recipes,
-    # schemas, fast_masks, audit, plants/schedule.py), the ports in tests/peers and the random
-    # schemes of the tests.
+    # Whoever adds a field or a kind of layer finds what has to change with it by looking for the
+    # names of the others: options, the NumPy model, the cache, golden cases and bugs, ports, tests.
     intra_layers: int = 0
     cross_layers: int = 0
     cross_self: bool = True

@@ -118,7 +118,7 @@ def _hub_remedy(name):
     )
 
 
-def read_config(folder, base=None):
+def read_config(folder, base):
     """(LlamaConfig, MaskScheme, folder of the weights) of a model folder or an adapter's folder.
 
     An adapter has the configuration of its base model, and a scheme of its own if it has a

@@ -8,7 +8,7 @@ from ref.files import read_bytes, read_json, write_atomically, write_json
 from ref.tokenizer import SPACE_MARK, Tokenizer, encode_and_check
 
 
-def read_tokenizer(folder, base=None):
+def read_tokenizer(folder, base):
     """The tokenizer of a folder; of its base model where it holds a LoRA adapter without one.
 
     `base` as in load_model. Raises as tokenizer_from_folder does.

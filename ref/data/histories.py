@@ -25,7 +25,7 @@ class Histories:
     notes: tuple
 
 
-def load_histories(folder=None, columns=DEFAULT_COLUMNS) -> Histories:
+def load_histories(folder, columns=DEFAULT_COLUMNS) -> Histories:
     """The Histories in a folder of data, in any form that is read; None: the embedded data.
 
     Raises ValueError or FileNotFoundError naming the file.

@@ -80,7 +80,7 @@ def _read_presplit_alone(folder, columns):
     return replace(data, notes=(*data.notes, note))
 
 
-def read_interactions(folder, columns=DEFAULT_COLUMNS):
+def read_interactions(folder, columns):
     """The Interactions in a folder. What has no title, or too low a rating, is left out.
 
     Raises ValueError if nothing else is there.
@@ -262,7 +262,7 @@ def _read_titles(path, columns):
 def _year_column(table):
     """Where an .item file holds the years that RecBole cut off MovieLens' titles; None if not.
 
-    Without them a film and its remake would share a title, and so be one.
+    Without them an item and its remake would share a title, and so be one.
     """
     if tables.suffix_of(table.path) == ".item" and "release_year" in table.header:
         return table.header.index("release_year")

@@ -210,16 +210,16 @@ def examine_tensor(comparison, name):
     )
 
 
-def first_place(case, name, values, expected, allowed, worst):
+def first_place(case, name, values, expected, allowed, worst_index):
     """The first place of a tensor that deviates by more than allowed, in words.
 
-    "" where that is the worst one, and for a wrong shape.
+    "" where that is the one at `worst_index`, and for a wrong shape.
     """
     differences = relative_differences(case, name, values, expected)
     if differences is None or differences.ndim == 0:
         return ""
     index = tuple(int(i) for i in np.argwhere(differences > allowed)[0])
-    return "" if index == worst else STAGES[case.stage].place(case, name, index)
+    return "" if index == worst_index else STAGES[case.stage].place(case, name, index)
 
 
 def is_masked_softly(case, name, values):

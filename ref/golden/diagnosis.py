@@ -64,7 +64,7 @@ class Diagnosis:
 
 
 class Suspects:
-    """The results of one stage beside what its known bugs compute there, once each."""
+    """The results of one stage, and what its known bugs compute there: once, then remembered."""
 
     def __init__(self, comparisons):
         # A failing case, and a short one, refutes a bug with the least work.

@@ -179,8 +179,8 @@ def is_close(values, expected):
     return np.abs(values - expected).max() <= ROUNDING * np.abs(expected).max()
 
 
-def short_list(names, most=3):
+def short_list(names):
     """The first names of many."""
     names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest

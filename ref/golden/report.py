@@ -130,10 +130,10 @@ def print_unknown(diagnosis):
         )
         if explained:
             others = [name for name in diagnosis.failing if name not in explained]
-            beside = f", not of {short_list(others)}" if others else ""
+            exceptions = f", not of {short_list(others)}" if others else ""
             print(
                 f"   Alone it makes the numbers of {len(explained)} of these "
-                f"{len(diagnosis.failing)} cases{beside}."
+                f"{len(diagnosis.failing)} cases{exceptions}."
             )
 
 

@@ -8,7 +8,7 @@ from ref.prompt import Layout
 from ref.text import holds_half_a_surrogate_pair
 
 
-def layout_from_dict(values, source="layout"):
+def layout_from_dict(values, source):
     """A Layout from JSON values. Raises ValueError naming `source` and the field."""
     if not isinstance(values, dict):
         raise ValueError(f"{source}: the layout is {values!r}; expected an object")

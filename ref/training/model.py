@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ref import cli, lora
 from ref.checkpoints import adapters, load_model
@@ -17,7 +19,6 @@ from ref.overrides import scheme_from
 from ref.prompt import PromptEncoder
 from ref.settings import Settings, read_settings
 from ref.tokenizer import Tokenizer
-from ref.training.recompute import recompute_activations
 
 
 def prepare_model(options, data):
@@ -33,6 +34,15 @@ def prepare_model(options, data):
     settings = Settings(**asked | {"layout": layout})  # options has its name or file
     max_length = model.config.max_position_embeddings
     return model, PromptEncoder(tokenizer, layout, model.scheme, max_length), settings
+
+
+def recompute_activations(model):
+    """Less memory for more time: of each layer keep the input, and compute the rest again.
+
+    The gradients stay the same.
+    """
+    for layer in model.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def model_from_weights(options):

@@ -32,8 +32,7 @@ from ref.search.exact import title_log_probs
 from ref.search.item_states import ItemStates
 from ref.settings import Settings
 from ref.training.batches import batches_of_similar_length, titles_of_windows
-from ref.training.model import prepare_model
-from ref.training.recompute import recompute_activations
+from ref.training.model import prepare_model, recompute_activations
 from ref.trie import build_trie
 
 from peers import transformers_peer as peer

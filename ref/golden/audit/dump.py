@@ -79,8 +79,8 @@ def read(path):
             check_weights(tensor, segment_ids.shape, f"{path}: {name}")
             weights[layer] = tensor
     if not weights:
-        found = ", ".join(sorted(tensors)[:5])
-        raise ValueError(f"{path}: holds {found}; expected layers.0.probabilities and so on")
+        names = ", ".join(sorted(tensors)[:5])
+        raise ValueError(f"{path}: holds {names}; expected layers.0.probabilities and so on")
     shapes = {tensor.shape for tensor in weights.values()}
     if len(shapes) > 1:
         raise ValueError(f"{path}: layers have shapes {sorted(shapes)}; expected one for all")
@@ -89,9 +89,9 @@ def read(path):
 
 def check_segment_ids(segment_ids, path):
     """Raise ValueError where they are not integers (B, T) of at least -1."""
-    found = f"{path}: segment_ids is {segment_ids.dtype} {segment_ids.shape}"
+    description = f"{path}: segment_ids is {segment_ids.dtype} {segment_ids.shape}"
     if segment_ids.dtype.kind not in "iu" or segment_ids.ndim != 2 or segment_ids.size == 0:
-        raise ValueError(f"{found}; expected integers (B, T), at least one")
+        raise ValueError(f"{description}; expected integers (B, T), at least one")
     for value in (segment_ids.min(), segment_ids.max()):
         if not -1 <= value < 2**31:
             raise ValueError(f"{path}: segment_ids has {value}; expected -1 or more, below 2^31")

@@ -156,8 +156,8 @@ def kinds_of_heads(evidence, masks):
     """{kinds as a text: heads}, each with the kinds it can be; {} where one fits all heads."""
     common, of_heads = set(definition.KINDS), {}
     for head in range(evidence.allowed.shape[1]):
-        own = slice(head, head + 1)
-        allowed, forbidden = evidence.allowed[:, own], evidence.forbidden[:, own]
+        one_head = slice(head, head + 1)
+        allowed, forbidden = evidence.allowed[:, one_head], evidence.forbidden[:, one_head]
         kinds = [name for name in masks if not contradicts(allowed, forbidden, masks[name])]
         common &= set(kinds)
         of_heads.setdefault(" or ".join(kinds) or "none of the three", []).append(head)

@@ -38,8 +38,8 @@ def build_all():
     cases = []
     for recipe in recipes:
         rows = rows_of[recipe["name"]]
-        own = vocabulary([row["tokens"] for row in rows])
-        tokens = own if recipe["own_vocabulary"] else shared
+        of_this_case = vocabulary([row["tokens"] for row in rows])
+        tokens = of_this_case if recipe["own_vocabulary"] else shared
         cases.append(build(recipe, rows, tokens))
     return cases
 

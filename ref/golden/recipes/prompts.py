@@ -11,7 +11,6 @@ A recipe has
 
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 import sentencepiece
@@ -138,11 +137,11 @@ def train_tokenizer(name):
     return model.getvalue()
 
 
-def write_tokenizers(folder=TOKENIZERS):
-    """Train all tokenizers, and write them as NAME.model into a folder."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+def write_tokenizers():
+    """Train all tokenizers, and write them as NAME.model into the folder of tokenizers."""
+    TOKENIZERS.mkdir(parents=True, exist_ok=True)
     for name in read_recipes()["tokenizers"]:
-        (Path(folder) / f"{name}.model").write_bytes(train_tokenizer(name))
+        (TOKENIZERS / f"{name}.model").write_bytes(train_tokenizer(name))
 
 
 if __name__ == "__main__":

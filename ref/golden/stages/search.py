@@ -4,7 +4,10 @@ from types import SimpleNamespace
 
 from ref.golden.copies import are_unchanged
 from ref.golden.definitions import search as definition
-from ref.golden.plants.search import SEARCH
+from ref.golden.plants.search_beams import BEAMS
+from ref.golden.plants.search_exclusion import EXCLUSION
+from ref.golden.plants.search_scores import SCORES
+from ref.golden.plants.search_tokens import TOKENS
 from ref.golden.stages.stage import Stage
 
 # A model is slow: the logits after each prompt and prefix of a case are remembered for copies of
@@ -106,7 +109,7 @@ STAGE = Stage(
     name="search",
     definition=definition,
     compute=compute,
-    plants=SEARCH,
+    plants=SCORES | BEAMS | EXCLUSION | TOKENS,  # in the order of plants/search.json
     decisive=("title_log_probs", "beam_titles", "beam_scores"),
     place=place,
     speed_up=share_logits,
