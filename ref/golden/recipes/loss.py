@@ -5,8 +5,7 @@ A title's tokens are its words, numbers and signs, and a newline, the end token.
 A recipe has
     name, what, also_for    as in case.json
     loss, softmax, temperature, tolerances      the same
-    rows                    see rows.py, of which `before`, `history`, `after` and `left` are read;
-                            each with the title of its `target`
+    rows                    see rows.py, each with the title of its `target`
     catalogue               titles, to which `numbered_titles` more are added ("Volume 1", ...)
     unused_tokens           so many tokens of the vocabulary stand nowhere
     logits_mean, logits_deviation       of the random logits
@@ -26,7 +25,7 @@ from ref.golden.recipes.common import (
     truncated_to_bfloat16,
     with_outputs,
 )
-from ref.golden.recipes.rows import PAD, TOKEN, row_with_defaults
+from ref.golden.recipes.rows import PAD, TOKEN, make_row, padded, row_with_defaults
 from ref.golden.stages.loss import compute
 
 END = "\n"
@@ -44,7 +43,7 @@ def build_all():
 
 def build(recipe):
     """A case from its recipe, filled with the defaults that loss.json begins with."""
-    rows = padded([row_of_tokens(row_with_defaults(row)) for row in recipe["rows"]])
+    rows = padded([make_row(row_with_defaults(row)) for row in recipe["rows"]], "right")
     vocabulary = vocabulary_of(recipe, rows)
     info = {
         **head_of(recipe, "loss"),
@@ -57,14 +56,14 @@ def build(recipe):
         "tolerances": recipe["tolerances"],
         "inputs": ["logits", "input_ids", "item_numbers", "titles"],
     }
-    ids = [[vocabulary.index(token) for token, _ in row] for row in rows]
+    ids = np.array([[vocabulary.index(token) for token in row["tokens"]] for row in rows])
     titles = []
     for title in recipe["catalogue"]:
         titles.append([vocabulary.index(token) for token in tokens_of_title(title)])
     tensors = {
-        "logits": draw_logits((len(rows), len(rows[0]), len(vocabulary)), recipe),
-        "input_ids": np.array(ids),
-        "item_numbers": np.array([[number for _, number in row] for row in rows]),
+        "logits": draw_logits((*ids.shape, len(vocabulary)), recipe),
+        "input_ids": ids,
+        "item_numbers": np.array([item_numbers(row) for row in rows]),
         "titles": filled_up(titles, PADDING),
     }
     case = Case(info, tensors)
@@ -74,30 +73,19 @@ def build(recipe):
     return with_outputs(case, outputs)
 
 
-def row_of_tokens(row):
-    """A row of a recipe as [(token, item number), ...], with its padding on the left."""
-    tokens = [(PAD, PADDING)] * row["left"]
-    tokens += [(token, 0) for token in TOKEN.findall(row["before"])]
-    for number, title in enumerate(row["history"], 1):
-        tokens += [(token, number) for token in tokens_of_title(title)]
-    tokens += [(token, 0) for token in TOKEN.findall(row["after"])]
-    target = len(row["history"]) + 1
-    return tokens + [(token, target) for token in tokens_of_title(row["target"])]
+def item_numbers(row):
+    """The item number of each token of a row."""
+    entries = zip(row["entries"], row["roles"], strict=True)
+    return [PADDING if role == "padding" else item for item, role in entries]
 
 
 def tokens_of_title(title):
     return [*TOKEN.findall(title), END]
 
 
-def padded(rows):
-    """Rows of equal length, padded on the right."""
-    length = max(map(len, rows))
-    return [row + [(PAD, PADDING)] * (length - len(row)) for row in rows]
-
-
 def vocabulary_of(recipe, rows):
     """Padding, tokens that nobody uses, then those of rows and catalogue, sorted."""
-    used = {token for row in rows for token, _ in row}
+    used = {token for row in rows for token in row["tokens"]}
     for title in recipe["catalogue"]:
         used.update(tokens_of_title(title))
     unused = [f"<{number}>" for number in range(1, recipe["unused_tokens"] + 1)]
@@ -116,7 +104,7 @@ def needs(recipe, rows):
     features = {
         "catalogue softmax": recipe["softmax"] == "catalogue",
         "temperature": recipe["temperature"] != 1,
-        "padding": any(number == PADDING for row in rows for _, number in row),
+        "padding": any("padding" in row["roles"] for row in rows),
         "several rows": len(rows) > 1,
     }
     return names_of_true(features)
