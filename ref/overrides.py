@@ -5,14 +5,12 @@ They are masks, layout, softmax and temperature, and which titles and users coun
 
 import argparse
 from dataclasses import fields, replace
-from pathlib import Path
 
 from ref.layouts import LAYOUTS, load_layout
 from ref.masks import MaskScheme
-from ref.settings import CATALOGUE_FILE, SETTINGS_FILE, Settings, read_catalogue, read_settings
+from ref.settings import Settings, read_settings
 
 LAYOUT_CHOICES = f"{', '.join(LAYOUTS)} or a JSON file"
-_FILTERS = ("min_item", "min_user", "min_rating")
 _REPLACEABLE = ("softmax", "temperature", "history", "min_item", "min_user", "min_rating")
 
 
@@ -74,51 +72,3 @@ def settings_from(options, folder) -> Settings:
     if options.layout:
         changes["layout"] = load_layout(options.layout)
     return replace(read_settings(folder), **changes)
-
-
-def has_settings(folder) -> bool:
-    """Does a folder say how its model is used? A language model from elsewhere does not."""
-    return (Path(folder) / SETTINGS_FILE).exists()
-
-
-def note_on_defaults(folder, settings, scheme) -> str | None:
-    """A sentence on how a folder without recommender.json is used; None for all others."""
-    if has_settings(folder):
-        return None
-    masks = f"{scheme.intra_layers} IN and {scheme.cross_layers} CR layers"
-    if not scheme.intra_layers and not scheme.cross_layers:
-        masks = "plain causal attention"
-    return (
-        f"{folder} has no {SETTINGS_FILE}: used as a language model with {masks}, layout "
-        f"{settings.layout.name}, softmax {settings.softmax}; options can say otherwise"
-    )
-
-
-def notes_on_training(folder, settings, data) -> list:
-    """Sentences on a model that may have been trained on targets of this data, or on other titles.
-
-    settings: how it is used now.
-    """
-    if not has_settings(folder):
-        return []
-    saved = read_settings(folder)
-    notes = []
-    changed = [name for name in _FILTERS if getattr(saved, name) != getattr(settings, name)]
-    if changed and not data.presplit:
-        before, now = (
-            ", ".join(f"{name} {getattr(each, name)}" for name in changed)
-            for each in (saved, settings)
-        )
-        notes.append(
-            f"{folder} was trained with {before}, and is evaluated with {now}: if it was trained "
-            "on this data, it may have seen some of the targets"
-        )
-    if (Path(folder) / CATALOGUE_FILE).exists():
-        trained, titles = set(read_catalogue(folder)), set(data.titles)
-        if trained != titles:
-            notes.append(
-                f"{folder} was trained on another catalogue, so on other data or with other "
-                f"filters: it lacks {len(titles - trained):,} of these {len(titles):,} titles and "
-                f"has {len(trained - titles):,} more"
-            )
-    return notes

@@ -79,6 +79,11 @@ def read_settings(folder) -> Settings:
         raise ValueError(f"{path}: {error}") from None
 
 
+def has_settings(folder) -> bool:
+    """Does a folder say how its model is used? A language model from elsewhere does not."""
+    return (Path(folder) / SETTINGS_FILE).exists()
+
+
 def write_catalogue(folder, titles):
     """Write FOLDER/catalogue.json."""
     write_json(Path(folder) / CATALOGUE_FILE, list(titles))

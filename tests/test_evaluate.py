@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 import evaluate
-from ref import cli, overrides, recommender
+from ref import cli, recommender
 from ref.data import dataset
 from ref.layouts import LAYOUTS
 from ref.masks import MaskScheme
 from ref.report import attention_report
+from ref.report import models as report_models
 from ref.report import targets as report_targets
 from ref.report.baselines import Baselines
 from ref.report.options import check_options, parse_options
@@ -605,12 +606,12 @@ def test_what_cannot_be_known_of_a_training_is_not_noted(tiny_model, data, tmp_p
     shutil.copytree(tiny_model, bare, ignore=shutil.ignore_patterns("catalogue.json"))
     fewer = replace(data, titles=data.titles[1:])
     asked = replace(read_settings(tiny_model), min_item=3)
-    assert len(overrides.notes_on_training(tiny_model, asked, fewer)) == 2
-    assert len(overrides.notes_on_training(bare, asked, fewer)) == 1
+    assert len(report_models.notes_on_training(tiny_model, asked, fewer)) == 2
+    assert len(report_models.notes_on_training(bare, asked, fewer)) == 1
     split = replace(data, presplit=True)  # no filter was applied to it
-    assert overrides.notes_on_training(tiny_model, asked, split) == []
+    assert report_models.notes_on_training(tiny_model, asked, split) == []
     (bare / "recommender.json").unlink()
-    assert overrides.notes_on_training(bare, asked, fewer) == []
+    assert report_models.notes_on_training(bare, asked, fewer) == []
 
 
 def test_models_trained_with_other_filters_are_not_compared(
@@ -677,13 +678,13 @@ def test_a_seen_title_is_excluded_under_every_name_that_reads_the_same(report_of
 )
 def test_a_folder_without_settings_says_with_which_masks_it_is_asked(tmp_path, scheme, words):
     settings = Settings(LAYOUTS["lines"], "full", 1.0)
-    assert words in overrides.note_on_defaults(tmp_path, settings, scheme)
+    assert words in report_models.note_on_defaults(tmp_path, settings, scheme)
 
 
 def test_a_folder_with_settings_needs_no_such_note(tmp_path):
     settings = Settings(LAYOUTS["lines"], "full", 1.0)
     settings.save(tmp_path)
-    assert overrides.note_on_defaults(tmp_path, settings, MaskScheme()) is None
+    assert report_models.note_on_defaults(tmp_path, settings, MaskScheme()) is None
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -10,16 +10,19 @@ from ref.checkpoints import adapters
 from ref.data import dataset
 from ref.data.columns import columns_of
 from ref.files import check_writable
-from ref.overrides import (
-    has_settings,
-    note_on_defaults,
-    notes_on_training,
-    scheme_from,
-    settings_from,
-)
+from ref.overrides import scheme_from, settings_from
 from ref.report import baselines
 from ref.report.options import DEFAULT_WEIGHTS
+from ref.settings import (
+    CATALOGUE_FILE,
+    SETTINGS_FILE,
+    has_settings,
+    read_catalogue,
+    read_settings,
+)
 from ref.training import processes
+
+_FILTERS = ("min_item", "min_user", "min_rating")
 
 
 def model_folders(options):
@@ -89,6 +92,49 @@ def load_data(options, folders, settings):
         for note in notes_on_training(folder, each, data)
     ]
     return replace(data, notes=(*data.notes, *notes))
+
+
+def note_on_defaults(folder, settings, scheme) -> str | None:
+    """A sentence on how a folder without recommender.json is used; None for all others."""
+    if has_settings(folder):
+        return None
+    masks = f"{scheme.intra_layers} IN and {scheme.cross_layers} CR layers"
+    if not scheme.intra_layers and not scheme.cross_layers:
+        masks = "plain causal attention"
+    return (
+        f"{folder} has no {SETTINGS_FILE}: used as a language model with {masks}, layout "
+        f"{settings.layout.name}, softmax {settings.softmax}; options can say otherwise"
+    )
+
+
+def notes_on_training(folder, settings, data) -> list:
+    """Sentences on a model that may have been trained on targets of this data, or on other titles.
+
+    settings: how it is used now.
+    """
+    if not has_settings(folder):
+        return []
+    saved = read_settings(folder)
+    notes = []
+    changed = [name for name in _FILTERS if getattr(saved, name) != getattr(settings, name)]
+    if changed and not data.presplit:
+        before, now = (
+            ", ".join(f"{name} {getattr(each, name)}" for name in changed)
+            for each in (saved, settings)
+        )
+        notes.append(
+            f"{folder} was trained with {before}, and is evaluated with {now}: if it was trained "
+            "on this data, it may have seen some of the targets"
+        )
+    if (Path(folder) / CATALOGUE_FILE).exists():
+        trained, titles = set(read_catalogue(folder)), set(data.titles)
+        if trained != titles:
+            notes.append(
+                f"{folder} was trained on another catalogue, so on other data or with other "
+                f"filters: it lacks {len(titles - trained):,} of these {len(titles):,} titles and "
+                f"has {len(trained - titles):,} more"
+            )
+    return notes
 
 
 def load_with_options(folder, options, device):
