@@ -286,7 +286,8 @@ def test_layers_that_the_dump_lacks_are_told_and_counted_by_the_option(run):
 
 
 @pytest.mark.parametrize(
-    "num_bugs, words", [(2, "tell these apart"), (7, "these and 2 more apart")]
+    "num_bugs, words",
+    [(2, "tell these apart"), (5, "tell these apart"), (7, "these and 2 more apart")],
 )
 def test_that_a_dump_does_not_tell_several_bugs_apart_is_said(num_bugs, words, capsys):
     bugs = list(BUGS)[:num_bugs]

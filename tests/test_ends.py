@@ -84,6 +84,7 @@ def no_file(tmp_path):
         (lambda: None, 0, ""),
         (lambda: 1, 1, ""),
         (raising(SystemExit(0)), 0, ""),
+        (raising(SystemExit(3)), 3, ""),
         (raising(ValueError("a.csv: line 1")), 2, "name: a.csv: line 1\n"),
         (raising(OSError(errno.EIO, "input/output", "a.csv")), 2, "input/output: 'a.csv'\n"),
         (raising(OverflowError("too large")), 2, "name: too large\n"),

@@ -198,9 +198,12 @@ def test_cached_items_are_refused_under_other_schemes(encoder_for, model_for, ch
         ItemStates(model_for(scheme), encoder_for(scheme), TITLES)
 
 
-def test_cached_items_are_refused_in_a_layout_with_text(encoder_for, model_for):
-    with pytest.raises(ValueError, match="without text around the items; 'instruction' has some"):
-        ItemStates(model_for(ISOLATED), encoder_for(ISOLATED, "instruction"), TITLES)
+@pytest.mark.parametrize("text", [{"before": "Seen:"}, {"after": "Next:"}, {"bos": True}])
+def test_cached_items_are_refused_in_a_layout_with_text(encoder_for, model_for, text):
+    encoder = encoder_for(ISOLATED)
+    encoder.layout = replace(encoder.layout, **text)
+    with pytest.raises(ValueError, match="without text around the items; 'lines' has some"):
+        ItemStates(model_for(ISOLATED), encoder, TITLES)
 
 
 @pytest.fixture(scope="module")

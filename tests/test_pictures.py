@@ -241,6 +241,8 @@ def test_a_curve_is_drawn_between_the_ticks_that_hold_it(drawn, log):
     assert valid == "646.5,80 789,340 884,210"
     (circle,) = root.iter(SVG + "circle")
     assert numbers(circle, "cx", "cy") == [789, 340]
+    texts = [text.text for text in root.iter(SVG + "text")]
+    assert "steps; circle: the epoch whose model was kept" in texts
 
 
 @pytest.mark.parametrize("loss, unit", [("titles", "title"), ("target", "title"), ("all", "token")])

@@ -121,6 +121,7 @@ def test_recommended_titles_have_their_probability_in_percent():
         name="m", is_model=True, rankings=[SimpleNamespace(top=top)], true_titles=[2]
     )
     lines = tables.user_text(0, targets, [model], ["A", "B", "C"]).splitlines()
+    assert lines[0] == "user 7 chose, oldest first"
     assert lines[-2:] == ["    1.  25.00%  C  <- the true one", "    2.  <0.01%  B"]
 
 
