@@ -13,18 +13,26 @@ def holds_half_a_surrogate_pair(text: str) -> bool:
 
 
 def clean_title(title, source) -> str:
-    """HTML entities decoded, runs of white space made one space, ends stripped.
+    """A title as it is used: `clean_text`, of which something has to be left.
 
-    As in browsers, many entities need no semicolon: "&copy" is "©", and "AT&T" stays as it is.
     Raises ValueError, beginning with `source`, for what is no text or leaves no title.
     """
-    _refuse_no_text(title, source)
-    try:
-        cleaned = " ".join(html.unescape(title).split())
-    except ValueError as error:  # of "&#999...9;", a number of thousands of digits
-        raise ValueError(f"{source}: {title[:40]!r} cannot be read as HTML: {error}") from None
+    cleaned = clean_text(title, source)
     refuse_no_title(cleaned, source)
     return cleaned
+
+
+def clean_text(text, source) -> str:
+    """HTML entities decoded, runs of white space made one space, ends stripped; may be empty.
+
+    As in browsers, many entities need no semicolon: "&copy" is "©", and "AT&T" stays as it is.
+    Raises ValueError, beginning with `source`, for what is no text.
+    """
+    _refuse_no_text(text, source)
+    try:
+        return " ".join(html.unescape(text).split())
+    except ValueError as error:  # of "&#999...9;", a number of thousands of digits
+        raise ValueError(f"{source}: {text[:40]!r} cannot be read as HTML: {error}") from None
 
 
 def refuse_no_title(text, source):

@@ -256,12 +256,15 @@ def test_an_empty_item_id_is_refused(tmp_path, beside):
 
 
 def test_items_without_a_title_are_left_out_and_counted(tmp_path):
-    titles = {item: title for item, title in TITLES.items() if item != "i3"} | {"i4": " "}
+    titles = {item: title for item, title in TITLES.items() if item != "i3"} | {"i4": "&nbsp; "}
     data = readers.read(write_interactions(tmp_path / "form", ROWS, titles))
     rows = [row for row in ROWS if row[1] not in ("i3", "i4")]
     assert len(data.items) == len(rows)
-    assert data.notes[0].startswith("2 items without a title left out ('i")
-    assert data.notes[0].endswith(f"and {len(ROWS) - len(rows)} interactions")
+    num_rows = {item: [row[1] for row in ROWS].count(item) for item in ("i3", "i4")}
+    assert data.notes == (
+        f"1 items without a title left out ('i4'), and {num_rows['i4']} interactions",
+        f"1 items that no file of items lists left out ('i3'), and {num_rows['i3']} interactions",
+    )
 
 
 @pytest.mark.parametrize(
@@ -401,11 +404,27 @@ def test_dates_with_and_without_a_zone_are_ordered_in_time():
 
 
 def test_a_large_number_is_read_before_and_after_a_date():
-    for texts in (("1427784000000", "2015-03-31"), ("2015-03-31", "1427784000000")):
+    for texts in (("253402300799", "2015-03-31"), ("2015-03-31", "253402300799")):
         times = Times()
         for text in texts:
             times.append(text, "here")
-        assert sorted(times.values) == [16525 * 86400 * 10**6, 1427784000000 * 10**6]
+        assert sorted(times.values) == [16525 * 86400 * 10**6, 253402300799 * 10**6]
+
+
+@pytest.mark.parametrize("number", ["253402300800", "1427784000000", "1427784000000.5"])
+def test_a_date_beside_a_number_that_is_none_of_seconds_is_refused(number):
+    for texts in ((number, "2015-03-31"), ("2015-03-31", number), ("2.5", number, "2015-03-31")):
+        times = Times()
+        with pytest.raises(ValueError, match=rf"^here: dates stand beside .* {number[:12]}"):
+            for text in texts:
+                times.append(text, "here")
+
+
+def test_numbers_of_milliseconds_may_have_fractions_where_there_are_no_dates():
+    times = Times()
+    for text in ("1427784000000.5", "1427784000000"):
+        times.append(text, "here")
+    assert times.values.tolist() == [1427784000000_500_000, 1427784000000_000_000]
 
 
 def test_nanoseconds_since_1970_are_whole_numbers_too():
@@ -603,5 +622,32 @@ def test_a_least_rating_that_is_no_number_is_refused(value):
 
 def test_a_column_that_an_option_names_has_to_be_there(tmp_path):
     folder = write_interactions(tmp_path / "form", ROWS, TITLES)
-    with pytest.raises(ValueError, match="column 'when' is missing; found .*'timestamp'"):
+    with pytest.raises(ValueError, match="column 'when' is missing; found .*'timestamp'") as error:
         readers.read(folder, Columns(time_column="when"))
+    assert "--time-column when holds for all files" in str(error.value)
+
+
+def test_spaces_around_the_names_of_columns_do_not_matter(tmp_path):
+    files = {"interactions.csv": "user_id, title ,timestamp\nu,A,2\nu,B,1\n"}
+    assert readers.read(write(tmp_path / "form", files)).titles == ["A", "B"]
+
+
+def test_titles_that_are_ids_may_hold_line_breaks(tmp_path):
+    rows = [("u", "A\nb", 1), ("u", "C", 2), ("u", "A\nb", 3)]
+    files = {"interactions.csv": table(("user_id", "title", "timestamp"), rows)}
+    data = readers.read(write(tmp_path / "form", files))
+    assert data.titles == ["A b", "C"] and data.items.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("value", [["A", "b"], {"en": "A"}, True])
+def test_a_value_of_json_that_is_no_text_is_no_title_and_no_id(value, tmp_path):
+    rows = [("u", "A", 1), ("u", value, 2)]
+    files = {"interactions.jsonl": json_lines(("user_id", "title", "timestamp"), rows)}
+    with pytest.raises(ValueError, match="line 2: title is .*; expected text or a number"):
+        readers.read(write(tmp_path / "form", files))
+
+
+def test_a_list_in_a_column_that_is_not_read_does_not_matter(tmp_path):
+    rows = [("u", "A", 1, ["Drama"]), ("u", "B", 2, None)]
+    files = {"interactions.jsonl": json_lines(("user_id", "title", "timestamp", "genres"), rows)}
+    assert readers.read(write(tmp_path / "form", files)).titles == ["A", "B"]

@@ -436,7 +436,7 @@ def test_a_presplit_test_of_one_row_is_enough(tmp_path):
 
 
 def test_presplit_items_without_a_title_are_left_out_and_counted(tmp_path):
-    titles = {"1": "a", "2": "", "3": "c", "4": "  "}
+    titles = {"1": "a", "2": "", "3": "c", "4": " &nbsp; "}
     train = [([1, 2, 3], 1), ([1, 3, 2], 2), ([2, 4, 1], 3), ([3, 1], 4), ([1, 3], 5)]
     test = [([1, 2, 3], 9)] * 2
     data = load(write_presplit(tmp_path / "untitled", train, test, titles))
@@ -539,7 +539,6 @@ WRONG = {
     "row of an unknown item": (
         "train.csv", ROWS + b'u,"[1, 9]",4\n', ("train.csv, line 5", "9", "id2name4Rec.json"),
     ),
-    "blank title": ("items.csv", ITEMS + b'4,"&nbsp;\n"\n', ("items.csv", "'4'", "empty")),
     "duplicate item": ("items.csv", ITEMS + b"2,D\n", ("items.csv, line 5", "'2'", "twice")),
     "duplicate item in JSON": (
         "id2name4Rec.json", b'{"1": "A", "2": "B", "1": "C"}', ("id2name4Rec.json", "'1'", "twice"),
@@ -661,7 +660,7 @@ WRONG |= {
     f"item_ids is {value}": (
         "train.csv",
         ROWS + f'u,"{value}",4\n'.encode(),
-        ("train.csv, line 5", "item_ids", "list"),
+        ("train.csv, line 5", "item_ids", "expected a JSON list", '["1", "2"]'),
     )
     for value in NO_LISTS_OF_TWO
 }

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ref.data import tables
 from ref.data.times import Times
 from ref.files import read_json
-from ref.text import clean_title, text_id
+from ref.text import clean_text, clean_title, text_id
 
 NAMES_FILE = "id2name4Rec.json"
 
@@ -74,11 +74,12 @@ def _read_names(path):
     titles = []
     for item_id, title in read_json(path).items():
         text_id(item_id, "item id", path)
-        if isinstance(title, str) and not title.strip():
+        source = f"{path}, item {item_id!r}"
+        if not clean_text(title, source):
             numbers[item_id] = None
         else:
             numbers[item_id] = len(titles)
-            titles.append(clean_title(title, f"{path}, item {item_id!r}"))
+            titles.append(clean_title(title, source))
     return numbers, titles
 
 
@@ -124,7 +125,8 @@ def _item_ids(text, place, numbers):
     is_list_of_two = isinstance(items, list) and len(items) >= 2
     if not is_list_of_two or not all(type(item) in (int, str) for item in items):
         raise ValueError(
-            f"{place}: item_ids is {text[:60]!r}; expected a list of at least 2 item ids"
+            f"{place}: item_ids is {text[:60]!r}; expected a JSON list of at least 2 item "
+            'ids, such as ["1", "2"]'
         )
     for item in items:
         if str(item) not in numbers:

@@ -27,7 +27,7 @@ from ref.data import tables
 from ref.data.columns import DEFAULT_COLUMNS
 from ref.data.presplit import NAMES_FILE, is_presplit, read_presplit
 from ref.data.times import Times
-from ref.text import clean_title, text_id
+from ref.text import clean_text, refuse_no_title, text_id
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".dat")
 ITEMS_OF = {"interactions": "items", "ratings": "movies"}  # names of files, without suffixes
@@ -103,18 +103,18 @@ def read_interactions(folder, columns):
 
 def _refuse_items_without_titles(path, items_path, reading):
     """Raise ValueError where no item has a title; quote an id of each file, or of each reason."""
-    untitled, listed = reading.untitled, reading.numbers
-    without_title = [item_id for item_id in untitled if item_id in listed]
-    not_listed = [item_id for item_id in untitled if item_id not in listed]
+    listed = reading.numbers
+    without_title, not_listed = reading.without_title_and_not_listed()
+    num_untitled = len(reading.untitled)
     if not without_title:
         example = repr(next(iter(listed))) if listed else "none"
         raise ValueError(
-            f"{path}: none of its {len(untitled)} items is listed in {items_path.name} "
+            f"{path}: none of its {num_untitled} items is listed in {items_path.name} "
             f"({path.name} has {not_listed[0]!r}, {items_path.name} {example}); expected the same "
             "ids in both"
         )
     message = (
-        f"{path}: none of its {len(untitled)} items has a title in {items_path.name}: "
+        f"{path}: none of its {num_untitled} items has a title in {items_path.name}: "
         f"{len(without_title)} are listed there without one ({without_title[0]!r})"
     )
     if not_listed:
@@ -277,9 +277,12 @@ def _lacks_year(title, year):
 
 def _number_of_title(text, titles, place, item_id):
     """The number of an item whose title is appended to `titles`; None if it has none."""
-    if not text.strip():
+    source = f"{place}, item {item_id!r}"
+    title = clean_text(text, source)
+    if not title:
         return None
-    titles.append(clean_title(text, f"{place}, item {item_id!r}"))
+    refuse_no_title(title, source)
+    titles.append(title)
     return len(titles) - 1
 
 
@@ -359,7 +362,8 @@ class _Reading:
 
     def _number_of_new_item(self, item_id, row):
         """The number that an item gets with the title beside it; None without one."""
-        self._check_item_id(item_id)
+        if not self.title_is_id:
+            text_id(item_id, self.table.header[self.item_column], self.table.place)
         if self.title_column is None:
             return None
         text = row[self.title_column]
@@ -369,17 +373,12 @@ class _Reading:
             self.title_texts.append(text)
         return number
 
-    def _check_item_id(self, item_id):
-        is_empty_title = self.title_is_id and not item_id
-        if not is_empty_title:  # a title may be empty, an id may not
-            text_id(item_id, self.table.header[self.item_column], self.table.place)
-
     def _refuse_another_title(self, item_id, text):
         """Raise ValueError if a text is another title than the item has; an empty one is none."""
-        if not text.strip():
-            return
         place = self.table.place
-        title = clean_title(text, f"{place}, item {item_id!r}")
+        title = clean_text(text, f"{place}, item {item_id!r}")
+        if not title:
+            return
         number = self.numbers[item_id]
         if number is None:
             raise ValueError(
@@ -394,6 +393,12 @@ class _Reading:
                 "(--title-column)"
             )
 
+    def without_title_and_not_listed(self):
+        """Two lists of item ids, why interactions were left out: no title, or no such item."""
+        without_title = [item_id for item_id in self.untitled if item_id in self.numbers]
+        not_listed = [item_id for item_id in self.untitled if item_id not in self.numbers]
+        return without_title, not_listed
+
     def interactions(self, notes):
         """All that was read, as Interactions. notes: on the titles."""
         path = self.table.path
@@ -402,12 +407,15 @@ class _Reading:
             notes.append(f"{path.name} has no column of times: its order is taken for time")
         if self.rated_lower:
             notes.append(f"{self.rated_lower:,} interactions rated lower than asked for left out")
-        if self.untitled:
-            examples = ", ".join(map(repr, list(self.untitled)[:5]))
-            notes.append(
-                f"{len(self.untitled):,} items without a title left out ({examples}), and "
-                f"{sum(self.untitled.values()):,} interactions"
-            )
+        reasons = ("without a title", "that no file of items lists")
+        for reason, item_ids in zip(reasons, self.without_title_and_not_listed(), strict=True):
+            if item_ids:
+                examples = ", ".join(map(repr, item_ids[:5]))
+                num_rows = sum(self.untitled[item_id] for item_id in item_ids)
+                notes.append(
+                    f"{len(item_ids):,} items {reason} left out ({examples}), and "
+                    f"{num_rows:,} interactions"
+                )
         columns = (np.asarray(column) for column in (self.users, self.items, self.times.values))
         return Interactions(path, self.titles, *columns, list(self.user_numbers), tuple(notes))
 

@@ -96,7 +96,7 @@ def _table(file, header, place):
         first = next((record for record in records if not _is_blank(record)), None)
         if first is None:
             raise ValueError(f"{place.path}: is empty; expected the names of columns, then rows")
-        header = [name.split(":")[0] for name in first]
+        header = [name.split(":")[0].strip() for name in first]
     return Table(place.path, header, _checked(records, header, place), place)
 
 
@@ -166,6 +166,7 @@ def _json_lines(text, place):
     def rows():
         for values in chain([first], objects):
             _refuse_new_columns(values, first, place)
+            _refuse_what_is_no_text(values, place)
             yield [_as_text(values.get(name)) for name in header]
 
     return Table(place.path, header, rows(), place)
@@ -182,6 +183,13 @@ def _refuse_new_columns(values, first, place):
                 f"{place}: has {name!r}, which the first line lacks; expected it there, too, null "
                 "where it has no value"
             )
+
+
+def _refuse_what_is_no_text(values, place):
+    """Raise ValueError where a column of a known name, read or not, is no text and no number."""
+    for name, value in values.items():
+        if isinstance(value, list | dict | bool) and name.lower() in KNOWN_NAMES:
+            raise ValueError(f"{place}: {name} is {value!r}; expected text or a number"[:300])
 
 
 def _json_objects(text, place):

@@ -8,6 +8,7 @@ from fractions import Fraction
 _DECIMAL_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,30})?([eE][+]?[0-9]{1,2})?")
 _MICROSECONDS = 10**6
 _TOO_LARGE = 2**63  # times are int64
+_YEAR_10000 = 253_402_300_800  # seconds from 1970 to the year after the last that a date can have
 
 
 class Times:
@@ -20,6 +21,8 @@ class Times:
     def __init__(self):
         self.values = array("q")
         self.in_microseconds = False
+        self.has_dates = False
+        self.largest_number = 0  # in seconds, once the values are microseconds
 
     def append(self, text, place):
         """Take in a time. Raises ValueError, beginning with `place`, if it is none."""
@@ -29,10 +32,21 @@ class Times:
                 return
             microseconds(text, place)  # refuses what is no time, before anything is changed
             self.in_microseconds = True
+            self.largest_number = max(self.values, default=0)
             self.values = array(
                 "q", [_bounded(time * _MICROSECONDS, time, place) for time in self.values]
             )
-        self.values.append(_bounded(microseconds(text, place), text, place))
+        time = microseconds(text, place)
+        if _is_number(text):
+            self.largest_number = max(self.largest_number, time // _MICROSECONDS)
+        else:
+            self.has_dates = True
+        if self.has_dates and self.largest_number >= _YEAR_10000:
+            raise ValueError(
+                f"{place}: dates stand beside the number {self.largest_number}, which is no number "
+                "of seconds since 1970; write all times as dates, or all as numbers"
+            )
+        self.values.append(_bounded(time, text, place))
 
 
 def _is_whole_number(text):
@@ -42,9 +56,13 @@ def _is_whole_number(text):
     return len(text) < 19 or (len(text) == 19 and int(text) < _TOO_LARGE)
 
 
+def _is_number(text):
+    return _is_whole_number(text) or _DECIMAL_NUMBER.fullmatch(text) is not None
+
+
 def microseconds(text, place) -> int:
     """Microseconds since 1970 of a number of seconds, or of a date in ISO 8601 (in UTC if bare)."""
-    if _is_whole_number(text) or _DECIMAL_NUMBER.fullmatch(text):
+    if _is_number(text):
         return int(Fraction(text) * _MICROSECONDS)
     date = _date(text.strip())
     if date is None:
