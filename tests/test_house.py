@@ -48,7 +48,7 @@ ROOMS = {
     "training":    "checkpoints cli data.columns files layouts llama lora loss masks prompt "
                    "overrides settings tokenizer training trie",
     "report":      "checkpoints cli data files llama masks overrides recommender report "
-                   "settings text training.processes",
+                   "settings text training.processes training.state",
     "golden":      "llama_numpy llama masks checkpoints files cli report.svg golden",
 }
 # fmt: on

@@ -10,6 +10,7 @@ validation is then the last twentieth of the training windows in time.
 A *window* is a history and its target: items in a row, of which the last is the target.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,6 +64,10 @@ class Dataset:
     history: int
     presplit: bool
     notes: tuple = ()
+
+    def digest(self):
+        """SHA-256 of the titles, and of what everybody interacted with in its order."""
+        return hashlib.sha256("\n".join(self.titles).encode() + self.items.tobytes()).hexdigest()
 
     def training_windows(self, loss, rng) -> Windows:
         """The windows of one epoch for a loss, "target", "all" or "titles"; `rng` draws offsets.

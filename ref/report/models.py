@@ -21,6 +21,7 @@ from ref.settings import (
     read_settings,
 )
 from ref.training import processes
+from ref.training.state import read_description
 
 _FILTERS = ("min_item", "min_user", "min_rating")
 
@@ -134,7 +135,20 @@ def notes_on_training(folder, settings, data) -> list:
                 f"filters: it lacks {len(titles - trained):,} of these {len(titles):,} titles and "
                 f"has {len(trained - titles):,} more"
             )
+    if not notes and _was_trained_on_other_items(folder, data):
+        notes.append(
+            f"{folder} was trained on other interactions, or on the same in another order (with "
+            "another --time-column?): it may have seen some of the targets"
+        )
     return notes
+
+
+def _was_trained_on_other_items(folder, data):
+    """Does the log in a folder say so? Without a log nothing is known."""
+    if not (Path(folder) / "log.jsonl").exists():
+        return False
+    trained = read_description(folder)["data"].get("items")
+    return trained is not None and trained != data.digest()
 
 
 def load_with_options(folder, options, device):

@@ -135,6 +135,7 @@ def description(run):
             "source": data.source,
             "titles": len(data.titles),
             "entries": len(data.items),
+            "items": data.digest(),
             "fingerprint": state.fingerprint(data),
         },
         "python": platform.python_version(),
