@@ -60,8 +60,7 @@ def main():
         if options.attention:
             report_attention(folders, data, targets, options)
         else:
-            softmaxes = sorted({each.softmax for each in settings})
-            report_ranking(folders, data, targets, softmaxes, options)
+            report_ranking(folders, data, targets, options)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def evaluate_model(folder, data, targets, options) -> Result:
     metrics = metrics_of_rankings(rankings)
     metrics["NLL"] = np.concatenate([batch.nll for batch in batches])
     true_titles = decoder.trie.canonical[targets.titles]
-    return Result(str(folder), rankings, metrics, true_titles, note)
+    softmax = objective.settings.softmax
+    return Result(str(folder), rankings, metrics, true_titles, note, softmax)
 
 
 def load_decoder(folder, titles, options):
@@ -174,7 +174,7 @@ def target_nll(model, objective, window_titles, device):
     return -np.bincount(rows, weights=log_probs, minlength=len(window_titles))
 
 
-def report_ranking(folders, data, targets, softmaxes, options):
+def report_ranking(folders, data, targets, options):
     """Rank with every model; write the report after each, and print it at the end."""
     baselines = []
     for name, scorer in Baselines(data).scorers().items():
@@ -188,7 +188,7 @@ def report_ranking(folders, data, targets, softmaxes, options):
                 write_ranking(data, targets, [*models, *baselines], options)
     finally:  # also where the next model fails
         if processes.is_first() and models:
-            print_ranking(data, targets, [*models, *baselines], softmaxes, options)
+            print_ranking(data, targets, [*models, *baselines], options)
 
 
 def summary_of(data, targets, results, options):
@@ -206,10 +206,10 @@ def write_ranking(data, targets, results, options):
     write_json(options.json, values | summary_values(summary, results))
 
 
-def print_ranking(data, targets, results, softmaxes, options):
+def print_ranking(data, targets, results, options):
     """Print the tables and some users."""
     notes = [result.note for result in results if result.note]
-    print("", *heading(data, targets, softmaxes, options), *notes, "", sep="\n")
+    print("", *heading(data, targets, results, options), *notes, "", sep="\n")
     print(summary_text(summary_of(data, targets, results, options), options.wide))
     if options.json:
         print(f"\nwrote {options.json}")

@@ -133,6 +133,8 @@ def test_differences_are_to_the_first_model_and_slices_add_up(
     difference = report["differences"][f"{full_softmax_model} - {tiny_model}"]
     for metric in ("HR@10", "NDCG@5", "MRR", "AUC"):
         assert difference[metric][0] == pytest.approx(other[metric][0] - first[metric][0])
+    assert report["softmaxes"] == {str(tiny_model): "catalogue", str(full_softmax_model): "full"}
+    assert "NLL" not in difference  # of two distributions
     sizes = {name: int(name.split("(")[-1].split()[0]) for name in report["slices"]}
     for kind in ("history", "target"):
         assert sum(size for name, size in sizes.items() if name.startswith(kind)) == 12

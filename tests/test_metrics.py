@@ -238,6 +238,16 @@ def test_intervals_of_a_report_are_those_of_its_seed():
             assert interval != other_interval
 
 
+@pytest.mark.parametrize("softmax, is_compared", [("full", True), ("catalogue", False)])
+def test_nll_is_compared_where_both_are_normalized_over_the_same(softmax, is_compared):
+    values, users = np.array([1.0, 2.0, 4.0]), np.arange(3)
+    first = Result("a", [], {"NLL": values, "x": values}, softmax="full")
+    other = Result("b", [], {"NLL": values + 1, "x": values + 1}, softmax=softmax)
+    (difference,) = summarize([first, other], users, {}, 0).differences.values()
+    expected = {"NLL", "x"} if is_compared else {"x"}
+    assert difference == {name: (1.0, 1.0, 1.0) for name in expected}
+
+
 def test_a_slice_of_a_report_has_the_mean_of_its_targets_alone():
     values, users = np.array([0.0, 1.0, 5.0, 7.0]), np.array([0, 1, 2, 2])
     result = result_of("a", values)

@@ -92,7 +92,9 @@ def test_the_heading_is_wrapped_and_says_the_same_words(words, removed):
     note = "2,245 of 9,061 titles and 81,915 of 99,997 interactions are left " * 2
     data = SimpleNamespace(source="data", notes=[note], titles=["a", "b"])
     targets = SimpleNamespace(user_ids=np.arange(3))
-    lines = tables.heading(data, targets, ["catalogue", "full"], options)
+    results = [SimpleNamespace(is_model=True, softmax=softmax) for softmax in ("full", "catalogue")]
+    results.append(SimpleNamespace(is_model=False, softmax=None))
+    lines = tables.heading(data, targets, results, options)
     assert max(map(len, lines)) <= 80
     words = " ".join(" ".join(lines).split())
     assert note.strip() in words

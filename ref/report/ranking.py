@@ -30,7 +30,8 @@ class Result:
 
     rankings: the Ranking of each target. metrics: {name: float64 (U,)}. true_titles: int
     (U,), of a model, the titles that its rankings are of (the target or the first title of the same
-    tokens). note: a sentence that belongs beside its figures, or "".
+    tokens). note: a sentence that belongs beside its figures, or "". softmax: of a model, over what
+    its NLL is normalized, "full" or "catalogue".
     """
 
     name: str
@@ -38,6 +39,7 @@ class Result:
     metrics: dict
     true_titles: np.ndarray | None = None
     note: str = ""
+    softmax: str | None = None
 
     @property
     def is_model(self):
@@ -108,8 +110,11 @@ def summarize(results, user_ids, slices, seed) -> Summary:
     first, *others = results
     differences = {}
     for result in others:
+        metrics = dict(result.metrics)
+        if result.softmax != first.softmax:
+            metrics.pop("NLL", None)  # of another distribution
         name = f"{result.name} - {first.name}"
-        differences[name] = paired_difference(result.metrics, first.metrics, user_ids, seed=seed)
+        differences[name] = paired_difference(metrics, first.metrics, user_ids, seed=seed)
     in_slices, slice_users = {}, {}
     for name, mask in slices.items():
         name = f"{name} ({size_text(user_ids[mask])})"
@@ -139,6 +144,7 @@ def summary_values(summary: Summary, results) -> dict:
     return {
         "models": [model.name for model in models],
         "baselines": [baseline.name for baseline in baselines],
+        "softmaxes": {model.name: model.softmax for model in models},
         "metrics": summary.overall,
         "differences": summary.differences,
         "slices": summary.slices,

@@ -61,11 +61,8 @@ def percent_text(probability):
     return f"{probability:.2%}" if probability >= 0.00005 else "<0.01%"
 
 
-def heading(data, targets, softmaxes, options):
-    """Lines that say what the tables show, wrapped.
-
-    softmaxes: over what the models normalize, "full" or "catalogue", each once.
-    """
+def heading(data, targets, results, options):
+    """Lines that say what the tables of Results show, wrapped."""
     how = {
         "beam": f"beam search of width {options.beam_width}",
         "full": "all titles",
@@ -79,6 +76,7 @@ def heading(data, targets, softmaxes, options):
         means = "means over targets, below them 95 % intervals of a bootstrap that draws users"
     lines.append(f"ranking: {how}; items of the history {seen}; {means}")
     alternatives = {"full": "the whole vocabulary", "catalogue": "the catalogue"}
+    softmaxes = sorted({result.softmax for result in results if result.is_model})
     over = " and ".join(alternatives[softmax] for softmax in softmaxes)
     nll = f"NLL: nats a target title, normalized over {over}"
     if len(softmaxes) > 1:
