@@ -5,8 +5,9 @@ Texts are compared without case, accents and punctuation, and with an article at
 title is the same then, one of these is taken for what was meant:
 
 1. A title that `difflib` calls similar, if no other is nearly as similar, and no number of the text
-   is missing in it. Here a title has more names: without the article, without what stands in
-   brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)" is "seven" and "se7en", too).
+   (2, or II) is missing in it. Here a title has more names: without the article, without what
+   stands in brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)" is "seven" and "se7en",
+   too).
 2. The one title that holds all the words.
 """
 
@@ -40,8 +41,8 @@ class Matcher:
         self.by_name = titles_by(names_of, titles)
         self.by_any_name = titles_by(all_names_of, titles)
 
-    def match(self, text) -> Match:
-        """The title that a text means."""
+    def match(self, text, may_guess=True) -> Match:
+        """The title that a text means; may_guess: also one that is not the same."""
         if text in self.titles:
             return Match(text, [])
         name = comparable(text)
@@ -53,7 +54,7 @@ class Matcher:
         holding = self._holding_all_words(name)
         for meant in (clearly_most_similar(name, similar), holding):
             # "terminater 2" is not "Terminator, The"
-            if len(meant) == 1 and numbers(name) <= numbers(meant[0]):
+            if may_guess and len(meant) == 1 and numbers(name) <= numbers(comparable(meant[0])):
                 return Match(meant[0], [])
         return Match(None, list(dict.fromkeys(holding + similar))[:_NUM_SUGGESTIONS])
 
@@ -79,8 +80,9 @@ def clearly_most_similar(name, titles):
     return titles
 
 
-def numbers(text):
-    return set(re.findall(r"\d+", text))
+def numbers(name):
+    """The numbers of a comparable text, in digits and in Roman ones up to 39."""
+    return set(re.findall(r"\d+|\b[ivx]+\b", name))
 
 
 def titles_by(names, titles):

@@ -132,12 +132,12 @@ def lines_of(stream):
         yield source, text.removeprefix("\ufeff") if number == 1 else text
 
 
-def title_meant(text, source, matcher):
-    """The title of the catalogue that a text means.
+def title_meant(text, source, matcher, may_guess=True):
+    """The title of the catalogue that a text means. may_guess: as in `Matcher.match`.
 
     Raises ValueError, beginning with `source`, where there is none, or several.
     """
-    match = matcher.match(text)
+    match = matcher.match(text, may_guess)
     if match.title is not None:
         return match.title
     if match.suggestions:
@@ -156,13 +156,13 @@ def known_title(text, source, matcher, as_text):
 
 
 def read_candidates(path, recommender, matcher):
-    """The titles of the catalogue that the lines of a file mean."""
+    """The titles of the catalogue that the lines of a file mean; nothing shows a guess, so none."""
     candidates = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         (text,) = recommender.cleaned([line], f"{path}, line {number}")
-        candidates.append(title_meant(text, f"{path}, line {number}", matcher))
+        candidates.append(title_meant(text, f"{path}, line {number}", matcher, may_guess=False))
     if not candidates:
         raise ValueError(f"{path}: holds no title")
     return candidates
@@ -171,7 +171,7 @@ def read_candidates(path, recommender, matcher):
 def show(texts, history, num_read, best, options):
     """Print the recommendations for one history, of which the model reads the last `num_read`."""
     if options.json:
-        values = {"history": history, "num_read": num_read} | as_json(best)
+        values = {"written": texts, "history": history, "num_read": num_read} | as_json(best)
         print(json.dumps(values))  # ASCII: safe for any terminal
         return
     print("Because of")

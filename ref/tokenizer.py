@@ -105,7 +105,7 @@ def encode_and_check(tokenizer, text):
     if covered != len(text) or decoded.replace(SPACE_MARK, " ") != text.replace(SPACE_MARK, " "):
         raise ValueError(
             f"{tokenizer.source}: turns {text!r} into {decoded!r}; use a tokenizer that keeps "
-            "every character, or write the titles as this one gives them back"
+            "every character, or write titles and layout as this one gives them back"
         )
     if tokenizer.bos_id in ids or tokenizer.eos_id in ids:
         raise ValueError(f"{tokenizer.source}: reads a special token in {text!r}")
@@ -113,7 +113,9 @@ def encode_and_check(tokenizer, text):
 
 
 def _load_processor(model, source):
-    refusal = ValueError(f"{source}: not a SentencePiece model")
+    refusal = ValueError(
+        f"{source}: not a SentencePiece model; where tokenizer.json is meant, move this file away"
+    )
     if not model:  # SentencePiece would wait for a model to be loaded later
         raise refusal
     try:

@@ -29,7 +29,7 @@ from ref.checkpoints import load_model, save_model, weights
 from ref.checkpoints.config import parse_config
 from ref.checkpoints.weights import hf_parameters, write_tensors
 
-from support.bad_folders import BAD_FOLDERS, CONFIG, config, edited_tensors
+from support.bad_folders import BAD_FOLDERS, CONFIG, SCALING, config, edited_tensors, rope
 from support.checkpoints import (
     LIMITS,
     Variant,
@@ -268,6 +268,18 @@ def test_a_number_may_be_written_as_a_long_integer(good_folders, tmp_path):
     logits = load_model(folder)(torch.tensor([[1, 2]]), torch.tensor([[0, 1]]))
 
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("length", [32, 32.0])
+def test_the_original_length_of_llama3_is_written_as_an_integer(length, good_folders, tmp_path):
+    folder = shutil.copytree(good_folders[False], tmp_path / "model")
+    rope("llama3", **SCALING["llama3"] | {"original_max_position_embeddings": length})(folder)
+
+    save_model(load_model(folder), tmp_path)
+
+    values = json.loads((tmp_path / CONFIG).read_text())
+    for name in ("rope_parameters", "rope_scaling"):
+        assert type(values[name]["original_max_position_embeddings"]) is int
 
 
 @pytest.mark.parametrize("is_sharded", [False, True])

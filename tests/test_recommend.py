@@ -160,6 +160,18 @@ def test_a_text_that_means_no_title_is_not_guessed(text):
     assert Matcher(TITLES).match(text).title is None
 
 
+@pytest.mark.parametrize("text, title", [("rocky vi", None), ("rocky v", "Rocky V (1990)")])
+def test_roman_numbers_are_not_taken_for_one_another(text, title):
+    assert Matcher(["Rocky V (1990)", "Heat (1995)"]).match(text).title == title
+
+
+def test_a_title_is_the_same_or_a_suggestion_where_nothing_may_be_guessed():
+    matcher = Matcher(TITLES)
+    assert matcher.match("the matrix", may_guess=False).title == "Matrix, The (1999)"
+    match = matcher.match("Toy Stroy", may_guess=False)
+    assert match.title is None and match.suggestions[0] == "Toy Story (1995)"
+
+
 def test_a_title_without_letters_is_meant_by_itself_alone():
     matcher = Matcher(["???", "Heat (1995)"])
     assert matcher.match("???").title == "???"
@@ -352,9 +364,17 @@ def test_a_line_of_candidates_that_is_no_title_is_named_by_its_number(
     assert_one_line(run(recommend, *asked), "candidates, line 3: 'Quite another thing' is no title")
 
 
+def test_a_line_of_candidates_is_not_guessed(tmp_path):
+    (tmp_path / "candidates").write_text("heat\nToy Stroy\n")
+    recommender = SimpleNamespace(cleaned=lambda titles, source: titles)
+    message = r"candidates, line 2: 'Toy Stroy' may mean 'Toy Story \(1995\)'"
+    with pytest.raises(ValueError, match=message):
+        recommend.read_candidates(tmp_path / "candidates", recommender, Matcher(TITLES))
+
+
 def test_a_line_of_candidates_that_may_mean_several_titles_gets_them_as_suggestions(tmp_path):
     (tmp_path / "candidates").write_text("Sabrina\n")
-    recommender = SimpleNamespace(cleaned=lambda titles, where: titles)
+    recommender = SimpleNamespace(cleaned=lambda titles, source: titles)
     message = r"candidates, line 1: 'Sabrina' may mean 'Sabrina \(1954\)', 'Sabrina \(1995\)'"
     with pytest.raises(ValueError, match=message):
         recommend.read_candidates(tmp_path / "candidates", recommender, Matcher(TITLES))
@@ -378,10 +398,11 @@ def test_candidates_of_equal_scores_come_in_the_order_of_the_catalogue():
 
 def test_each_line_of_standard_input_is_a_history(run, tiny_model, recommender, stdin):
     first, second = recommender.titles[:2]
-    stdin(f"{first}\t{second}\n\n{second}\n")
+    stdin(f"{first.lower()}\t{second}\n\n{second}\n")
     ended = run(recommend, "--weights", tiny_model, "-k", 1, "--json")
     values = [json.loads(line) for line in ended.out.splitlines()]
     assert [value["history"] for value in values] == [[first, second], [second]]
+    assert [value["written"] for value in values] == [[first.lower(), second], [second]]
     expected = recommender.recommend([first, second], k=1)[0][0]
     assert values[0]["recommended"][0]["title"] == expected
 

@@ -211,12 +211,23 @@ def _read_rope(values, name, source):
     reading = {"rope_type": rope_type}
     for field in ("rope_theta", *_ROPE_FIELDS[rope_type]):
         reading[field] = _positive_number(numbers, field, source)
+    if "original_max_position_embeddings" in reading:  # transformers complains of a fraction
+        reading["original_max_position_embeddings"] = _whole(reading, source)
     if rope_type == "llama3" and not reading["low_freq_factor"] < reading["high_freq_factor"]:
         raise ValueError(
             f"{source}: low_freq_factor is {reading['low_freq_factor']}; "
             "expected less than high_freq_factor"
         )
     return reading
+
+
+def _whole(reading, source):
+    length = reading["original_max_position_embeddings"]
+    if not length.is_integer():
+        raise ValueError(
+            f"{source}: original_max_position_embeddings is {length}; expected an integer"
+        )
+    return int(length)
 
 
 def _read_rope_type(rope, name, source):

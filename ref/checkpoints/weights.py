@@ -160,7 +160,10 @@ def _refuse_differences(source, shapes, expected):
     if unexpected:
         differences.append(f"unexpected {_first_few(unexpected)}")
     if "lm_head.weight" in shapes.keys() - expected.keys():
-        differences.append("no lm_head is expected, since config.json has tie_word_embeddings true")
+        differences.append(
+            "config.json has tie_word_embeddings true, so no lm_head is expected; "
+            "set it to false where this one is to be used"
+        )
     if misshapen:
         differences.append(_first_few(misshapen))
     if differences:

@@ -212,6 +212,9 @@ BAD_ROPE = {
     "two original lengths":
         (original_length_in_two_places,
          CONFIG, "original_max_position_embeddings is 16", "32 in rope_parameters"),
+    "an original length that is no integer":
+        (rope("llama3", **SCALING["llama3"] | {"original_max_position_embeddings": 32.5}),
+         CONFIG, "original_max_position_embeddings is 32.5", "an integer"),
     "llama3 upside down":
         (rope("llama3", **SCALING["llama3"] | {"low_freq_factor": 4.0}),
          CONFIG, "low_freq_factor is 4.0", "high_freq_factor"),
@@ -276,8 +279,8 @@ BAD_SIZES = {
          "v_proj.bias (12,) and 5 more"),
     "tied, with a head":
         (config(tie_word_embeddings=True),
-         WEIGHTS, "unexpected lm_head.weight (450, 24); no lm_head is expected, since config.json "
-         "has tie_word_embeddings true"),
+         WEIGHTS, "unexpected lm_head.weight (450, 24); ",
+         "tie_word_embeddings true, so no lm_head is expected; set it to false"),
 }
 BAD_SCHEMES = {
     "unknown mask field":
