@@ -326,6 +326,9 @@ WEIGHTS = "layers.0.probabilities"
         ({"segment_ids": np.ones((3, 9), int)}, "expected (3, heads, queries, 9)"),
         ({WEIGHTS: np.zeros((3, 3, 13, 13), int)}, f"{WEIGHTS} is int64; expected floating"),
         ({WEIGHTS: np.zeros((3, 13, 13))}, "shape (3, 13, 13); expected (3, heads, queries, 13)"),
+        ({WEIGHTS: np.zeros((3, 0, 13, 13))}, "shape (3, 0, 13, 13); expected (3, heads, "),
+        ({WEIGHTS: np.zeros((3, 3, 0, 13))}, "shape (3, 3, 0, 13); expected (3, heads, queries"),
+        ({WEIGHTS: np.zeros((3, 3, 14, 13))}, "shape (3, 3, 14, 13); expected (3, heads, queries"),
         ({WEIGHTS: np.zeros((3, 2, 13, 13))}, "expected one for all"),
         ({WEIGHTS: np.full((3, 3, 13, 13), -4.5)}, "holds -4.5; expected probabilities from 0"),
         ({"attentions.0": np.zeros((3, 3, 13, 13))}, "holds layer 0 twice"),
@@ -335,6 +338,14 @@ WEIGHTS = "layers.0.probabilities"
 def test_an_unusable_tensor_is_one_clear_line_and_exit_code_2(tensors, message, tmp_path, capsys):
     path = write(tmp_path, planted_dump(right), **tensors)
     assert_one_line(["audit", path, *OPTIONS], message, capsys)
+
+
+def test_a_dump_of_one_head_is_read(run):
+    dump = planted_dump(right)
+    for layer, weights in dump.weights.items():
+        dump.weights[layer] = weights[:, :1].copy()
+    code, report = run(dump)
+    assert code == 0 and "8 of 8 layers are what the scheme says" in report
 
 
 def assert_one_line(arguments, message, capsys):

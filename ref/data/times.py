@@ -26,17 +26,12 @@ class Times:
 
     def append(self, text, place):
         """Take in a time. Raises ValueError, beginning with `place`, if it is none."""
+        if not self.in_microseconds and _is_whole_number(text):
+            self.values.append(int(text))
+            return
+        time = microseconds(text, place)  # refuses what is no time, before anything is changed
         if not self.in_microseconds:
-            if _is_whole_number(text):
-                self.values.append(int(text))
-                return
-            microseconds(text, place)  # refuses what is no time, before anything is changed
-            self.in_microseconds = True
-            self.largest_number = max(self.values, default=0)
-            self.values = array(
-                "q", [_bounded(time * _MICROSECONDS, time, place) for time in self.values]
-            )
-        time = microseconds(text, place)
+            self._turn_into_microseconds(place)
         if _is_number(text):
             self.largest_number = max(self.largest_number, time // _MICROSECONDS)
         else:
@@ -47,6 +42,13 @@ class Times:
                 "of seconds since 1970; write all times as dates, or all as numbers"
             )
         self.values.append(_bounded(time, text, place))
+
+    def _turn_into_microseconds(self, place):
+        """Do so with the whole numbers so far, which are seconds then."""
+        self.in_microseconds = True
+        self.largest_number = max(self.values, default=0)
+        times = [_bounded(time * _MICROSECONDS, time, place) for time in self.values]
+        self.values = array("q", times)
 
 
 def _is_whole_number(text):

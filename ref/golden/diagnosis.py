@@ -268,7 +268,7 @@ def value_of(option, comparison):
 
 
 def is_another_convention(comparison):
-    """Whether all decisive numbers are right but for shapes, axes or what a mask's 1 means.
+    """Whether all decisive numbers are right in another form: see `remarks.on_convention`.
 
     The first tensor that deviates has to be so, too: it is the one on which a remark is printed.
     """

@@ -101,14 +101,44 @@ def on_values(name, values, expected):
 
 
 def on_convention(name, values, expected):
-    """Sentences on a tensor that is right but for its shape, its axes, or what a mask's 1 means."""
+    """Sentences on a tensor that is right in another form.
+
+    That is another shape or order of axes, what a mask's 1 means, probabilities in place of logits,
+    or the place of each token.
+    """
     if name.endswith(".mask"):
         return on_mask(values, expected)
     if not are_finite_numbers(values, expected):
         return []
     if values.shape != expected.shape:
         return on_shape(values, expected)
+    if name in ("logits", "prompt_logits", "step_logits"):
+        told = on_softmax(values, expected)
+        if name != "step_logits":
+            told += on_place(values, expected)
+        if told:
+            return told
     return [f"right {how}" for how in rearranged(values, expected)]
+
+
+def on_softmax(values, expected):
+    """What numbers (..., V) are that come from the expected logits by a softmax."""
+    exponentials = np.exp(expected - expected.max(axis=-1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    if is_close(values, probabilities):
+        return ["these are probabilities: give the logits, as they are before the softmax"]
+    if is_close(values, np.log(probabilities)):
+        return ["these are log-probabilities: give the logits, as they are before the softmax"]
+    return []
+
+
+def on_place(values, expected):
+    """Whether the logits (B, T, V) of each token are those of the token before or after it."""
+    if is_close(values[:, 1:], expected[:, :-1]):
+        return ["each token has the numbers of the token before it"]
+    if is_close(values[:, :-1], expected[:, 1:]):
+        return ["each token has the numbers of the token after it"]
+    return []
 
 
 def on_factor(values, expected):
@@ -175,8 +205,8 @@ def rearranged(values, expected):
 
 
 def is_close(values, expected):
-    """Equal up to rounding in float32."""
-    return np.abs(values - expected).max() <= ROUNDING * np.abs(expected).max()
+    """Equal up to rounding in float32; of no numbers at all nothing can be said."""
+    return values.size > 0 and np.abs(values - expected).max() <= ROUNDING * np.abs(expected).max()
 
 
 def short_list(names):

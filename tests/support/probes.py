@@ -379,9 +379,25 @@ PROBES = {
         logits(lambda v, case: (1 + 1e-6) * v), "FAIL", (), ("times the expected",)
     ),
     "negative": Probe(logits(lambda v, case: -v), "all numbers are -1 times the expected"),
-    "probabilities in place of logits": Probe(logits(softmax), NO_BUG),
+    "probabilities in place of logits": Probe(
+        logits(softmax), "these are probabilities: give the logits", (), (NO_BUG,)
+    ),
+    "log-probabilities in place of logits": Probe(
+        logits(lambda v, case: np.log(softmax(v, case))),
+        "these are log-probabilities: give the logits",
+        (),
+        (NO_BUG,),
+    ),
     "numbers of another case": Probe(logits(of_another_case), NO_BUG),
-    "one token late": Probe(logits(one_token_late), NO_BUG),
+    "one token late": Probe(
+        logits(one_token_late), "each token has the numbers of the token before it", (), (NO_BUG,)
+    ),
+    "one token early": Probe(
+        logits(lambda v, case: np.roll(v, -1, axis=1)),
+        "each token has the numbers of the token after it",
+        (),
+        (NO_BUG,),
+    ),
     "rounded to whole numbers": Probe(
         logits(lambda v, case: v.round()), NO_BUG, (), ("does a chunk",)
     ),

@@ -52,6 +52,7 @@ STEPS = {
     "decode-text-always-isolated": "in-hides-text-from-items",
     "decode-empty-row-uniform": "empty-row-uniform",
     "decode-empty-row-zero": "empty-row-zero",
+    "decode-empty-row-causal": "empty-row-causal",
     "decode-sees-padding": "padding-attended",
     "decode-mask-of-first-slot": "mask-of-first-row",
     "decode-mask-of-first-layer": "mask-of-first-layer",

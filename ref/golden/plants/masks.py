@@ -168,6 +168,20 @@ def empty_rows_get(probability):
     return plant
 
 
+def empty_rows_are_causal(copy, case):
+    """A row that allows no key sees what it would see in an OR layer, in place of rule R4."""
+
+    def row_mask(kind, s, scheme):
+        is_padding = np.array(s) == -1
+        allowed = pairs_allowed(vars(copy)[kind], s, scheme) & ~is_padding[:, None]
+        is_empty = ~allowed.any(axis=-1, keepdims=True)
+        causal = pairs_allowed(copy.OR, s, scheme)
+        return with_empty_rows_filled(np.where(is_empty, causal, allowed))
+
+    copy.row_mask = row_mask
+    return {}
+
+
 # fmt: off
 MASKS = {
     "in-hides-text-from-items":
@@ -263,6 +277,8 @@ MASKS = {
         empty_rows_get(lambda T: 0.0),
     "empty-row-first-key":
         empty_rows_get(lambda T: np.eye(1, T)[0]),
+    "empty-row-causal":
+        empty_rows_are_causal,
     "padding-text-to-masks":
         padding_as_text,
     "padding-attended":

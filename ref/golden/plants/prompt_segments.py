@@ -432,7 +432,7 @@ SEGMENTS = {
     "target-behind-first-after": target_after_first_found(str.find),
     "offsets-one-late": of_characters(lambda text, begin, end: begin + 1),
     "offsets-one-early": of_characters(lambda text, begin, end: begin - 1),
-    "last-character-decides": of_characters(lambda text, begin, end: end - 1),
+    "last-character-decides": of_characters(lambda text, begin, end: max(begin, end - 1)),
     "end-decides": of_characters(lambda text, begin, end: end),
     "middle-character-decides": of_characters(lambda text, begin, end: (begin + end) // 2),
     "most-characters-decide": replaced(label_of=label_of_most),
