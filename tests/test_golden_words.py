@@ -493,6 +493,14 @@ def test_cases_that_have_no_options_are_no_branch_of_one(capsys):
     assert "None" not in told(comparisons_of(port, "search"), capsys, seconds=0)
 
 
+@pytest.mark.parametrize("precision, tells", [("float32", True), ("bfloat16", False)])
+def test_pairs_are_tried_where_numbers_are_sharp(precision, tells):
+    case = case_of("three-kinds")
+    computed = {"logits": Computed(case.tensors["logits"], precision)}
+    comparison = SimpleNamespace(case=case, evidence=["logits"], computed=computed)
+    assert diagnosis.can_tell_pairs(comparison) == tells
+
+
 def test_no_pairs_are_tried_where_numbers_have_another_shape():
     case = known_bugs.case_of("three-kinds")
     doubled = np.concatenate((case.outputs["logits"],) * 2)

@@ -139,6 +139,23 @@ def test_a_paired_difference_is_taken_user_by_user():
     assert high - low < 1
 
 
+def test_a_slice_holds_the_numbers_that_its_name_says():
+    lengths, counts = np.arange(1, 12), np.array([0, 1, 9, 10, 49, 50, 99, 100, 101, 5, 5])
+    masks = slices(lengths, counts)
+    assert {name: lengths[mask].tolist() for name, mask in masks.items() if "history" in name} == {
+        "history of 1 to 4": [1, 2, 3, 4],
+        "history of 5 to 9": [5, 6, 7, 8, 9],
+        "history of 10 or more": [10, 11],
+    }
+    assert {name: counts[mask].tolist() for name, mask in masks.items() if "target" in name} == {
+        "target never in training (cold)": [0],
+        "target 1 to 9 times in training": [1, 9, 5, 5],
+        "target 10 to 49 times in training": [10, 49],
+        "target 50 to 99 times in training": [50, 99],
+        "target 100 times or more": [100, 101],
+    }
+
+
 def test_slices_are_by_history_and_by_count_and_none_is_empty():
     masks = slices(lengths=np.array([1, 4, 5, 10]), counts=np.array([0, 9, 10, 100]))
     assert {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()} == {

@@ -698,6 +698,15 @@ def test_a_target_that_does_not_fit_with_the_item_before_is_refused_before_the_f
     assert "epoch" not in ended.out and not (tmp_path / "m" / "log.jsonl").exists()
 
 
+def test_the_longest_target_may_have_one_item_before_it_in_all_the_data(tmp_path, prepared):
+    """The first user's second item of three, the validation target, is the longest title."""
+    rows = [("first", f"i{item}", time) for time, item in enumerate((0, 7, 1))]
+    rows += [(f"u{user}", f"i{(user + time) % 5}", time) for user in range(9) for time in range(6)]
+    run = prepared("--data", write_interactions(tmp_path / "data", rows))
+    assert run.data.items[1] == run.objective.trie.title_lengths.argmax()
+    assert run.data.valid.ends[0] == 2
+
+
 def test_a_training_whose_prompts_evaluation_refuses_is_refused_before_the_first_step(
     tmp_path, run
 ):
