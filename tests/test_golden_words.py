@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ref.golden import case as cases
-from ref.golden import compare, diagnosis, planted, remarks_on_cases, report
+from ref.golden import compare, diagnosis, planted, remarks, remarks_on_cases, report
 from ref.golden.computed import Computed, computed_by_adapter, read_dump
 from ref.golden.stages import STAGES, all_bugs
 
@@ -491,6 +491,14 @@ def test_cases_that_have_no_options_are_no_branch_of_one(capsys):
         return wrong(case) if case.config is None else right(case)
 
     assert "None" not in told(comparisons_of(port, "search"), capsys, seconds=0)
+
+
+@pytest.mark.parametrize("largest", [1e-3, 1.0, 1e3])
+def test_numbers_are_close_up_to_a_share_of_the_largest(largest):
+    expected = np.array([0.5, -1.0]) * largest
+    assert remarks.is_close(expected + 0.9e-5 * largest, expected)
+    assert not remarks.is_close(expected + 1.1e-5 * largest, expected)
+    assert not remarks.is_close(expected[:0], expected[:0])
 
 
 @pytest.mark.parametrize("precision, tells", [("float32", True), ("bfloat16", False)])
