@@ -58,7 +58,7 @@ class LoRALinear(nn.Module):
     def merged(self) -> nn.Linear:
         """One plain layer that computes the same (without dropout)."""
         out_features, in_features = self.weight.shape
-        linear = nn.Linear(in_features, out_features, bias=self.bias is not None, device="meta")
+        linear = nn.Linear(in_features, out_features, bias=False, device="meta")
         update = self.scale * (self.lora_B.weight @ self.lora_A.weight)
         linear.weight = nn.Parameter((self.weight + update).to(self.weight.dtype))
         linear.bias = self.bias
