@@ -172,10 +172,10 @@ def empty_rows_are_causal(copy, case):
     """A row that allows no key sees what it would see in an OR layer, in place of rule R4."""
 
     def row_mask(kind, s, scheme):
-        is_padding = np.array(s) == -1
-        allowed = pairs_allowed(vars(copy)[kind], s, scheme) & ~is_padding[:, None]
+        is_real = np.array(s)[:, None] != -1
+        allowed = pairs_allowed(vars(copy)[kind], s, scheme) & is_real
+        causal = pairs_allowed(copy.OR, s, scheme) & is_real
         is_empty = ~allowed.any(axis=-1, keepdims=True)
-        causal = pairs_allowed(copy.OR, s, scheme)
         return with_empty_rows_filled(np.where(is_empty, causal, allowed))
 
     copy.row_mask = row_mask
