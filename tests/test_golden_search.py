@@ -235,3 +235,12 @@ def test_the_best_title_after_an_unlikely_token_is_not_in_the_list():
 def test_numbers_of_titles_and_tokens_leave_eight_bits():
     assert cases.load("search-306-titles").outputs["beam_titles"].max() > 255
     assert cases.load("search-tokens-beyond-255").titles.max() > 255
+
+
+def test_a_place_of_a_case_is_said_with_the_tokens_of_its_title():
+    titles = np.array([[4, 9, 2], [4, 2, -1]])
+    case = SimpleNamespace(titles=titles)
+    assert (
+        search_stage.place(case, "title_log_probs", (3, 1)) == "prompt 3, title 1 (tokens [4, 2])"
+    )
+    assert search_stage.place(case, "beam_titles", (3, 1)) == "prompt 3, place 1 of its list"
