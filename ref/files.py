@@ -175,3 +175,10 @@ def object_without_repeated_keys(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError("a key stands twice: " + repr(keys)[:200])
     return values
+
+
+def short_list(names) -> str:
+    """The first three of many names, and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest

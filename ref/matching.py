@@ -42,7 +42,7 @@ class Matcher:
         self.by_any_name = titles_by(all_names_of, titles)
 
     def match(self, text, may_guess=True) -> Match:
-        """The title that a text means; may_guess: also one that is not the same."""
+        """The title that a text means; may_guess: also a similar one, or one with all words."""
         if text in self.titles:
             return Match(text, [])
         name = comparable(text)
@@ -50,6 +50,8 @@ class Matcher:
             return one_of(self.by_name[name])
         if len(name) < _FEWEST_LETTERS:
             return Match(None, [])
+        if len(self.by_any_name.get(name, ())) == 1:
+            return Match(self.by_any_name[name][0], [])
         similar = self._similar(name)
         holding = self._holding_all_words(name)
         for meant in (clearly_most_similar(name, similar), holding):

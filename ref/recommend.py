@@ -2,7 +2,7 @@
 
 Titles are matched to the catalogue of the model: case, accents, a missing year and small typing
 errors do not matter. Without titles, a history a line is read from standard input, its titles
-separated by tabs.
+separated by tabs. Lines of --candidates are not guessed: there a typing error is refused.
 
 python -m ref.recommend --all-users FILE [--data FOLDER] : the same for every user of a data set,
 after all that the user chose. FILE ends in .jsonl (an object a user) or .csv (a line a title);
@@ -45,7 +45,9 @@ def parse_options(arguments=None):
     add("titles", nargs="*", metavar="TITLE", help="the history, oldest first")
     add("--weights", default="weights/movielens-hat", metavar="FOLDER", help=f"model {default}")
     add("-k", type=int, default=10, metavar="N", help=f"so many titles {default}")
-    add("--candidates", metavar="FILE", help="choose among these titles, one a line")
+    add(
+        "--candidates", metavar="FILE", help="choose among these titles, one a line, without errors"
+    )
     add("--include-seen", action="store_true", help="titles of the history may be recommended")
     add("--as-text", action="store_true", help="titles that the catalogue lacks stay in the prompt")
     add("--json", action="store_true", help="print a JSON object a history")
@@ -97,8 +99,8 @@ def main(arguments=None):
         recommend_to_all(recommender, candidates, options)
         return
     for source, texts in histories(options):
-        texts = recommender.cleaned(texts, source)
-        history = [known_title(text, source, matcher, options.as_text) for text in texts]
+        cleaned = recommender.cleaned(texts, source)
+        history = [known_title(text, source, matcher, options.as_text) for text in cleaned]
         best = recommender.recommend(history, options.k, not options.include_seen, candidates)
         show(texts, history, recommender.num_read(history), best, options)
 

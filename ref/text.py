@@ -13,21 +13,24 @@ def holds_half_a_surrogate_pair(text: str) -> bool:
 
 
 def clean_title(title, source) -> str:
-    """A title as it is used: `clean_text`, of which something has to be left.
+    """HTML entities decoded, runs of white space made one space, ends stripped.
 
+    As in browsers, many entities need no semicolon: "&copy" is "©", and "AT&T" stays as it is.
     Raises ValueError, beginning with `source`, for what is no text or leaves no title.
     """
-    cleaned = clean_text(title, source)
+    cleaned = _cleaned(title, source)
     refuse_no_title(cleaned, source)
     return cleaned
 
 
-def clean_text(text, source) -> str:
-    """HTML entities decoded, runs of white space made one space, ends stripped; may be empty.
+def clean_title_or_none(title, source) -> str | None:
+    """`clean_title` of a field that may be empty, or hold white space alone: None then."""
+    if not _cleaned(title, source):
+        return None
+    return clean_title(title, source)
 
-    As in browsers, many entities need no semicolon: "&copy" is "©", and "AT&T" stays as it is.
-    Raises ValueError, beginning with `source`, for what is no text.
-    """
+
+def _cleaned(text, source):
     _refuse_no_text(text, source)
     try:
         return " ".join(html.unescape(text).split())

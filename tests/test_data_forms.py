@@ -413,7 +413,8 @@ def test_a_large_number_is_read_before_and_after_a_date():
 
 @pytest.mark.parametrize("number", ["253402300800", "1427784000000", "1427784000000.5"])
 def test_a_date_beside_a_number_that_is_none_of_seconds_is_refused(number):
-    for texts in ((number, "2015-03-31"), ("2015-03-31", number), ("2.5", number, "2015-03-31")):
+    date = "2015-03-31"
+    for texts in ((number, date), (date, number), ("2.5", number, date), (number, "2.5", date)):
         times = Times()
         with pytest.raises(ValueError, match=rf"^here: dates stand beside .* {number[:12]}"):
             for text in texts:
@@ -624,7 +625,7 @@ def test_a_column_that_an_option_names_has_to_be_there(tmp_path):
     folder = write_interactions(tmp_path / "form", ROWS, TITLES)
     with pytest.raises(ValueError, match="column 'when' is missing; found .*'timestamp'") as error:
         readers.read(folder, Columns(time_column="when"))
-    assert "--time-column when holds for all files" in str(error.value)
+    assert "--time-column names another, in all files" in str(error.value)
 
 
 def test_spaces_around_the_names_of_columns_do_not_matter(tmp_path):
@@ -640,14 +641,62 @@ def test_titles_that_are_ids_may_hold_line_breaks(tmp_path):
 
 
 @pytest.mark.parametrize("value", [["A", "b"], {"en": "A"}, True])
-def test_a_value_of_json_that_is_no_text_is_no_title_and_no_id(value, tmp_path):
-    rows = [("u", "A", 1), ("u", value, 2)]
-    files = {"interactions.jsonl": json_lines(("user_id", "title", "timestamp"), rows)}
-    with pytest.raises(ValueError, match="line 2: title is .*; expected text or a number"):
+@pytest.mark.parametrize("column", ["who", "headline", "when", "stars"])
+def test_a_value_of_json_that_is_no_text_and_no_number_is_refused(value, column, tmp_path):
+    names = ("who", "headline", "when", "stars")
+    odd = {"who": "u", "headline": "B", "when": 2, "stars": 3} | {column: value}
+    files = {"interactions.jsonl": json_lines(names, [("u", "A", 1, 3), odd.values()])}
+    columns = Columns("who", None, "when", "headline", min_rating=1)
+    with pytest.raises(ValueError, match=f"line 2: {column} is .*; expected text or a number"):
+        readers.read(write(tmp_path / "form", files), columns)
+
+
+@pytest.mark.parametrize("value", [["A", "b"], {"en": "A"}, True])
+def test_a_title_of_json_beside_no_interactions_is_text_or_a_number(value, tmp_path):
+    files = {
+        "interactions.csv": "user_id,item_id,timestamp\nu,1,1\nu,2,2\n",
+        "items.jsonl": json_lines(("item_id", "title"), [(1, 1984), (2, value)]),
+    }
+    with pytest.raises(ValueError, match="items.jsonl, line 2: title is .*; expected text or a"):
         readers.read(write(tmp_path / "form", files))
 
 
 def test_a_list_in_a_column_that_is_not_read_does_not_matter(tmp_path):
-    rows = [("u", "A", 1, ["Drama"]), ("u", "B", 2, None)]
-    files = {"interactions.jsonl": json_lines(("user_id", "title", "timestamp", "genres"), rows)}
+    rows = [("u", "A", 1, ["Drama"], True), ("u", "B", 2, {"no": 1}, None)]
+    names = ("user_id", "title", "timestamp", "name", "rating")
+    files = {"interactions.jsonl": json_lines(names, rows)}
     assert readers.read(write(tmp_path / "form", files)).titles == ["A", "B"]
+
+
+def test_a_later_row_may_have_a_title_of_white_space_in_html(tmp_path):
+    rows = [("u", 1, "A", 1), ("u", 2, "B", 2), ("v", 1, "&nbsp;", 3)]
+    files = {"interactions.csv": table(("user_id", "item_id", "title", "timestamp"), rows)}
+    data = readers.read(write(tmp_path / "form", files))
+    assert data.items.tolist() == [0, 1, 0] and data.notes == ()
+
+
+@pytest.mark.parametrize("title", ["A\0", "\0"])
+def test_a_title_beside_interactions_is_refused_as_any_other(title, tmp_path):
+    rows = [("u", 1, title, 1)]
+    files = {"interactions.csv": table(("user_id", "item_id", "title", "timestamp"), rows)}
+    with pytest.raises(ValueError, match="NUL"):
+        readers.read(write(tmp_path / "form", files))
+
+
+def test_an_item_without_a_title_beside_interactions_is_one_without_a_title(tmp_path):
+    rows = [("u", 1, "A", 1), ("u", 2, "", 2)]
+    files = {"interactions.csv": table(("user_id", "item_id", "title", "timestamp"), rows)}
+    data = readers.read(write(tmp_path / "form", files))
+    assert data.notes == ("1 items without a title left out ('2'), and 1 interactions",)
+
+
+def test_a_year_is_added_to_no_title_of_white_space(tmp_path):
+    files = {
+        "any.inter": unquoted(
+            ("user_id", "item_id", "timestamp"), [("u", 1, 1), ("u", 2, 2)], "\t"
+        ),
+        "any.item": unquoted(
+            ("item_id", "title", "release_year"), [(1, "A", 1999), (2, "&nbsp;", 1999)], "\t"
+        ),
+    }
+    assert readers.read(write(tmp_path / "form", files)).titles == ["A (1999)"]

@@ -660,7 +660,7 @@ WRONG |= {
     f"item_ids is {value}": (
         "train.csv",
         ROWS + f'u,"{value}",4\n'.encode(),
-        ("train.csv, line 5", "item_ids", "expected a JSON list", '["1", "2"]'),
+        ("train.csv, line 5", "item_ids", "expected a JSON list", "[7, 12]"),
     )
     for value in NO_LISTS_OF_TWO
 }

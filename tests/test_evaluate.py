@@ -28,7 +28,14 @@ from ref.settings import Settings, read_settings
 from support.broken_models import BROKEN
 from support.commands import ROOT, assert_one_line, changed_copy, run_main, trained
 from support.crowded import write_crowded
-from support.data import TITLES, made_up_rows, sentencepiece_model, write_interactions, write_llm
+from support.data import (
+    TITLES,
+    made_up_rows,
+    sentencepiece_model,
+    write_interactions,
+    write_llm,
+    write_presplit,
+)
 
 RANKINGS = {
     "beam": (),
@@ -610,10 +617,47 @@ def test_a_model_that_was_trained_on_the_same_items_in_another_order_is_noted(
     titles = {f"i{number}": title for number, title in enumerate(TITLES)}
     other = write_interactions(tmp_path / "other", rows, titles)
     asked = ("--data", other, "--weights", tiny_model)
-    note = f"{tiny_model} was trained on other interactions, or on the same in another order"
+    note = f"{tiny_model} was trained on other interactions, or on the same in another order of"
     assert note in " ".join(run(evaluate, *asked).out.split())
     twice = " ".join(run(evaluate, *asked, "--min-item", 2).out.split())
     assert "was trained with min_item" in twice and note not in twice
+
+
+def test_the_order_of_users_and_of_the_catalogue_says_nothing_of_a_training(
+    made_up_data, tmp_path, tiny_model
+):
+    titles = {f"i{number}": title for number, title in reversed(list(enumerate(TITLES)))}
+    rows = sorted(made_up_rows(), key=lambda row: row[0], reverse=True)
+    other = write_interactions(tmp_path / "other", rows, titles)
+    asked = read_settings(tiny_model)
+    data, same = (dataset.load(folder, 10, 1, 3) for folder in (made_up_data, other))
+    assert data.titles != same.titles
+    assert report_models.notes_on_training(tiny_model, asked, same) == []
+    renamed = replace(same, titles=[f"{title}?" for title in same.titles])
+    assert renamed.sequences_digest() != same.sequences_digest() == data.sequences_digest()
+
+
+def test_of_windows_only_those_of_training_count(tmp_path):
+    digests = set()
+    for name, target in (("a", 2), ("b", 3)):
+        train = [([1, 2, 3], 1), ([2, 3, 1], 2), ([3, 1], 3)]
+        titles = {"1": "x", "2": "y", "3": "z"}
+        folder = write_presplit(tmp_path / name, train, [([1, target], 4)], titles)
+        digests.add(dataset.load(folder, 10, 1, 3).sequences_digest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("log", [None, '{"data": {"titles": 20}}', '{"data": 3}', "{}"])
+def test_of_a_model_whose_log_does_not_say_it_no_other_order_is_noted(
+    log, tiny_model, data, tmp_path
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "log.jsonl").unlink()
+    if log is not None:
+        (folder / "log.jsonl").write_text(log)
+    backwards = replace(data, items=data.items[::-1].copy())
+    assert report_models.notes_on_training(folder, read_settings(folder), backwards) == []
+    assert len(report_models.notes_on_training(tiny_model, read_settings(folder), backwards)) == 1
 
 
 def test_what_cannot_be_known_of_a_training_is_not_noted(tiny_model, data, tmp_path):
@@ -623,8 +667,9 @@ def test_what_cannot_be_known_of_a_training_is_not_noted(tiny_model, data, tmp_p
     asked = replace(read_settings(tiny_model), min_item=3)
     assert len(report_models.notes_on_training(tiny_model, asked, fewer)) == 2
     assert len(report_models.notes_on_training(bare, asked, fewer)) == 1
+    (bare / "log.jsonl").unlink()
     split = replace(data, presplit=True)  # no filter was applied to it
-    assert report_models.notes_on_training(tiny_model, asked, split) == []
+    assert report_models.notes_on_training(bare, asked, split) == []
     (bare / "recommender.json").unlink()
     assert report_models.notes_on_training(bare, asked, fewer) == []
 

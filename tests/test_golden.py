@@ -20,7 +20,7 @@ from ref import llama_numpy
 from ref.golden import __main__ as command
 from ref.golden import case as cases
 from ref.golden import detection, diagnosis, package, planted, recipes, remarks
-from ref.golden.computed import computed_by_adapter, read_dump
+from ref.golden.computed import Computed, computed_by_adapter, read_dump
 from ref.golden.copies import copy_of
 from ref.golden.plants import descriptions
 from ref.golden.stages import STAGES, all_bugs
@@ -290,8 +290,10 @@ def test_numbers_of_no_known_bug_are_said_to_be_of_none(golden_cases, check):
 def test_orders_of_axes_are_not_tried_where_their_number_is_another(monkeypatch):
     tried = []
     monkeypatch.setattr(remarks, "permutations", lambda axes: tried.append(axes) or [])
-    expected = np.arange(6.0).reshape(2, 3, 1)
-    assert remarks.on_values("logits", 2 * expected.reshape([1] * 12 + [6]), expected) == []
+    case = SimpleNamespace(tensors={"hidden": np.arange(6.0).reshape(2, 3, 1)})
+    doubled = 2 * case.tensors["hidden"].reshape([1] * 12 + [6])
+    comparison = SimpleNamespace(case=case, computed={"hidden": Computed(doubled, "float64")})
+    assert remarks.on_values(comparison, "hidden") == []
     assert tried == []
 
 

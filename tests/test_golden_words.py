@@ -15,7 +15,7 @@ from ref.golden.stages import STAGES, all_bugs
 
 from support import known_bugs
 from support.known_bugs import case_of, cases_of, port_with
-from support.probes import PROBES, logits, with_bugs
+from support.probes import PROBES, logits, softmax, with_bugs
 
 BUGS = cases.FOLDER.parent / "bugs.json"
 
@@ -491,6 +491,18 @@ def test_cases_that_have_no_options_are_no_branch_of_one(capsys):
         return wrong(case) if case.config is None else right(case)
 
     assert "None" not in told(comparisons_of(port, "search"), capsys, seconds=0)
+
+
+@pytest.mark.parametrize("name", ["prompt_logits", "step_logits"])
+def test_probabilities_are_told_in_decoding_too_whatever_stands_at_padding(name):
+    case = case_of("decode-everything")
+    expected = case.outputs[name]
+    is_specified = STAGES["decoding"].specified(case, name, expected.shape)
+    assert not is_specified.all()
+    values = np.where(is_specified, softmax(expected, case), 7.0)
+    comparison = SimpleNamespace(case=case, computed={name: Computed(values, "float64")})
+    (told,) = remarks.on_convention(comparison, name)
+    assert told.startswith("these are probabilities")
 
 
 @pytest.mark.parametrize("largest", [1e-3, 1.0, 1e3])

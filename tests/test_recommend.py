@@ -160,14 +160,29 @@ def test_a_text_that_means_no_title_is_not_guessed(text):
     assert Matcher(TITLES).match(text).title is None
 
 
-@pytest.mark.parametrize("text, title", [("rocky vi", None), ("rocky v", "Rocky V (1990)")])
+@pytest.mark.parametrize(
+    "text, title",
+    [
+        ("rocky vi", None),
+        ("rocki v", "Rocky V (1990)"),
+        ("malcom x", "Malcolm X (1992)"),
+        ("malcolm", "Malcolm X (1992)"),
+        ("malcolm v", None),
+        ("rocky x", None),
+    ],
+)
 def test_roman_numbers_are_not_taken_for_one_another(text, title):
-    assert Matcher(["Rocky V (1990)", "Heat (1995)"]).match(text).title == title
+    titles = ["Rocky V (1990)", "Heat (1995)", "Malcolm X (1992)"]
+    assert Matcher(titles).match(text).title == title
 
 
 def test_a_title_is_the_same_or_a_suggestion_where_nothing_may_be_guessed():
     matcher = Matcher(TITLES)
     assert matcher.match("the matrix", may_guess=False).title == "Matrix, The (1999)"
+    assert matcher.match("matrix", may_guess=False).title == "Matrix, The (1999)"
+    assert matcher.match("se7en", may_guess=False).title == "Seven (a.k.a. Se7en) (1995)"
+    assert matcher.match("schindlers", may_guess=False).title is None
+    assert matcher.match("samurai", may_guess=False).title is None
     match = matcher.match("Toy Stroy", may_guess=False)
     assert match.title is None and match.suggestions[0] == "Toy Story (1995)"
 
@@ -398,11 +413,11 @@ def test_candidates_of_equal_scores_come_in_the_order_of_the_catalogue():
 
 def test_each_line_of_standard_input_is_a_history(run, tiny_model, recommender, stdin):
     first, second = recommender.titles[:2]
-    stdin(f"{first.lower()}\t{second}\n\n{second}\n")
+    stdin(f"{first.lower()} \t{second}\n\n{second}\n")
     ended = run(recommend, "--weights", tiny_model, "-k", 1, "--json")
     values = [json.loads(line) for line in ended.out.splitlines()]
     assert [value["history"] for value in values] == [[first, second], [second]]
-    assert [value["written"] for value in values] == [[first.lower(), second], [second]]
+    assert [value["written"] for value in values] == [[first.lower() + " ", second], [second]]
     expected = recommender.recommend([first, second], k=1)[0][0]
     assert values[0]["recommended"][0]["title"] == expected
 

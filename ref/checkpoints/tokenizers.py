@@ -39,8 +39,9 @@ def check_vocabulary(tokenizer, config):
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"{tokenizer.source} has {tokenizer.vocab_size} tokens, but config.json says "
-            f"vocab_size {config.vocab_size}; the tokenizer does not fit the embedding: give that "
-            "more rows (resize_token_embeddings in transformers), or remove the last tokens"
+            f"vocab_size {config.vocab_size}; the tokenizer does not fit the embedding: enlarge "
+            "the embedding (resize_token_embeddings in transformers), or remove the last tokens of "
+            "the tokenizer"
         )
 
 

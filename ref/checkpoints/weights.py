@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ref.files import read_json, replacing
+from ref.files import read_json, replacing, short_list
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -156,24 +156,18 @@ def _refuse_differences(source, shapes, expected):
     ]
     differences = []
     if missing:
-        differences.append(f"missing {_first_few(missing)}")
+        differences.append(f"missing {short_list(missing)}")
     if unexpected:
-        differences.append(f"unexpected {_first_few(unexpected)}")
+        differences.append(f"unexpected {short_list(unexpected)}")
     if "lm_head.weight" in shapes.keys() - expected.keys():
         differences.append(
             "config.json has tie_word_embeddings true, so no lm_head is expected; "
-            "set it to false where this one is to be used"
+            "set tie_word_embeddings to false to use this one"
         )
     if misshapen:
-        differences.append(_first_few(misshapen))
+        differences.append(short_list(misshapen))
     if differences:
         raise ValueError(f"{source} does not fit its configuration: " + "; ".join(differences))
-
-
-def _first_few(names):
-    """Few enough that one message shows what is missing and what stands there instead."""
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + rest
 
 
 def copy_tensors(paths, parameters):

@@ -47,15 +47,10 @@ class Columns:
             index = table.index_of(name)
             if index is not None:
                 return index
-        if names != KNOWN[what]:
+        if is_needed or names != KNOWN[what]:
             raise ValueError(
                 f"{table.path}: column {names[0]!r} is missing; found {table.header[:10]}; "
-                f"--{what}-column {names[0]} holds for all files: rename the column in one of them"
-            )
-        if is_needed:
-            raise ValueError(
-                f"{table.path}: column {names[0]!r} is missing; found {table.header[:10]}; "
-                f"--{what}-column names another"
+                f"--{what}-column names another, in all files"
             )
         return None
 

@@ -65,9 +65,19 @@ class Dataset:
     presplit: bool
     notes: tuple = ()
 
-    def digest(self):
-        """SHA-256 of the titles, and of what everybody interacted with in its order."""
-        return hashlib.sha256("\n".join(self.titles).encode() + self.items.tobytes()).hexdigest()
+    def sequences_digest(self):
+        """SHA-256 of the titles of all sequences, which may come in any order.
+
+        With `presplit`: of all training windows.
+        """
+        starts, ends = self.train.starts, np.append(self.train.starts[1:], len(self.items))
+        if self.presplit:
+            ends = self.train.ends
+        codes = [hashlib.sha256(title.encode()).digest()[:8] for title in self.titles]
+        codes = np.frombuffer(b"".join(codes), np.uint64)
+        sequences = (codes[self.items[begin:end]] for begin, end in zip(starts, ends))
+        digests = sorted(hashlib.sha256(sequence.tobytes()).digest() for sequence in sequences)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def training_windows(self, loss, rng) -> Windows:
         """The windows of one epoch for a loss, "target", "all" or "titles"; `rng` draws offsets.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ref.data import tables
 from ref.data.times import Times
 from ref.files import read_json
-from ref.text import clean_text, clean_title, text_id
+from ref.text import clean_title_or_none, text_id
 
 NAMES_FILE = "id2name4Rec.json"
 
@@ -74,12 +74,12 @@ def _read_names(path):
     titles = []
     for item_id, title in read_json(path).items():
         text_id(item_id, "item id", path)
-        source = f"{path}, item {item_id!r}"
-        if not clean_text(title, source):
+        cleaned = clean_title_or_none(title, f"{path}, item {item_id!r}")
+        if cleaned is None:
             numbers[item_id] = None
         else:
             numbers[item_id] = len(titles)
-            titles.append(clean_title(title, source))
+            titles.append(cleaned)
     return numbers, titles
 
 
@@ -126,7 +126,7 @@ def _item_ids(text, place, numbers):
     if not is_list_of_two or not all(type(item) in (int, str) for item in items):
         raise ValueError(
             f"{place}: item_ids is {text[:60]!r}; expected a JSON list of at least 2 item "
-            'ids, such as ["1", "2"]'
+            "ids, such as [7, 12]"
         )
     for item in items:
         if str(item) not in numbers:

@@ -27,7 +27,7 @@ from ref.data import tables
 from ref.data.columns import DEFAULT_COLUMNS
 from ref.data.presplit import NAMES_FILE, is_presplit, read_presplit
 from ref.data.times import Times
-from ref.text import clean_text, refuse_no_title, text_id
+from ref.text import clean_title_or_none, text_id
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".dat")
 ITEMS_OF = {"interactions": "items", "ratings": "movies"}  # names of files, without suffixes
@@ -244,13 +244,14 @@ def _read_titles(path, columns):
         item_column = columns.find("item", table)
         title_column = columns.find("title", table)
         year_column = _year_column(table)
+        table.columns_read.extend((item_column, title_column))
         place = table.place
         for row in table.rows:
             item_id = text_id(row[item_column], table.header[item_column], place)
             if item_id in numbers:
                 raise ValueError(f"{place}: {table.header[item_column]} {item_id!r} stands twice")
             title = row[title_column]
-            if year_column is not None and _lacks_year(title, row[year_column]):
+            if year_column is not None and _lacks_year(title, row[year_column], place):
                 title = f"{title.strip()} ({row[year_column]})"
                 num_with_year += 1
             numbers[item_id] = _number_of_title(title, titles, place, item_id)
@@ -269,19 +270,17 @@ def _year_column(table):
     return None
 
 
-def _lacks_year(title, year):
+def _lacks_year(title, year, place):
     """Is there a year, and a title that does not end in one in brackets?"""
-    has_both = bool(title.strip() and _YEAR.fullmatch(year))
+    has_both = _YEAR.fullmatch(year) and clean_title_or_none(title, place) is not None
     return has_both and not _ENDS_IN_YEAR.search(title)
 
 
 def _number_of_title(text, titles, place, item_id):
     """The number of an item whose title is appended to `titles`; None if it has none."""
-    source = f"{place}, item {item_id!r}"
-    title = clean_text(text, source)
-    if not title:
+    title = clean_title_or_none(text, f"{place}, item {item_id!r}")
+    if title is None:
         return None
-    refuse_no_title(title, source)
     titles.append(title)
     return len(titles) - 1
 
@@ -306,6 +305,10 @@ class _Reading:
         self.title_is_id = self.item_column == self.title_column  # titles alone tell items apart
         self.time_column = columns.find("time", table, is_needed=False)
         self.rating_column = columns.find("rating", table, is_needed=self.min_rating is not None)
+        columns = [self.user_column, self.item_column, self.title_column, self.time_column]
+        if self.min_rating is not None:
+            columns.append(self.rating_column)
+        table.columns_read.extend(column for column in columns if column is not None)
         self.title_texts = []  # titles beside: of each number, as they stand in the first row
         self.user_numbers = {}
         self.users, self.items, self.times = array("i"), array("i"), Times()
@@ -376,8 +379,8 @@ class _Reading:
     def _refuse_another_title(self, item_id, text):
         """Raise ValueError if a text is another title than the item has; an empty one is none."""
         place = self.table.place
-        title = clean_text(text, f"{place}, item {item_id!r}")
-        if not title:
+        title = clean_title_or_none(text, f"{place}, item {item_id!r}")
+        if title is None:
             return
         number = self.numbers[item_id]
         if number is None:

@@ -35,12 +35,17 @@ class Place:
 
 
 class Table(NamedTuple):
-    """header: the names of the columns. rows: yields [value of each column]. place: of that row."""
+    """header: the names of the columns. rows: yields [value of each column]. place: of that row.
+
+    columns_read: who reads the rows puts the indices of columns in here, which have to hold texts
+    or numbers then; JSON can hold other things.
+    """
 
     path: Path
     header: list
     rows: object
     place: Place
+    columns_read: list
 
     def index_of(self, name):
         """The index of a column, None if it is not there; letter case does not matter.
@@ -97,7 +102,7 @@ def _table(file, header, place):
         if first is None:
             raise ValueError(f"{place.path}: is empty; expected the names of columns, then rows")
         header = [name.split(":")[0].strip() for name in first]
-    return Table(place.path, header, _checked(records, header, place), place)
+    return Table(place.path, header, _checked(records, header, place), place, [])
 
 
 def _encoding_of_movielens(file):
@@ -162,14 +167,16 @@ def _json_lines(text, place):
     if first is None:
         raise ValueError(f"{place.path}: is empty; expected a JSON object a line")
     header = list(first)
+    columns_read = []
 
     def rows():
         for values in chain([first], objects):
             _refuse_new_columns(values, first, place)
-            _refuse_what_is_no_text(values, place)
+            for index in columns_read:
+                _refuse_what_is_no_text(values.get(header[index]), header[index], place)
             yield [_as_text(values.get(name)) for name in header]
 
-    return Table(place.path, header, rows(), place)
+    return Table(place.path, header, rows(), place, columns_read)
 
 
 def _refuse_new_columns(values, first, place):
@@ -185,11 +192,9 @@ def _refuse_new_columns(values, first, place):
             )
 
 
-def _refuse_what_is_no_text(values, place):
-    """Raise ValueError where a column of a known name, read or not, is no text and no number."""
-    for name, value in values.items():
-        if isinstance(value, list | dict | bool) and name.lower() in KNOWN_NAMES:
-            raise ValueError(f"{place}: {name} is {value!r}; expected text or a number"[:300])
+def _refuse_what_is_no_text(value, name, place):
+    if isinstance(value, list | dict | bool):
+        raise ValueError(f"{place}: {name} is {str(value)[:80]}; expected text or a number")
 
 
 def _json_objects(text, place):

@@ -6,10 +6,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from ref.cli import place_of
+from ref.files import short_list
 from ref.golden import case as cases
 from ref.golden import compare
 from ref.golden.computed import computed_by_adapter, held_to
-from ref.golden.remarks import short_list
 
 MOST_CHARACTERS = 500  # of a message
 

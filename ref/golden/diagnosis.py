@@ -274,8 +274,7 @@ def is_another_convention(comparison):
     """
     decisive = set(comparison.evidence) & set(comparison.deviating)
     for name in decisive | {comparison.first.tensor}:
-        values, expected = comparison.computed[name].values, comparison.case.tensors[name]
-        if not remarks.on_convention(name, values, expected):
+        if not remarks.on_convention(comparison, name):
             return False
     return True
 

@@ -4,6 +4,9 @@ from itertools import permutations
 
 import numpy as np
 
+from ref.files import short_list
+from ref.golden.stages import STAGES
+
 ROUNDING = 1e-5  # numbers are equal up to so much of the largest
 FAR_BELOW = -1e3  # a score below this was masked, if softly
 BEFORE_SOFTMAX = ("embedding", "layers.0.normed", "layers.0.q", "layers.0.k", "layers.0.v")
@@ -19,7 +22,7 @@ def on_case(comparison):
     if np.isnan(values).any():
         sentences.append(on_nan(comparison, name))
     else:
-        sentences += on_values(name, values, comparison.case.tensors[name])
+        sentences += on_values(comparison, name)
     if comparison.evidence and comparison.evidence_is_right:
         sentences.append(on_what_is_right(comparison))
     return sentences
@@ -95,17 +98,19 @@ def is_at_padding_only(values, segment_ids):
     return not (has_nan & (segment_ids != -1)).any()
 
 
-def on_values(name, values, expected):
+def on_values(comparison, name):
     """Sentences on a tensor without NaN that deviates: a simple relation to the expected one."""
-    return on_convention(name, values, expected) or on_factor(values, expected)
+    values, expected = comparison.computed[name].values, comparison.case.tensors[name]
+    return on_convention(comparison, name) or on_factor(values, expected)
 
 
-def on_convention(name, values, expected):
+def on_convention(comparison, name):
     """Sentences on a tensor that is right in another form.
 
     That is another shape or order of axes, what a mask's 1 means, probabilities in place of logits,
-    or the place of each token.
+    or the logits of the token before or after.
     """
+    values, expected = comparison.computed[name].values, comparison.case.tensors[name]
     if name.endswith(".mask"):
         return on_mask(values, expected)
     if not are_finite_numbers(values, expected):
@@ -113,30 +118,33 @@ def on_convention(name, values, expected):
     if values.shape != expected.shape:
         return on_shape(values, expected)
     if name in ("logits", "prompt_logits", "step_logits"):
-        told = on_softmax(values, expected)
+        case = comparison.case
+        is_specified = STAGES[case.stage].specified(case, name, expected.shape)
+        is_specified = np.broadcast_to(is_specified, expected.shape)
+        told = on_softmax(values, expected, is_specified)
         if name != "step_logits":
-            told += on_place(values, expected)
+            told += on_place(values, expected, is_specified)
         if told:
             return told
     return [f"right {how}" for how in rearranged(values, expected)]
 
 
-def on_softmax(values, expected):
-    """What numbers (..., V) are that come from the expected logits by a softmax."""
-    exponentials = np.exp(expected - expected.max(axis=-1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    if is_close(values, probabilities):
-        return ["these are probabilities: give the logits, as they are before the softmax"]
-    if is_close(values, np.log(probabilities)):
-        return ["these are log-probabilities: give the logits, as they are before the softmax"]
+def on_softmax(values, expected, is_specified):
+    """Sentences on probabilities or their logarithms that stand in place of logits (..., V)."""
+    below_the_top = expected - expected.max(axis=-1, keepdims=True)
+    log_probs = below_the_top - np.log(np.exp(below_the_top).sum(axis=-1, keepdims=True))
+    for kind, numbers in (("probabilities", np.exp(log_probs)), ("log-probabilities", log_probs)):
+        if is_close(values[is_specified], numbers[is_specified]):
+            return [f"these are {kind}: give the logits, as they are before the softmax"]
     return []
 
 
-def on_place(values, expected):
-    """Whether the logits (B, T, V) of each token are those of the token before or after it."""
-    if is_close(values[:, 1:], expected[:, :-1]):
+def on_place(values, expected, is_specified):
+    """Sentences on logits (B, T, V) that are those of the token before or after, all along."""
+    both = is_specified[:, 1:] & is_specified[:, :-1]
+    if is_close(values[:, 1:][both], expected[:, :-1][both]):
         return ["each token has the numbers of the token before it"]
-    if is_close(values[:, :-1], expected[:, 1:]):
+    if is_close(values[:, :-1][both], expected[:, 1:][both]):
         return ["each token has the numbers of the token after it"]
     return []
 
@@ -207,10 +215,3 @@ def rearranged(values, expected):
 def is_close(values, expected):
     """Equal up to rounding in float32; of no numbers at all nothing can be said."""
     return values.size > 0 and np.abs(values - expected).max() <= ROUNDING * np.abs(expected).max()
-
-
-def short_list(names):
-    """The first names of many."""
-    names = list(names)
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + rest

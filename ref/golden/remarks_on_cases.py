@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 
+from ref.files import short_list
 from ref.golden.compare import relative_differences, tolerance
 from ref.golden.computed import BFLOAT16_BITS, FLOAT16_BITS, has_zero_bits
-from ref.golden.remarks import short_list
 from ref.golden.stages import STAGES
 
 MOST_FAIL = 0.8  # rounding moves all numbers, so at least this share of the cases fails

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict
 
 from ref.cli import printable
+from ref.files import short_list
 from ref.golden.case import outputs_of_stage
 from ref.golden.plants import descriptions
-from ref.golden.remarks import short_list
 
 NUM_EXPLAINED = 3  # so many bugs that cannot be told apart are explained, the others named
 

@@ -135,20 +135,21 @@ def notes_on_training(folder, settings, data) -> list:
                 f"filters: it lacks {len(titles - trained):,} of these {len(titles):,} titles and "
                 f"has {len(trained - titles):,} more"
             )
-    if not notes and _was_trained_on_other_items(folder, data):
+    if not notes and _was_trained_on_other_sequences(folder, data):
         notes.append(
-            f"{folder} was trained on other interactions, or on the same in another order (with "
-            "another --time-column?): it may have seen some of the targets"
+            f"{folder} was trained on other interactions, or on the same in another order of time "
+            "(with another --time-column?): it may have seen some of the targets"
         )
     return notes
 
 
-def _was_trained_on_other_items(folder, data):
-    """Does the log in a folder say so? Without a log nothing is known."""
+def _was_trained_on_other_sequences(folder, data):
+    """Does the log in a folder say so? Without one, or in an older one, nothing is said of it."""
     if not (Path(folder) / "log.jsonl").exists():
         return False
-    trained = read_description(folder)["data"].get("items")
-    return trained is not None and trained != data.digest()
+    of_training = read_description(folder).get("data")
+    trained = of_training.get("sequences_sha256") if isinstance(of_training, dict) else None
+    return trained is not None and trained != data.sequences_digest()
 
 
 def load_with_options(folder, options, device):

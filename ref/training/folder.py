@@ -135,7 +135,7 @@ def description(run):
             "source": data.source,
             "titles": len(data.titles),
             "entries": len(data.items),
-            "items": data.digest(),
+            "sequences_sha256": data.sequences_digest(),
             "fingerprint": state.fingerprint(data),
         },
         "python": platform.python_version(),

@@ -280,7 +280,7 @@ BAD_SIZES = {
     "tied, with a head":
         (config(tie_word_embeddings=True),
          WEIGHTS, "unexpected lm_head.weight (450, 24); ",
-         "tie_word_embeddings true, so no lm_head is expected; set it to false"),
+         "tie_word_embeddings true, so no lm_head is expected; set tie_word_embeddings"),
 }
 BAD_SCHEMES = {
     "unknown mask field":

@@ -180,6 +180,10 @@ def one_token_late(values, case):
     return np.roll(values, 1, axis=1)
 
 
+def with_other_padding(values, case):
+    return np.where((case.segment_ids == -1)[..., None], 0.123, values)
+
+
 def softmax(values, case):
     e = np.exp(values - values.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -379,6 +383,18 @@ PROBES = {
         logits(lambda v, case: (1 + 1e-6) * v), "FAIL", (), ("times the expected",)
     ),
     "negative": Probe(logits(lambda v, case: -v), "all numbers are -1 times the expected"),
+    "probabilities, with other numbers at padding": Probe(
+        logits(lambda v, case: with_other_padding(softmax(v, case), case)),
+        "these are probabilities: give the logits",
+        (),
+        (NO_BUG,),
+    ),
+    "one token late, with other numbers at padding": Probe(
+        logits(lambda v, case: with_other_padding(one_token_late(v, case), case)),
+        "each token has the numbers of the token before it",
+        (),
+        (NO_BUG,),
+    ),
     "probabilities in place of logits": Probe(
         logits(softmax), "these are probabilities: give the logits", (), (NO_BUG,)
     ),
