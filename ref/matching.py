@@ -2,12 +2,12 @@
 
 Texts are compared without case, accents and punctuation, and with an article at the front
 ("Matrix, The (1999)" is "the matrix 1999"). A year in brackets at the end may be left out. If no
-title is the same then, one of these is taken for what was meant:
+title is the same then, a title may have the text as another name, which no other has: without the
+article, without what stands in brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)" is
+"seven" and "se7en", too). If there is none, what was meant is guessed:
 
-1. A title that `difflib` calls similar, if no other is nearly as similar, and no number of the text
-   (2, or II) is missing in it. Here a title has more names: without the article, without what
-   stands in brackets, and what stands there ("Seven (a.k.a. Se7en) (1995)" is "seven" and "se7en",
-   too).
+1. A title that, by one of its names, `difflib` calls similar, if no other is nearly as similar, and
+   no number of the text (2, or II) is missing in it.
 2. The one title that holds all the words.
 """
 
@@ -83,7 +83,7 @@ def clearly_most_similar(name, titles):
 
 
 def numbers(name):
-    """The numbers of a comparable text, in digits and in Roman ones up to 39."""
+    """The numbers of a comparable text: in digits, and Roman ones of i, v and x."""
     return set(re.findall(r"\d+|\b[ivx]+\b", name))
 
 

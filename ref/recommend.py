@@ -158,7 +158,7 @@ def known_title(text, source, matcher, as_text):
 
 
 def read_candidates(path, recommender, matcher):
-    """The titles of the catalogue that the lines of a file mean; nothing shows a guess, so none."""
+    """The titles that the lines of a file mean, not guessed: nobody would be shown a guess."""
     candidates = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():

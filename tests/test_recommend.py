@@ -379,19 +379,17 @@ def test_a_line_of_candidates_that_is_no_title_is_named_by_its_number(
     assert_one_line(run(recommend, *asked), "candidates, line 3: 'Quite another thing' is no title")
 
 
-def test_a_line_of_candidates_is_not_guessed(tmp_path):
-    (tmp_path / "candidates").write_text("heat\nToy Stroy\n")
+@pytest.mark.parametrize(
+    "line, suggestions",
+    [
+        ("Toy Stroy", r"'Toy Story \(1995\)'"),
+        ("Sabrina", r"'Sabrina \(1954\)', 'Sabrina \(1995\)'"),
+    ],
+)
+def test_a_line_of_candidates_is_not_guessed_and_gets_what_it_may_mean(line, suggestions, tmp_path):
+    (tmp_path / "candidates").write_text(f"heat\n{line}\n")
     recommender = SimpleNamespace(cleaned=lambda titles, source: titles)
-    message = r"candidates, line 2: 'Toy Stroy' may mean 'Toy Story \(1995\)'"
-    with pytest.raises(ValueError, match=message):
-        recommend.read_candidates(tmp_path / "candidates", recommender, Matcher(TITLES))
-
-
-def test_a_line_of_candidates_that_may_mean_several_titles_gets_them_as_suggestions(tmp_path):
-    (tmp_path / "candidates").write_text("Sabrina\n")
-    recommender = SimpleNamespace(cleaned=lambda titles, source: titles)
-    message = r"candidates, line 1: 'Sabrina' may mean 'Sabrina \(1954\)', 'Sabrina \(1995\)'"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"candidates, line 2: '{line}' may mean {suggestions}"):
         recommend.read_candidates(tmp_path / "candidates", recommender, Matcher(TITLES))
 
 

@@ -212,7 +212,7 @@ def _read_rope(values, name, source):
     for field in ("rope_theta", *_ROPE_FIELDS[rope_type]):
         reading[field] = _positive_number(numbers, field, source)
     if "original_max_position_embeddings" in reading:  # transformers complains of a fraction
-        reading["original_max_position_embeddings"] = _whole(reading, source)
+        reading["original_max_position_embeddings"] = _original_length(reading, source)
     if rope_type == "llama3" and not reading["low_freq_factor"] < reading["high_freq_factor"]:
         raise ValueError(
             f"{source}: low_freq_factor is {reading['low_freq_factor']}; "
@@ -221,7 +221,7 @@ def _read_rope(values, name, source):
     return reading
 
 
-def _whole(reading, source):
+def _original_length(reading, source):
     length = reading["original_max_position_embeddings"]
     if not length.is_integer():
         raise ValueError(
